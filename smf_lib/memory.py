@@ -1,0 +1,246 @@
+"""The product-key memory layer: a large table of value rows, of which each token reads a few.
+
+Product keys: Lample et al. 2019 (arXiv 1907.05242), section 3. Gated output: Berges et al. 2024
+(arXiv 2412.09764), section 2.2. Strictly sparse updates need one thing from this file: during the
+backward pass the layer writes down who read what with which output gradient (`ReadTape`), instead
+of making a gradient as large as the table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .selection import BackgroundReads, RowUpdates, check_background
+
+
+@dataclass
+class PaddingMask:
+    """Which tokens of the running forward pass are real. Shared by all memories of a model."""
+
+    mask: Tensor | None = None  # (batch, length), true for a real token; None: every token is real
+
+    def real_tokens(self, n_tokens: int) -> Tensor | None:
+        """The mask of the last forward's `n_tokens` flattened tokens, shape (n_tokens,), or None."""
+        if self.mask is None:
+            return None
+        batch = self.mask.shape[0]
+        length = n_tokens // batch
+        if length * batch != n_tokens or length > self.mask.shape[1]:
+            raise ValueError(
+                f"attention_mask of shape {tuple(self.mask.shape)} does not fit {n_tokens} tokens; "
+                "pass a (batch, length) mask of the tokens that are fed to the model"
+            )
+        return self.mask[:, -length:].reshape(-1)  # with a key-value cache only the last columns
+
+
+@dataclass
+class ReadTape:
+    """All reads since the last optimizer step: the sparse stand-in for a dense gradient.
+
+    Entries are (indices (n, r) int64, weights (n, r) float32, grad (n, d) float32): token t read
+    row indices[t, j] with weight weights[t, j], and grad[t] is the loss gradient of the read.
+    """
+
+    entries: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
+
+    def clear(self) -> None:
+        self.entries.clear()
+
+    def row_gradient(self, rows: Tensor) -> Tensor:
+        """Loss gradient of the given rows, shape (len(rows), d) float32. `rows` sorted, unique.
+
+        Row r's gradient is the sum over its readers t of weight * grad[t]: an embedding bag over
+        tokens, whose cost follows the reads of the chosen rows and never the table.
+        """
+        total = None
+        for indices, weights, grad in self.entries:
+            slot = torch.searchsorted(rows, indices).clamp_(max=len(rows) - 1)
+            token, read = (rows[slot] == indices).nonzero(as_tuple=True)
+            slot = slot[token, read]
+            order = slot.argsort(stable=True)
+            starts = torch.searchsorted(slot[order], torch.arange(len(rows), device=slot.device))
+            part = F.embedding_bag(
+                token[order], grad, starts, per_sample_weights=weights[token, read][order], mode="sum"
+            )
+            total = part if total is None else total + part
+        return total
+
+
+class _RecordReads(torch.autograd.Function):
+    """Identity on the read; its backward writes the read and its gradient on the tape.
+
+    It runs in the backward pass so that a forward repeated by gradient checkpointing counts once.
+    `anchor` is a scalar parameter that is always zero: it puts the read into the autograd graph
+    when nothing below is trained, and is what data-parallel wrappers see of the table.
+    """
+
+    @staticmethod
+    def forward(ctx, read, anchor, indices, weights, memory):
+        ctx.save_for_backward(indices, weights)
+        ctx.memory, ctx.real_tokens = memory, memory.padding.real_tokens(len(read))
+        return read.view_as(read)
+
+    @staticmethod
+    def backward(ctx, grad):
+        indices, weights = ctx.saved_tensors
+        ctx.memory.write_down(indices, weights.detach(), grad, ctx.real_tokens)
+        return grad, grad.new_zeros(()), None, None, None
+
+
+class ProductKeyMemory(nn.Module):
+    """A memory of `num_subkeys`**2 value rows, read by product keys.
+
+    Each head cuts its query in two halves, scores each half against `num_subkeys` sub-keys, and
+    reads the `top_k` rows with the largest sum of two scores, weighted by a softmax over those
+    sums (Lample et al. 2019, eqs. 1-3). Heads are summed.
+
+    Args:
+        hidden_size: width d of the input and of a value row.
+        num_subkeys: sub-keys per half; the table has num_subkeys**2 rows.
+        num_heads: heads h, each with queries and sub-keys of its own.
+        top_k: rows that a head reads for a token.
+        key_dim: query width per head, even.
+        query_norm: whether each head's query is layer-normalised, without learned parameters.
+        gated: whether the output is W_out(read * silu(W_gate x)) (Berges et al. 2024).
+        initial_values: "zero" (inserting the memory changes nothing) or "random" (std d**-0.5).
+        updates: how `smf_lib.optim` updates rows, or None for a dense gradient of the whole table
+            (the paper's stage 1).
+        seed: seed of the random initialisation, independent of the global generator.
+        table: another memory whose value table this one shares, or None.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_subkeys: int,
+        num_heads: int,
+        top_k: int,
+        key_dim: int,
+        query_norm: bool = True,
+        gated: bool = False,
+        initial_values: str = "zero",
+        updates: RowUpdates | None = None,
+        seed: int = 0,
+        table: ProductKeyMemory | None = None,
+    ):
+        super().__init__()
+        self.num_subkeys, self.num_heads, self.top_k = num_subkeys, num_heads, top_k
+        self.query_norm, self.updates = query_norm, updates
+        self.num_rows = num_subkeys**2
+        half = key_dim // 2
+        random = torch.Generator().manual_seed(seed)
+
+        def uniform(*shape: int, bound: float) -> nn.Parameter:
+            return nn.Parameter((torch.rand(shape, generator=random) * 2 - 1) * bound)
+
+        linear_bound = hidden_size**-0.5
+        self.query_weight = uniform(num_heads * key_dim, hidden_size, bound=linear_bound)
+        self.keys = uniform(num_heads, 2, num_subkeys, half, bound=half**-0.5)
+        if gated:
+            self.gate_weight = uniform(hidden_size, hidden_size, bound=linear_bound)
+            self.output_weight = uniform(hidden_size, hidden_size, bound=linear_bound)
+        else:
+            self.gate_weight = self.output_weight = None
+        self.anchor = nn.Parameter(torch.zeros(()))
+
+        if table is None:
+            values = torch.zeros(self.num_rows, hidden_size)
+            if initial_values == "random":
+                values.normal_(std=hidden_size**-0.5, generator=random)
+            self.values = nn.Parameter(values)
+            # how many optimizer steps updated each row; zero marks a row that never changed
+            self.register_buffer("row_updates", torch.zeros(self.num_rows, dtype=torch.int32))
+            self.register_buffer("background_counts", torch.zeros(self.num_rows, dtype=torch.int64))
+            self.register_buffer(
+                "background_documents", torch.zeros(self.num_rows, dtype=torch.int32)
+            )
+            self.register_buffer("n_background_documents", torch.zeros((), dtype=torch.int64))
+        # not registered as submodules: the table belongs to one layer's state dict only
+        self.__dict__["table"] = self if table is None else table
+        self.table.__dict__.setdefault("readers", []).append(self)
+
+        self.tape = ReadTape()
+        self.padding = PaddingMask()
+        self.observer: Callable[[Tensor, Tensor | None], None] | None = None
+
+    @property
+    def background(self) -> BackgroundReads | None:
+        """Background reads of this memory's table, or None while none were collected."""
+        table = self.table
+        if table.n_background_documents == 0:
+            return None
+        return BackgroundReads(
+            table.background_counts, table.background_documents, int(table.n_background_documents)
+        )
+
+    def lookup(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows that each token reads, and with which weights.
+
+        Args:
+            x: (n, hidden_size) float32.
+
+        Returns:
+            indices (n, num_heads * top_k) int64 and weights of the same shape, float32; a head's
+            weights sum to one.
+        """
+        n, k = x.shape[0], self.top_k
+        query = F.linear(x, self.query_weight).view(n, self.num_heads, -1)
+        if self.query_norm:
+            query = F.layer_norm(query, query.shape[-1:])
+        halves = query.view(n, self.num_heads, 2, -1)
+        scores = torch.einsum("nhpc,hpsc->nhps", halves, self.keys)  # p: half, s: sub-key
+        best, subkey = scores.topk(k, dim=-1)  # (n, h, 2, k)
+        # Any of the k best sums is a sum of two scores that are each among the k best of their half.
+        sums = best[:, :, 0, :, None] + best[:, :, 1, None, :]  # (n, h, k, k)
+        rows = subkey[:, :, 0, :, None] * self.num_subkeys + subkey[:, :, 1, None, :]
+        top, place = sums.flatten(2).topk(k, dim=-1)
+        indices = rows.flatten(2).gather(-1, place)
+        return indices.flatten(1), top.softmax(dim=-1).flatten(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Memory output for hidden states x of shape (..., hidden_size), in x's dtype and shape.
+
+        Everything here runs in float32, also under autocast, so that the rows a token reads do not
+        depend on the precision of the model around it.
+        """
+        flat = x.reshape(-1, x.shape[-1])
+        with torch.autocast(x.device.type, enabled=False):
+            flat = flat.float()
+            indices, weights = self.lookup(flat)
+            if self.observer is not None:
+                self.observer(indices, self.padding.real_tokens(len(flat)))
+            values = self.table.values
+            sparse = self.updates is not None
+            read = F.embedding_bag(
+                indices, values.detach() if sparse else values,
+                per_sample_weights=weights, mode="sum",
+            )
+            if sparse and torch.is_grad_enabled() and values.requires_grad:
+                if self.anchor.grad is None:  # gradients were used or dropped: a new step begins
+                    self.tape.clear()
+                values.smf_memory = self.table  # how the optimizer finds the tapes of a table
+                read = _RecordReads.apply(read, self.anchor, indices, weights, self)
+            if self.gate_weight is not None:
+                gate = F.silu(F.linear(flat, self.gate_weight))
+                read = F.linear(read * gate, self.output_weight)
+        return read.view(x.shape).to(x.dtype)
+
+    def write_down(
+        self, indices: Tensor, weights: Tensor, grad: Tensor, real_tokens: Tensor | None
+    ) -> None:
+        """Put one forward's reads by real tokens, and their gradients, on the tape."""
+        check_background(self.updates.rule, self.background)
+        entry = (indices, weights, grad.float())
+        if real_tokens is not None:
+            entry = tuple(part[real_tokens] for part in entry)
+        self.tape.entries.append(entry)
+
+    def extra_repr(self) -> str:
+        rows, width = self.table.values.shape
+        return f"rows={rows}, width={width}, heads={self.num_heads}, top_k={self.top_k}"
+

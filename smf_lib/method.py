@@ -1,0 +1,191 @@
+"""Sparse memory finetuning as a PEFT method: the wrapped MLP and the tuner that inserts it."""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+
+import torch
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from torch import Tensor, nn
+
+from . import optim  # noqa: F401  (its optimizer hook is what updates the rows)
+from .architecture import MLPSite, decoder_layers, default_layers, find_mlps
+from .config import SparseMemoryConfig
+from .memory import PaddingMask, ProductKeyMemory
+from .registration import PREFIX, register
+
+
+class MemoryMLP(nn.Module, BaseTunerLayer):
+    """An MLP with a memory per adapter: MLP(x) + scale * memory(x), or memory(x) in its place."""
+
+    adapter_layer_names = ("smf_memory", "smf_scale")
+
+    def __init__(self, base_layer: nn.Module, entry: nn.Module):
+        super().__init__()
+        self.base_layer = base_layer
+        self.smf_memory = nn.ModuleDict()
+        self.smf_scale = nn.ParameterDict()
+        self.configs: dict[str, SparseMemoryConfig] = {}
+        self._active_adapter = []
+        self.__dict__["entry_input"] = None
+        if entry is not base_layer:  # the MLP's input is seen by another module than its output
+            me = weakref.ref(self)
+            entry.register_forward_pre_hook(lambda module, args: _remember_input(me, args[0]))
+
+    def add_memory(
+        self, adapter_name: str, config: SparseMemoryConfig, memory: ProductKeyMemory
+    ) -> None:
+        """Give this layer a memory for the adapter."""
+        self.smf_memory[adapter_name] = memory
+        if config.integration == "additive":
+            scale = torch.tensor(float(config.initial_scale), device=memory.keys.device)
+            self.smf_scale[adapter_name] = nn.Parameter(scale)
+        self.configs[adapter_name] = config
+
+    def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
+        """x is what the wrapped module gets; the memory reads what the MLP as a whole gets."""
+        active = [name for name in self.active_adapters if name in self.smf_memory]
+        if self.disable_adapters or not active:
+            return self.base_layer(x, *args, **kwargs)
+        mlp_input = x if self.entry_input is None else self.entry_input
+        replaced = [name for name in active if name not in self.smf_scale]
+        if replaced and len(active) > 1:
+            raise ValueError(
+                f"adapters {active} are active together and {replaced} replace the MLP; activate "
+                "a replacement memory alone, with set_adapter(name)"
+            )
+        if replaced:
+            return self.smf_memory[active[0]](mlp_input)
+        output = self.base_layer(x, *args, **kwargs)
+        for name in active:
+            output = output + (self.smf_scale[name] * self.smf_memory[name](mlp_input)).to(output.dtype)
+        return output
+
+    def _freeze_non_trainable_peft_weights(self, adapter_names=None) -> None:
+        """Keep to the trainable scope of each adapter (PEFT marks whole adapters as trainable)."""
+        for name, memory in self.smf_memory.items():
+            scope = self.configs[name].trainable
+            if scope == "memory":
+                continue
+            kept = {id(memory.table.values), id(memory.anchor)}
+            for parameter in memory.parameters():
+                if id(parameter) not in kept:
+                    parameter.requires_grad_(False)
+            if scope == "values" and name in self.smf_scale:
+                self.smf_scale[name].requires_grad_(False)
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        raise ValueError(
+            "a memory cannot be merged into dense weights: which rows it reads depends on the "
+            "input; keep the adapter, or use save_pretrained and PeftModel.from_pretrained"
+        )
+
+    def unmerge(self) -> None:
+        raise ValueError("a memory is never merged, so there is nothing to unmerge")
+
+
+def _remember_input(layer: weakref.ref, x: Tensor) -> None:
+    if layer() is not None:
+        layer().__dict__["entry_input"] = x
+
+
+class SparseMemoryModel(BaseTuner):
+    """The tuner behind `get_peft_model(model, SparseMemoryConfig(...))`."""
+
+    prefix: str = PREFIX
+    tuner_layer_cls = MemoryMLP
+    target_module_mapping: dict = {}
+
+    def _prepare_adapter_config(self, peft_config, model_config):
+        return peft_config  # target modules come from the model itself, see _prepare_model
+
+    def _prepare_model(self, peft_config: SparseMemoryConfig, model: nn.Module) -> None:
+        prefix, blocks = decoder_layers(model)
+        if peft_config.layers is None:
+            peft_config.layers = default_layers(len(blocks))
+        sites = find_mlps(model, peft_config.layers)
+        self.sites: dict[str, MLPSite] = {site.exit: site for site in sites}
+        peft_config.target_modules = sorted(self.sites)
+        if not hasattr(self, "padding"):
+            self.padding = PaddingMask()
+            decoder = model.get_submodule(prefix.rpartition(".")[0])
+            decoder.register_forward_pre_hook(_mask_reader(decoder, self.padding), with_kwargs=True)
+        self.__dict__["first_memory"] = None
+
+    @staticmethod
+    def _check_target_module_exists(peft_config: SparseMemoryConfig, key: str) -> bool:
+        return key in peft_config.target_modules
+
+    def _create_and_replace(
+        self, peft_config, adapter_name, target, target_name, parent, current_key
+    ) -> None:
+        site = self.sites[current_key]
+        layer = target
+        if not isinstance(target, MemoryMLP):
+            _refuse_quantised(current_key, target)
+            layer = MemoryMLP(target, self.model.get_submodule(site.entry))
+            self._replace_module(parent, target_name, layer, target)
+        layer.add_memory(adapter_name, peft_config, self._new_memory(peft_config, site, target))
+        layer.set_adapter(self.active_adapters)
+
+    def _new_memory(
+        self, config: SparseMemoryConfig, site: MLPSite, target: nn.Module
+    ) -> ProductKeyMemory:
+        width = self.model.config.hidden_size
+        memory = ProductKeyMemory(
+            hidden_size=width,
+            num_subkeys=config.num_subkeys,
+            num_heads=config.num_heads,
+            top_k=config.top_k,
+            key_dim=config.key_dim,
+            query_norm=config.query_norm,
+            gated=config.gated,
+            initial_values=config.initial_values,
+            updates=config.row_updates,
+            seed=config.seed * 1000 + site.layer,
+            table=self.first_memory if config.share_values else None,
+        )
+        if self.first_memory is None:
+            self.__dict__["first_memory"] = memory
+        memory.padding = self.padding
+        device = next(target.parameters()).device
+        return memory if device.type == "meta" else memory.to(device)
+
+    @property
+    def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
+        """What DistributedDataParallel must not synchronise: the tables, which `optim` handles."""
+        names = []
+        for name, module in self.model.named_modules():
+            if isinstance(module, ProductKeyMemory):
+                own = [n for n, _ in module.named_buffers(recurse=False)]
+                if module.updates is not None:
+                    own.append("values")
+                names += [f"base_model.model.{name}.{n}" for n in own]
+        return names
+
+
+def _mask_reader(decoder: nn.Module, padding: PaddingMask):
+    """A forward pre-hook that tells the memories which tokens are padding."""
+    signature = inspect.signature(decoder.forward)
+
+    def read_mask(module, args, kwargs):
+        mask = signature.bind_partial(*args, **kwargs).arguments.get("attention_mask")
+        if mask is not None and mask.dim() == 4:  # a token that may not attend to itself is padding
+            diagonal = mask[:, 0].diagonal(offset=mask.shape[-1] - mask.shape[-2], dim1=1, dim2=2)
+            mask = diagonal if mask.dtype == torch.bool else diagonal == 0
+        padding.mask = None if mask is None else mask.bool()
+
+    return read_mask
+
+
+def _refuse_quantised(name: str, mlp: nn.Module) -> None:
+    for parameter in mlp.parameters():
+        if not parameter.is_floating_point():
+            raise ValueError(
+                f"{name} holds {parameter.dtype} weights: a memory beside or in place of a "
+                "quantised MLP is not supported; load the model in float32 or bfloat16"
+            )
+
+
+register(SparseMemoryConfig, SparseMemoryModel)

@@ -1,0 +1,148 @@
+"""Row-sparse Adam: what happens to memory tables in an optimizer step.
+
+A table takes part in training through any Adam-like torch optimizer that holds its `values`
+parameter. The parameter never receives a gradient, so the optimizer itself leaves it alone; just
+before its step, a hook (`update_tables`) chooses the rows for this step from all reads since the
+last one, computes the gradient of those rows only, and moves only them, with the learning rate,
+betas, epsilon and weight decay of the optimizer's parameter group. The moments of a row and its
+own step count change when the row is selected and at no other time, so neither momentum nor
+weight decay can move a row that was not selected, which is what happens to a masked dense
+gradient under AdamW. The state lives in `optimizer.state`, sized by the rows ever touched, and is
+saved and loaded with the optimizer.
+
+Adam: Kingma and Ba 2015 (arXiv 1412.6980), algorithm 1, with each row's own step count t.
+Decoupled weight decay: Loshchilov and Hutter 2019 (arXiv 1711.05101).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from .memory import ProductKeyMemory
+from .selection import Reads, count_reads, select_rows
+
+
+def _tables(optimizer: torch.optim.Optimizer) -> list[tuple[ProductKeyMemory, dict]]:
+    """The memory tables that this optimizer holds and that were read since the last step."""
+    found = []
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            memory = getattr(parameter, "smf_memory", None)
+            if memory is None or not any(reader.tape.entries for reader in memory.readers):
+                continue
+            if "betas" not in group:
+                raise TypeError(
+                    f"memory rows are updated by row-wise Adam and {type(optimizer).__name__} has "
+                    "no betas; train with torch.optim.AdamW or Adam"
+                )
+            if parameter.dtype != torch.float32:
+                raise TypeError(
+                    f"memory values are {parameter.dtype}; keep them in torch.float32 (small "
+                    "updates vanish in less) and use autocast for speed"
+                )
+            found.append((memory, group))
+    return found
+
+
+def _gather_reads(reads: Reads) -> Reads:
+    """Sum the reads of all processes, so that every process chooses the same rows."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return reads
+    everyone: list = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, (reads.rows.cpu(), reads.counts.cpu()))
+    rows, place = torch.unique(torch.cat([rows for rows, _ in everyone]), return_inverse=True)
+    counts = torch.zeros(len(rows), dtype=torch.int64)
+    counts.index_add_(0, place, torch.cat([counts for _, counts in everyone]))
+    return Reads(rows.to(reads.rows.device), counts.to(reads.rows.device), reads.step)
+
+
+def _row_gradient(memory: ProductKeyMemory, rows: Tensor) -> Tensor:
+    """Gradient of the given rows over all readers and processes (mean over processes, as DDP)."""
+    grad = torch.zeros(len(rows), memory.values.shape[1], device=rows.device)
+    for reader in memory.readers:
+        if reader.tape.entries:
+            grad += reader.tape.row_gradient(rows)
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(grad)
+        grad /= dist.get_world_size()
+    return grad
+
+
+def _slots(state: dict, rows: Tensor, width: int) -> Tensor:
+    """Places of the given rows in the compact state, which grows by the rows that are new."""
+    if not state:
+        device = rows.device
+        state["step"] = torch.zeros(())
+        # Optimizer.load_state_dict casts state to the parameter's float32, which holds row ids
+        # exactly up to 2**24; SparseMemoryConfig refuses larger tables.
+        state["rows"] = torch.empty(0, dtype=torch.int64, device=device)
+        state["row_steps"] = torch.empty(0, device=device)
+        state["exp_avg"] = torch.empty(0, width, device=device)
+        state["exp_avg_sq"] = torch.empty(0, width, device=device)
+    known = state["rows"].long()
+    new = rows[~torch.isin(rows, known)]
+    if len(new):
+        known = torch.cat([known, new])
+        for name, columns in (("row_steps", ()), ("exp_avg", (width,)), ("exp_avg_sq", (width,))):
+            state[name] = torch.cat([state[name], state[name].new_zeros(len(new), *columns)])
+    state["rows"] = known
+    ordered, order = known.sort()
+    return order[torch.searchsorted(ordered, rows)]
+
+
+def _adam_rows(values: Tensor, rows: Tensor, grad: Tensor, state: dict, group: dict) -> None:
+    """One Adam step of `rows` of `values` with gradient `grad` (len(rows), d)."""
+    slots = _slots(state, rows, values.shape[1])
+    beta1, beta2 = group["betas"]
+    state["row_steps"][slots] += 1
+    steps = state["row_steps"][slots].unsqueeze(1)
+    exp_avg = state["exp_avg"][slots].lerp_(grad, 1 - beta1)
+    exp_avg_sq = state["exp_avg_sq"][slots].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+    state["exp_avg"][slots], state["exp_avg_sq"][slots] = exp_avg, exp_avg_sq
+    denominator = (exp_avg_sq / (1 - beta2**steps)).sqrt_().add_(group["eps"])
+    lr = float(group["lr"])
+    current = values[rows] * (1 - lr * group["weight_decay"])
+    values[rows] = current - lr * (exp_avg / (1 - beta1**steps)) / denominator
+
+
+@torch.no_grad()
+def update_tables(optimizer: torch.optim.Optimizer, args=(), kwargs=None) -> None:
+    """Select rows and update them in every table that `optimizer` holds; runs before its step.
+
+    Reads are summed over the micro-batches of gradient accumulation and over processes before
+    rows are chosen, once per table. If a memory has `max_grad_norm`, the gradients of all chosen
+    rows of all tables are scaled to that joint norm at most, like gradient clipping elsewhere.
+
+    Raises:
+        TypeError: the optimizer is not Adam-like, or the values are not float32.
+        ValueError: the memory's rule needs background reads and none were collected.
+    """
+    updates = []
+    for memory, group in _tables(optimizer):
+        state = optimizer.state[memory.values]
+        step = int(state["step"]) if state else 0
+        indices = [e[0] for reader in memory.readers for e in reader.tape.entries]
+        reads = _gather_reads(count_reads(indices, step))
+        rows = select_rows(
+            reads, memory.updates.rule, memory.updates.budget, memory.background
+        )
+        updates.append((memory, group, state, rows, _row_gradient(memory, rows)))
+    if not updates:
+        return
+    limit = updates[0][0].updates.max_grad_norm
+    if limit is not None:
+        norm = torch.stack([grad.norm() for *_, grad in updates]).norm()
+        for *_, grad in updates:
+            grad *= (limit / (norm + 1e-6)).clamp(max=1.0)
+    for memory, group, state, rows, grad in updates:
+        _adam_rows(memory.values, rows, grad, state, group)
+        state["step"] += 1
+        memory.row_updates[rows] += 1
+        for reader in memory.readers:
+            reader.tape.clear()
+
+
+register_optimizer_step_pre_hook(update_tables)

@@ -1,0 +1,164 @@
+"""Row selection: which of the rows that a batch read are updated in this optimizer step.
+
+A rule turns the reads of the batch, and the reads of background text, into one score per row; the
+`budget` rows with the highest scores are updated. To add a rule, write one function and register
+it; it is then known to every configuration and notebook by its name:
+
+    @register_rule("rare")
+    def rare(reads, background):
+        return -reads.counts.float()
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Callable
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Reads:
+    """Reads of one optimizer step: row ids (n,) int64 ascending, counts (n,) int64, step number."""
+
+    rows: Tensor
+    counts: Tensor
+    step: int = 0
+
+    @property
+    def share(self) -> Tensor:
+        """p(i) = c(i) / sum of c, float64 (n,)."""
+        return self.counts.double() / self.counts.sum()
+
+
+@dataclass(frozen=True)
+class BackgroundReads:
+    """Reads of background text by one table of N rows.
+
+    Attributes:
+        counts: (N,) int64, reads of each row.
+        documents: (N,) int64, background sequences in which the row was read at least once.
+        n_documents: number of background sequences.
+    """
+
+    counts: Tensor
+    documents: Tensor
+    n_documents: int
+
+
+@dataclass(frozen=True)
+class RowUpdates:
+    """How a memory's rows are updated in an optimizer step.
+
+    Attributes:
+        rule: name of a registered selection rule.
+        budget: T, rows to update per table and step.
+        max_grad_norm: joint norm limit of the chosen rows' gradients, or None.
+    """
+
+    rule: str
+    budget: int
+    max_grad_norm: float | None = None
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A registered rule. `unlimited` rules take every row that was read, whatever the budget."""
+
+    name: str
+    score: Callable[[Reads, BackgroundReads | None], Tensor]
+    needs_background: bool
+    unlimited: bool
+
+
+RULES: dict[str, Rule] = {}
+
+
+def register_rule(name: str, needs_background: bool = False, unlimited: bool = False):
+    """Decorator that makes a scoring function known as selection rule `name`.
+
+    The function takes (Reads, BackgroundReads or None) and returns one score per read row, (n,).
+    """
+
+    def register(function):
+        if name in RULES:
+            raise ValueError(f"rule {name!r} is registered already; choose another name")
+        RULES[name] = Rule(name, function, needs_background, unlimited)
+        return function
+
+    return register
+
+
+def get_rule(name: str) -> Rule:
+    """The rule of that name. Raises ValueError with the known names for an unknown one."""
+    if name not in RULES:
+        raise ValueError(f"rule={name!r} is unknown; choose one of {', '.join(sorted(RULES))}")
+    return RULES[name]
+
+
+@register_rule("kl", needs_background=True)
+def kl(reads: Reads, background: BackgroundReads) -> Tensor:
+    """Row i's term of KL(p || q): p(i) log(p(i) / q(i)), q add-one smoothed (arXiv 2605.03229)."""
+    counts = background.counts[reads.rows].double()
+    q = (counts + 1) / (background.counts.sum() + len(background.counts))
+    return reads.share * torch.log(reads.share / q)
+
+
+@register_rule("tfidf", needs_background=True)
+def tfidf(reads: Reads, background: BackgroundReads) -> Tensor:
+    """p(i) log((N + 1) / (df(i) + 1)), N background sequences (Lin et al., arXiv 2510.15103)."""
+    documents = background.documents[reads.rows].double()
+    return reads.share * torch.log((background.n_documents + 1) / (documents + 1))
+
+
+@register_rule("count")
+def count(reads: Reads, background: BackgroundReads | None) -> Tensor:
+    """The most read rows, whatever the background: a control for the two rules above."""
+    return reads.counts.double()
+
+
+@register_rule("random")
+def random(reads: Reads, background: BackgroundReads | None) -> Tensor:
+    """Rows at random among those that were read, anew at each step: a control."""
+    generator = torch.Generator().manual_seed(reads.step)
+    return torch.rand(len(reads.rows), generator=generator, dtype=torch.float64).to(reads.rows.device)
+
+
+@register_rule("all", unlimited=True)
+def all_rows(reads: Reads, background: BackgroundReads | None) -> Tensor:
+    """Every row that was read, without a budget: the memory alone, a control."""
+    return reads.counts.double()
+
+
+def count_reads(indices: list[Tensor], step: int = 0) -> Reads:
+    """Count the row ids in a list of integer tensors of any shape."""
+    rows, counts = torch.unique(torch.cat([i.reshape(-1) for i in indices]), return_counts=True)
+    return Reads(rows, counts, step)
+
+
+def check_background(rule: str, background: BackgroundReads | None) -> None:
+    """Raise ValueError if the rule is unknown, or needs background reads and there are none."""
+    if get_rule(rule).needs_background and background is None:
+        raise ValueError(
+            f"rule={rule!r} compares with background reads and there are none; call "
+            "smf_lib.collect_background(model, sequences) before training, or use rule='count'"
+        )
+
+
+def select_rows(
+    reads: Reads, rule: str, budget: int, background: BackgroundReads | None = None
+) -> Tensor:
+    """Ids of the rows to update, ascending, (min(budget, n),) int64.
+
+    Equal scores go to the lower row id, so the choice never depends on the sort or the machine.
+
+    Raises:
+        ValueError: unknown rule, or a rule that needs background reads and got none.
+    """
+    check_background(rule, background)
+    chosen = get_rule(rule)
+    if chosen.unlimited or budget >= len(reads.rows):
+        return reads.rows
+    order = torch.sort(chosen.score(reads, background), descending=True, stable=True).indices
+    return reads.rows[order[:budget]].sort().values
