@@ -8,6 +8,7 @@ of making a gradient as large as the table.
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, field
 from typing import Callable
 
@@ -20,22 +21,62 @@ from .selection import BackgroundReads, RowUpdates, check_background
 
 @dataclass
 class PaddingMask:
-    """Which tokens of the running forward pass are real. Shared by all memories of a model."""
+    """Which tokens of the running forward pass are real. Shared by all memories of a model.
 
-    mask: Tensor | None = None  # (batch, length), true for a real token; None: every token is real
+    It is itself the forward pre-hook of the decoder, which sees the attention mask of every pass.
+    `mask`: (batch, length), true for a real token, or None where every token is real.
+    """
 
-    def real_tokens(self, n_tokens: int) -> Tensor | None:
-        """The mask of the last forward's `n_tokens` flattened tokens, shape (n_tokens,), or None."""
-        if self.mask is None:
-            return None
-        batch = self.mask.shape[0]
-        length = n_tokens // batch
-        if length * batch != n_tokens or length > self.mask.shape[1]:
-            raise ValueError(
-                f"attention_mask of shape {tuple(self.mask.shape)} does not fit {n_tokens} tokens; "
-                "pass a (batch, length) mask of the tokens that are fed to the model"
-            )
-        return self.mask[:, -length:].reshape(-1)  # with a key-value cache only the last columns
+    mask: Tensor | None = None
+
+    def __call__(self, decoder: nn.Module, args: tuple, kwargs: dict) -> None:
+        given = inspect.signature(decoder.forward).bind_partial(*args, **kwargs).arguments
+        self.mask = token_mask(given.get("attention_mask", kwargs.get("attention_mask")))
+
+
+def token_mask(mask: Tensor | dict | None) -> Tensor | None:
+    """The (batch, length) bool mask of real tokens behind an attention mask, or None.
+
+    Args:
+        mask: (batch, length), nonzero for real tokens; (batch, heads, length, keys), bool or added
+            to the scores, where a token that may not attend to itself is padding; a dict of such
+            masks, one per kind of layer; or None.
+
+    Raises:
+        ValueError: any other kind of mask.
+    """
+    if isinstance(mask, dict):
+        mask = next((m for m in mask.values() if m is not None), None)
+    if mask is None:
+        return None
+    if not isinstance(mask, Tensor) or mask.dim() not in (2, 4):
+        raise ValueError(
+            f"attention_mask={type(mask).__name__} does not say which tokens are padding; pass a "
+            "tensor of shape (batch, length) or (batch, heads, length, keys)"
+        )
+    if mask.dim() == 4:
+        mask = mask[:, 0].diagonal(offset=mask.shape[-1] - mask.shape[-2], dim1=1, dim2=2)
+        mask = mask if mask.dtype == torch.bool else mask == 0
+    return mask.bool()
+
+
+def real_tokens(mask: Tensor | None, n_tokens: int) -> Tensor | None:
+    """The mask of a forward pass's `n_tokens` flattened tokens, shape (n_tokens,), or None.
+
+    Raises:
+        ValueError: the mask is of another shape than the tokens.
+    """
+    if mask is None:
+        return None
+    if len(mask) == 1 and n_tokens % mask.shape[1] == 0:  # one mask for the whole batch
+        mask = mask.expand(max(n_tokens // mask.shape[1], 1), -1)
+    length = n_tokens // len(mask)
+    if length * len(mask) != n_tokens or length > mask.shape[1]:
+        raise ValueError(
+            f"attention_mask of shape {tuple(mask.shape)} does not fit {n_tokens} tokens; pass a "
+            "(batch, length) mask of the tokens that are fed to the model"
+        )
+    return mask[:, -length:].reshape(-1)  # with a key-value cache only the last columns
 
 
 @dataclass
@@ -44,12 +85,11 @@ class ReadTape:
 
     Entries are (indices (n, r) int64, weights (n, r) float32, grad (n, d) float32): token t read
     row indices[t, j] with weight weights[t, j], and grad[t] is the loss gradient of the read.
+    `backward_pass` is autograd's number of the backward pass that wrote last.
     """
 
     entries: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
-
-    def clear(self) -> None:
-        self.entries.clear()
+    backward_pass: int = -1
 
     def row_gradient(self, rows: Tensor) -> Tensor:
         """Loss gradient of the given rows, shape (len(rows), d) float32. `rows` sorted, unique.
@@ -82,13 +122,13 @@ class _RecordReads(torch.autograd.Function):
     @staticmethod
     def forward(ctx, read, anchor, indices, weights, memory):
         ctx.save_for_backward(indices, weights)
-        ctx.memory, ctx.real_tokens = memory, memory.padding.real_tokens(len(read))
+        ctx.memory, ctx.mask = memory, memory.padding.mask
         return read.view_as(read)
 
     @staticmethod
     def backward(ctx, grad):
         indices, weights = ctx.saved_tensors
-        ctx.memory.write_down(indices, weights.detach(), grad, ctx.real_tokens)
+        ctx.memory.write_down(indices, weights.detach(), grad, real_tokens(ctx.mask, len(grad)))
         return grad, grad.new_zeros(()), None, None, None
 
 
@@ -171,12 +211,16 @@ class ProductKeyMemory(nn.Module):
     @property
     def background(self) -> BackgroundReads | None:
         """Background reads of this memory's table, or None while none were collected."""
-        table = self.table
-        if table.n_background_documents == 0:
-            return None
-        return BackgroundReads(
-            table.background_counts, table.background_documents, int(table.n_background_documents)
-        )
+        table, counts = self.table, self.table.background_counts
+        version = counts._version, table.n_background_documents._version
+        held, held_version = table.__dict__.get("held_background", (None, None))
+        if held is None or held.counts is not counts or held_version != version:
+            held = BackgroundReads(
+                counts, table.background_documents, int(table.n_background_documents)
+            )
+            # kept until the counts change: its sum over the table is not for every step
+            table.__dict__["held_background"] = held, version
+        return held if held.n_documents else None
 
     def lookup(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Rows that each token reads, and with which weights.
@@ -213,7 +257,7 @@ class ProductKeyMemory(nn.Module):
             flat = flat.float()
             indices, weights = self.lookup(flat)
             if self.observer is not None:
-                self.observer(indices, self.padding.real_tokens(len(flat)))
+                self.observer(indices, real_tokens(self.padding.mask, len(flat)))
             values = self.table.values
             sparse = self.updates is not None
             read = F.embedding_bag(
@@ -221,24 +265,46 @@ class ProductKeyMemory(nn.Module):
                 per_sample_weights=weights, mode="sum",
             )
             if sparse and torch.is_grad_enabled() and values.requires_grad:
-                if self.anchor.grad is None:  # gradients were used or dropped: a new step begins
-                    self.tape.clear()
-                values.smf_memory = self.table  # how the optimizer finds the tapes of a table
+                self._check_trainable(x.device.type)
                 read = _RecordReads.apply(read, self.anchor, indices, weights, self)
             if self.gate_weight is not None:
                 gate = F.silu(F.linear(flat, self.gate_weight))
                 read = F.linear(read * gate, self.output_weight)
         return read.view(x.shape).to(x.dtype)
 
+    def _check_trainable(self, device_type: str) -> None:
+        """Refuse what would train in silence and wrongly."""
+        if torch.is_autocast_enabled(device_type) and (
+            torch.get_autocast_dtype(device_type) == torch.float16
+        ):
+            raise ValueError(
+                "fp16=True cannot train a memory: float16 needs a scaled loss, and the gradients "
+                "of the rows would keep that scale; use bf16=True, or full precision"
+            )
+        if getattr(self, "_is_replica", False):
+            raise ValueError(
+                "torch.nn.DataParallel cannot train a memory; start one process per GPU with "
+                "torchrun or accelerate launch, or show one GPU only (CUDA_VISIBLE_DEVICES=0)"
+            )
+        if not self.anchor.requires_grad:
+            raise ValueError("requires_grad=True on `values` needs it on `anchor` as well")
+
     def write_down(
-        self, indices: Tensor, weights: Tensor, grad: Tensor, real_tokens: Tensor | None
+        self, indices: Tensor, weights: Tensor, grad: Tensor, real: Tensor | None
     ) -> None:
-        """Put one forward's reads by real tokens, and their gradients, on the tape."""
+        """Put one forward's reads by real tokens, and their gradients, on the tape.
+
+        Like any gradient they add up until they are used or dropped: `zero_grad` leaves the anchor
+        without a gradient, and what earlier backward passes wrote down is then void.
+        """
         check_background(self.updates.rule, self.background)
+        this_pass = torch._C._current_graph_task_id()
+        if self.anchor.grad is None and self.tape.backward_pass != this_pass:
+            self.tape.entries.clear()
+        self.tape.backward_pass = this_pass
+        self.table.values.smf_memory = self.table  # how the optimizer finds the tapes of a table
         entry = (indices, weights, grad.float())
-        if real_tokens is not None:
-            entry = tuple(part[real_tokens] for part in entry)
-        self.tape.entries.append(entry)
+        self.tape.entries.append(entry if real is None else tuple(part[real] for part in entry))
 
     def extra_repr(self) -> str:
         rows, width = self.table.values.shape

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import weakref
 
 import torch
@@ -110,7 +109,7 @@ class SparseMemoryModel(BaseTuner):
         if not hasattr(self, "padding"):
             self.padding = PaddingMask()
             decoder = model.get_submodule(prefix.rpartition(".")[0])
-            decoder.register_forward_pre_hook(_mask_reader(decoder, self.padding), with_kwargs=True)
+            decoder.register_forward_pre_hook(self.padding, with_kwargs=True)
         self.__dict__["first_memory"] = None
 
     @staticmethod
@@ -163,20 +162,6 @@ class SparseMemoryModel(BaseTuner):
                     own.append("values")
                 names += [f"base_model.model.{name}.{n}" for n in own]
         return names
-
-
-def _mask_reader(decoder: nn.Module, padding: PaddingMask):
-    """A forward pre-hook that tells the memories which tokens are padding."""
-    signature = inspect.signature(decoder.forward)
-
-    def read_mask(module, args, kwargs):
-        mask = signature.bind_partial(*args, **kwargs).arguments.get("attention_mask")
-        if mask is not None and mask.dim() == 4:  # a token that may not attend to itself is padding
-            diagonal = mask[:, 0].diagonal(offset=mask.shape[-1] - mask.shape[-2], dim1=1, dim2=2)
-            mask = diagonal if mask.dtype == torch.bool else diagonal == 0
-        padding.mask = None if mask is None else mask.bool()
-
-    return read_mask
 
 
 def _refuse_quantised(name: str, mlp: nn.Module) -> None:

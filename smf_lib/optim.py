@@ -2,7 +2,7 @@
 
 A table takes part in training through any Adam-like torch optimizer that holds its `values`
 parameter. The parameter never receives a gradient, so the optimizer itself leaves it alone; just
-before its step, a hook (`update_tables`) chooses the rows for this step from all reads since the
+after its step, a hook (`update_tables`) chooses the rows for this step from all reads since the
 last one, computes the gradient of those rows only, and moves only them, with the learning rate,
 betas, epsilon and weight decay of the optimizer's parameter group. The moments of a row and its
 own step count change when the row is selected and at no other time, so neither momentum nor
@@ -11,7 +11,7 @@ gradient under AdamW. The state lives in `optimizer.state`, sized by the rows ev
 saved and loaded with the optimizer.
 
 Adam: Kingma and Ba 2015 (arXiv 1412.6980), algorithm 1, with each row's own step count t.
-Decoupled weight decay: Loshchilov and Hutter 2019 (arXiv 1711.05101).
+Decoupled weight decay: Loshchilov and Hutter 2019 (arXiv 1711.05101), also under torch's Adam.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from .memory import ProductKeyMemory
 from .selection import Reads, count_reads, select_rows
@@ -31,15 +31,20 @@ def _tables(optimizer: torch.optim.Optimizer) -> list[tuple[ProductKeyMemory, di
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             memory = getattr(parameter, "smf_memory", None)
-            if memory is None or not any(reader.tape.entries for reader in memory.readers):
+            if memory is None:
                 continue
-            if "betas" not in group:
-                raise TypeError(
-                    f"memory rows are updated by row-wise Adam and {type(optimizer).__name__} has "
-                    "no betas; train with torch.optim.AdamW or Adam"
+            for reader in memory.readers:
+                if reader.anchor.grad is None:  # zero_grad dropped its gradients
+                    reader.tape.entries.clear()
+            if not any(reader.tape.entries for reader in memory.readers):
+                continue
+            if not {"betas", "eps", "weight_decay"} <= group.keys():
+                raise ValueError(
+                    f"optimizer={type(optimizer).__name__} is not Adam-like, and memory rows are "
+                    "updated by row-wise Adam; train with torch.optim.AdamW"
                 )
             if parameter.dtype != torch.float32:
-                raise TypeError(
+                raise ValueError(
                     f"memory values are {parameter.dtype}; keep them in torch.float32 (small "
                     "updates vanish in less) and use autocast for speed"
                 )
@@ -63,7 +68,7 @@ def _row_gradient(memory: ProductKeyMemory, rows: Tensor) -> Tensor:
     """Gradient of the given rows over all readers and processes (mean over processes, as DDP)."""
     grad = torch.zeros(len(rows), memory.values.shape[1], device=rows.device)
     for reader in memory.readers:
-        if reader.tape.entries:
+        if reader.tape.entries and len(rows):
             grad += reader.tape.row_gradient(rows)
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(grad)
@@ -71,31 +76,48 @@ def _row_gradient(memory: ProductKeyMemory, rows: Tensor) -> Tensor:
     return grad
 
 
-def _slots(state: dict, rows: Tensor, width: int) -> Tensor:
-    """Places of the given rows in the compact state, which grows by the rows that are new."""
+def _clip(updates: list) -> None:
+    """Scale the gradients of all tables that share a `max_grad_norm` to that joint norm at most."""
+    for limit in {memory.updates.max_grad_norm for memory, *_ in updates} - {None}:
+        grads = [grad for memory, *_, grad in updates if memory.updates.max_grad_norm == limit]
+        norm = torch.stack([grad.norm() for grad in grads]).norm()
+        for grad in grads:
+            grad *= (limit / (norm + 1e-6)).clamp(max=1.0)
+
+
+def _slots(state: dict, rows: Tensor, values: Tensor) -> Tensor:
+    """Where in the compact state the given rows are kept; rows that are new get the next places.
+
+    The state is: step (), the optimizer steps of this table; used (), the places taken;
+    slots (N,), each row's place or -1; row_steps (capacity,) and exp_avg, exp_avg_sq
+    (capacity, d). The capacity grows by half when it is full, so that growing costs little per
+    step. `Optimizer.load_state_dict` turns everything into float32, which holds places exactly
+    up to 2**24; SparseMemoryConfig refuses larger tables.
+    """
     if not state:
-        device = rows.device
-        state["step"] = torch.zeros(())
-        # Optimizer.load_state_dict casts state to the parameter's float32, which holds row ids
-        # exactly up to 2**24; SparseMemoryConfig refuses larger tables.
-        state["rows"] = torch.empty(0, dtype=torch.int64, device=device)
-        state["row_steps"] = torch.empty(0, device=device)
-        state["exp_avg"] = torch.empty(0, width, device=device)
-        state["exp_avg_sq"] = torch.empty(0, width, device=device)
-    known = state["rows"].long()
-    new = rows[~torch.isin(rows, known)]
-    if len(new):
-        known = torch.cat([known, new])
-        for name, columns in (("row_steps", ()), ("exp_avg", (width,)), ("exp_avg_sq", (width,))):
-            state[name] = torch.cat([state[name], state[name].new_zeros(len(new), *columns)])
-    state["rows"] = known
-    ordered, order = known.sort()
-    return order[torch.searchsorted(ordered, rows)]
+        table, width = values.shape
+        state["step"], state["used"] = torch.zeros(()), torch.zeros(())
+        state["slots"] = values.new_full((table,), -1, dtype=torch.int32)
+        state["row_steps"] = values.new_zeros(0)
+        state["exp_avg"], state["exp_avg_sq"] = values.new_zeros(0, width), values.new_zeros(0, width)
+    slots = state["slots"]
+    new = rows[slots[rows] < 0]
+    used, capacity = int(state["used"]), len(state["row_steps"])
+    needed = used + len(new)
+    if needed > capacity:
+        capacity = min(max(needed, capacity * 3 // 2), len(values))
+        for name in ("row_steps", "exp_avg", "exp_avg_sq"):
+            grown = state[name].new_zeros(capacity, *state[name].shape[1:])
+            grown[:used] = state[name][:used]
+            state[name] = grown
+    slots[new] = torch.arange(used, needed, device=slots.device).to(slots.dtype)
+    state["used"].fill_(needed)
+    return slots[rows].long()
 
 
 def _adam_rows(values: Tensor, rows: Tensor, grad: Tensor, state: dict, group: dict) -> None:
     """One Adam step of `rows` of `values` with gradient `grad` (len(rows), d)."""
-    slots = _slots(state, rows, values.shape[1])
+    slots = _slots(state, rows, values)
     beta1, beta2 = group["betas"]
     state["row_steps"][slots] += 1
     steps = state["row_steps"][slots].unsqueeze(1)
@@ -110,39 +132,30 @@ def _adam_rows(values: Tensor, rows: Tensor, grad: Tensor, state: dict, group: d
 
 @torch.no_grad()
 def update_tables(optimizer: torch.optim.Optimizer, args=(), kwargs=None) -> None:
-    """Select rows and update them in every table that `optimizer` holds; runs before its step.
+    """Select rows and update them in every table that `optimizer` holds; runs after its step.
 
     Reads are summed over the micro-batches of gradient accumulation and over processes before
     rows are chosen, once per table. If a memory has `max_grad_norm`, the gradients of all chosen
     rows of all tables are scaled to that joint norm at most, like gradient clipping elsewhere.
 
     Raises:
-        TypeError: the optimizer is not Adam-like, or the values are not float32.
-        ValueError: the memory's rule needs background reads and none were collected.
+        ValueError: the optimizer is not Adam-like, the values are not float32, or the
+            memory's rule needs background reads and none were collected.
     """
     updates = []
     for memory, group in _tables(optimizer):
         state = optimizer.state[memory.values]
-        step = int(state["step"]) if state else 0
-        indices = [e[0] for reader in memory.readers for e in reader.tape.entries]
-        reads = _gather_reads(count_reads(indices, step))
-        rows = select_rows(
-            reads, memory.updates.rule, memory.updates.budget, memory.background
-        )
+        indices = [entry[0] for reader in memory.readers for entry in reader.tape.entries]
+        reads = _gather_reads(count_reads(indices, step=int(state.get("step", 0))))
+        rows = select_rows(reads, memory.updates.rule, memory.updates.budget, memory.background)
         updates.append((memory, group, state, rows, _row_gradient(memory, rows)))
-    if not updates:
-        return
-    limit = updates[0][0].updates.max_grad_norm
-    if limit is not None:
-        norm = torch.stack([grad.norm() for *_, grad in updates]).norm()
-        for *_, grad in updates:
-            grad *= (limit / (norm + 1e-6)).clamp(max=1.0)
+    _clip(updates)
     for memory, group, state, rows, grad in updates:
         _adam_rows(memory.values, rows, grad, state, group)
         state["step"] += 1
         memory.row_updates[rows] += 1
         for reader in memory.readers:
-            reader.tape.clear()
+            reader.tape.entries.clear()
 
 
-register_optimizer_step_pre_hook(update_tables)
+register_optimizer_step_post_hook(update_tables)

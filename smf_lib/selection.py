@@ -12,6 +12,7 @@ it; it is then known to every configuration and notebook by its name:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Callable
 
 import torch
@@ -45,6 +46,11 @@ class BackgroundReads:
     counts: Tensor
     documents: Tensor
     n_documents: int
+
+    @cached_property
+    def total(self) -> int:
+        """Reads of all rows together."""
+        return int(self.counts.sum())
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,7 @@ def get_rule(name: str) -> Rule:
 def kl(reads: Reads, background: BackgroundReads) -> Tensor:
     """Row i's term of KL(p || q): p(i) log(p(i) / q(i)), q add-one smoothed (arXiv 2605.03229)."""
     counts = background.counts[reads.rows].double()
-    q = (counts + 1) / (background.counts.sum() + len(background.counts))
+    q = (counts + 1) / (background.total + len(background.counts))
     return reads.share * torch.log(reads.share / q)
 
 

@@ -1,0 +1,72 @@
+# One command to a finished book: `make book`. See `make help`.
+
+PROFILE ?= quick
+CORES ?= all
+VENV ?= .venv
+PYTHONS = $(PYTHON) python3.11 python3.12 python3.13 python3
+
+# VENV=none uses the environment that is active, for example a conda environment.
+ifeq ($(VENV),none)
+RUN =
+READY =
+else
+RUN = $(VENV)/bin/
+READY = $(VENV)/.installed
+endif
+
+SNAKEMAKE = $(RUN)snakemake --cores $(CORES) --nolock --rerun-incomplete \
+	--rerun-triggers mtime params input --quiet host progress rules reason \
+	--config profile=$(PROFILE)
+
+.DEFAULT_GOAL := help
+.PHONY: help book study test lint clean
+
+help:
+	@echo "make book            make the environment, run the study, build the book (PROFILE=quick)"
+	@echo "make book PROFILE=x  the same for profiles/x.yaml, or for the path of a profile"
+	@echo "make study           run the study and write its records, but build no pages"
+	@echo "make test            make the environment and pass all tests"
+	@echo "make lint            check the code's style"
+	@echo "make clean           remove what the profile's study computed (work/PROFILE); records stay"
+	@echo
+	@echo "CORES=all   cores to use      VENV=.venv   the environment; VENV=none: the active one"
+	@echo "PYTHON=...  the Python to make the environment with, 3.11 or newer"
+
+book: $(READY)
+	@$(SNAKEMAKE) -- book
+	@echo "The book: $(CURDIR)/work/$(basename $(notdir $(PROFILE)))/site/_build/html/index.html"
+
+study: $(READY)
+	@$(SNAKEMAKE) -- study
+
+test: $(READY)
+	@$(RUN)python -m pytest
+
+lint: $(READY)
+	@$(RUN)ruff check . && $(RUN)ruff format --check .
+
+clean:
+	rm -rf work/$(basename $(notdir $(PROFILE)))
+
+# Made once, and again when the lock or the project's own metadata has changed.
+$(VENV)/.installed: requirements.lock pyproject.toml
+	@python=""; \
+	for candidate in $(PYTHONS); do \
+	  if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	    python="$$candidate"; break; \
+	  fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  echo "No Python of 3.11 or newer was found (looked for: $(PYTHONS))." >&2; \
+	  echo "Install one, or name it: make book PYTHON=/path/to/python3" >&2; \
+	  exit 1; \
+	fi; \
+	if ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \
+	  echo "$$python has no venv module (on Debian and Ubuntu: install python3-venv)." >&2; \
+	  exit 1; \
+	fi; \
+	echo "Making the environment in $(VENV) with $$("$$python" --version): once, some minutes, about 2.5 GB."; \
+	"$$python" -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@

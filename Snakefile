@@ -1,0 +1,190 @@
+"""The study from a profile to a built book: `make book`, or by hand
+
+    snakemake --cores all --rerun-triggers mtime params input --config profile=quick -- book
+
+Everything is written under the working directory: work/<profile>/ and results/<profile>/local/.
+A run is repeated when its settings or the code that it uses change (see smf_lib/sources.py).
+Targets: `book`; `study` (all records, no pages); or any file that a rule makes.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from smf_lib.plan import describe_plan, other_builds
+from smf_lib.profiles import load_profile
+from smf_lib.sources import code_digest, notebook_digest
+
+SOURCE = Path(os.path.relpath(workflow.basedir))
+VIEWS = ["03_results", "04_selection", "05_cost"]
+
+os.environ["SMF_ROOT"] = os.getcwd()
+PROFILE_NAME = str(config.get("profile", "quick"))
+try:
+    PROFILE = load_profile(PROFILE_NAME)
+except ValueError as error:
+    raise WorkflowError(str(error))
+if PROFILE.name != Path(PROFILE_NAME).stem:
+    raise WorkflowError(
+        f"name={PROFILE.name!r} in profile {PROFILE_NAME}: the name must be that of the file, "
+        f"{Path(PROFILE_NAME).stem!r}, since results are kept under it"
+    )
+
+WORK = f"work/{PROFILE.name}"
+RESULTS = f"results/{PROFILE.name}"
+SITE = f"{WORK}/site"
+RUNS = {run.run_id: run for run in PROFILE.runs()}
+RECORDS = [f"{RESULTS}/local/{run_id}.json" for run_id in RUNS]
+EXECUTED = [
+    f"{WORK}/notebooks/{name}.ipynb"
+    for name in ["01_build_memory", *(f"02_finetune_{run_id}" for run_id in RUNS), *VIEWS]
+]
+WHAT_PAGES_SAY = {"name", "title", "description", "means_nothing"}
+
+
+def source(*parts):
+    """A file of the repository, as a path from the working directory."""
+    return str(SOURCE.joinpath(*parts))
+
+
+def further_records():
+    """Records beside those of this study's runs: of other studies, profiles and seeds."""
+    found = Path("results").glob("*/*/*.json")
+    mine = [p for p in found if p.parent.name != "local" or p.parts[1] == PROFILE.name]
+    return sorted(str(p) for p in mine if str(p) not in RECORDS)
+
+
+def settings(**more):
+    """The profile's settings that decide what a run computes, as one line of JSON."""
+    left_out = WHAT_PAGES_SAY | {"methods", "seeds"}
+    return json.dumps({**PROFILE.model_dump(mode="json", exclude=left_out), **more})
+
+
+def run_settings(wildcards):
+    run = RUNS[wildcards.run_id]
+    return settings(method=run.settings.model_dump(mode="json"), seed=run.seed)
+
+
+def notebook_parameters(**more):
+    return json.dumps({"profile": PROFILE_NAME, **more})
+
+
+def run_parameters(wildcards):
+    run = RUNS[wildcards.run_id]
+    more = {"method": run.method, "seed": run.seed}
+    if isinstance(PROFILE.methods[run.method].learning_rate, list):
+        more["learning_rate"] = run.learning_rate
+    return notebook_parameters(**more)
+
+
+def pages():
+    """Files of the repository that only the pages are made of."""
+    prose = [p for p in SOURCE.joinpath("book").rglob("*") if p.is_file()]
+    prose = [str(p) for p in prose if p.suffix in (".md", ".bib", ".css", ".svg", ".png")]
+    notebooks = [str(p) for p in SOURCE.joinpath("notebooks").glob("*.ipynb")]
+    return sorted([*prose, *notebooks, source("_config.yml"), source("_toc.yml")])
+
+
+onstart:
+    for line in describe_plan(PROFILE, workflow.dag.needrun_jobs(), Path("results")):
+        print(line, flush=True)
+
+
+wildcard_constraints:
+    run_id="|".join(RUNS),
+    view="|".join(VIEWS),
+
+
+if other_builds(os.getcwd()):
+    raise WorkflowError(
+        f"process {other_builds(os.getcwd())[0]} is building in this folder; wait until it is "
+        "done, or end it, and start again"
+    )
+
+# A file and not a module is run here, so that the package is imported by the kernel alone. `exec`
+# makes it a child of Snakemake, with which it ends, however that ends.
+RUN_NOTEBOOK = (
+    f"exec {sys.executable} -P {source('smf_lib', 'notebooks.py')} {{input.notebook}} "
+    "{output.notebook} --log {params.log} --parameters {params.parameters:q}"
+)
+
+
+rule book:
+    input:
+        f"{SITE}/_build/html/index.html",
+
+
+rule study:
+    input:
+        RECORDS,
+
+
+rule build_memory:
+    input:
+        notebook=ancient(source("notebooks", "01_build_memory.ipynb")),
+    output:
+        notebook=f"{WORK}/notebooks/01_build_memory.ipynb",
+    params:
+        code=notebook_digest(source("notebooks", "01_build_memory.ipynb")),
+        settings=settings(),
+        parameters=notebook_parameters(),
+        log=f"{WORK}/logs/01_build_memory.log",
+    threads: workflow.cores
+    shell:
+        RUN_NOTEBOOK
+
+
+# The first notebook writes the background text that sparse memory runs share. It comes first so
+# that this is done once; what depends on its content is covered by `settings` and `code`.
+rule finetune:
+    input:
+        ancient(f"{WORK}/notebooks/01_build_memory.ipynb"),
+        notebook=ancient(source("notebooks", "02_finetune.ipynb")),
+    output:
+        record=RESULTS + "/local/{run_id}.json",
+        notebook=WORK + "/notebooks/02_finetune_{run_id}.ipynb",
+    params:
+        code=notebook_digest(source("notebooks", "02_finetune.ipynb")),
+        settings=run_settings,
+        parameters=run_parameters,
+        log=WORK + "/logs/{run_id}.log",
+    threads: workflow.cores
+    shell:
+        RUN_NOTEBOOK
+
+
+rule view:
+    input:
+        RECORDS,
+        further_records(),
+        ancient(f"{WORK}/notebooks/01_build_memory.ipynb"),
+        notebook=lambda w: ancient(source("notebooks", f"{w.view}.ipynb")),
+    output:
+        notebook=WORK + "/notebooks/{view}.ipynb",
+    params:
+        code=lambda w: notebook_digest(source("notebooks", f"{w.view}.ipynb")),
+        settings=PROFILE.model_dump_json(),
+        parameters=notebook_parameters(),
+        log=WORK + "/logs/{view}.log",
+    threads: workflow.cores
+    shell:
+        RUN_NOTEBOOK
+
+
+rule pages:
+    input:
+        RECORDS,
+        EXECUTED,
+        pages(),
+    output:
+        f"{SITE}/_build/html/index.html",
+    params:
+        code=code_digest("book"),
+        profile=PROFILE.model_dump_json(),
+        arguments=["--profile", PROFILE_NAME, "--source", str(SOURCE)],
+        log=f"{WORK}/logs/book.log",
+    shell:
+        "{sys.executable} -m smf_lib.book build {params.arguments:q} --log {params.log}"

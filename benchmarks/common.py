@@ -1,0 +1,113 @@
+"""What all benchmarks share: options, interleaved timing, ratios, and the JSON they write."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+
+import torch
+from tqdm.auto import tqdm
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from smf_lib.memory import ProductKeyMemory
+from smf_lib.provenance import provenance
+
+RESULTS = Path(__file__).resolve().parent.parent / "results" / "benchmarks"
+
+
+def options(description: str) -> argparse.ArgumentParser:
+    """The command line that every benchmark has."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--small", action="store_true", help="tiny shapes, seconds: a test")
+    parser.add_argument("--record", action="store_true", help="write results/benchmarks/<name>.json")
+    return parser
+
+
+def timed(action: Callable[[], object]) -> float:
+    """Seconds that one call takes."""
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def interleave(
+    actions: dict[str, Callable[[], float]], rounds: int, warmup: int
+) -> dict[str, list[float]]:
+    """Seconds of each action in each round, after `warmup` rounds that are not kept.
+
+    Every round calls every action once and starts with another one, so that what slows the
+    machine down for a while does so for all. An action returns the seconds it took.
+    """
+    names = list(actions)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for number in tqdm(range(-warmup, rounds), desc=", ".join(names), unit="round"):
+        shift = number % len(names)
+        for name in names[shift:] + names[:shift]:
+            spent = actions[name]()
+            if number >= 0:
+                seconds[name].append(spent)
+    return seconds
+
+
+def ratio(seconds: dict[str, list[float]], name: str, reference: str) -> dict[str, float]:
+    """How often `name` takes the time of `reference`: median, least and most over the rounds."""
+    ratios = [a / b for a, b in zip(seconds[name], seconds[reference])]
+    return {"median": median(ratios), "least": min(ratios), "most": max(ratios)}
+
+
+def medians(seconds: dict[str, list[float]]) -> dict[str, float]:
+    """Median seconds of each action."""
+    return {name: median(values) for name, values in seconds.items()}
+
+
+def smol_model(layers: int, small: bool = False) -> LlamaForCausalLM:
+    """A decoder with the shapes of SmolLM2-135M (30 layers of width 576) and random weights."""
+    torch.manual_seed(0)
+    shape = {
+        "vocab_size": 49_152, "hidden_size": 576, "intermediate_size": 1536,
+        "num_attention_heads": 9, "num_key_value_heads": 3,
+    }
+    if small:
+        shape |= {"vocab_size": 128, "hidden_size": 72, "intermediate_size": 96}
+    return LlamaForCausalLM(
+        LlamaConfig(**shape, num_hidden_layers=layers, tie_word_embeddings=True)
+    )
+
+
+def invent_background(memory: ProductKeyMemory) -> None:
+    """Give a table made-up background reads; how rows are chosen costs the same with any."""
+    random = torch.Generator().manual_seed(0)
+    memory.background_counts.random_(0, 50, generator=random)
+    memory.background_documents.random_(0, 20, generator=random)
+    memory.n_background_documents.fill_(300)
+
+
+def report(name: str, arguments: argparse.Namespace, settings: dict, results: dict) -> None:
+    """Print the benchmark's JSON, and write it if `--record` was given, whole or not at all."""
+    record = {
+        "benchmark": name,
+        "small": arguments.small,
+        "settings": settings,
+        "results": results,
+        "threads": torch.get_num_threads(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        **provenance(),
+    }
+    text = json.dumps(record, indent=2, allow_nan=False)
+    print(text)
+    if not arguments.record:
+        return
+    if arguments.small:
+        raise SystemExit("--record with --small: a small run measures nothing; leave one out")
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    temporary = RESULTS / f".{name}.{os.getpid()}.tmp"
+    temporary.write_text(text + "\n", encoding="utf-8")
+    os.replace(temporary, RESULTS / f"{name}.json")

@@ -1,0 +1,129 @@
+"""What each method costs: time, memory, parameters changed, bytes on disk."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter
+
+from .figstyle import Figure, method_colours, new_figure, styled
+from .record import Record
+from .summary import Arm, arm_name, group_arms, listed
+
+LOG_RATIO = 20
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: `43 s`, `4.2 min`, `1.5 h`."""
+    if seconds < 100:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 6000 else f"{seconds / 3600:.3g} h"
+
+
+def count(number: float) -> str:
+    """A large number in words: `950`, `2.13 M`."""
+    return _scaled(number, 1000, ("", " k", " M", " G"))
+
+
+def size(number: float) -> str:
+    """Bytes in words, decimal units: `19.6 MB`."""
+    return _scaled(number, 1000, (" B", " kB", " MB", " GB", " TB"))
+
+
+def memory(number: float) -> str:
+    """Bytes in words, binary units: `1.6 GiB`."""
+    return _scaled(number, 1024, (" B", " KiB", " MiB", " GiB", " TiB"))
+
+
+def _scaled(number: float, step: int, units: Sequence[str]) -> str:
+    power = 0
+    while abs(number) >= 0.9995 * step and power < len(units) - 1:
+        number, power = number / step, power + 1
+    return f"{number:.3g}{units[power]}"
+
+
+PANELS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+    ("train_seconds", "training time", duration),
+    ("peak_memory_bytes", "peak memory", memory),
+    ("updated_parameters", "parameters changed", count),
+    ("saved_bytes", "size on disk", size),
+)
+
+
+@styled
+def cost(records: Sequence[Record]) -> Figure:
+    """Bars of training time, peak memory, changed parameters and saved bytes, mean over seeds.
+
+    An axis is logarithmic where values differ by more than a factor of 20, and says so. The
+    base model costs nothing and is left out. Raises ValueError if no trained run is given.
+    """
+    arms = [arm for arm in group_arms(records) if not arm.is_base]
+    if not arms:
+        raise ValueError("records hold no trained run, so there is no cost to draw")
+    several = len({arm.first.study for arm in arms}) > 1
+    names = [arm_name(a, arms) + (f" ({a.first.study})" if several else "") for a in arms]
+    figure = new_figure(1.6 + 2 * 0.32 * len(arms) + 0.8)
+    grid = figure.subplots(2, 2, sharey=True).ravel()
+    for ax, (field, title, words) in zip(grid, PANELS, strict=True):
+        values = [mean_cost(arm, field) for arm in arms]
+        _bar_panel(ax, arms, values, title, words)
+        ax.set_yticks(range(len(arms)), names)
+    grid[0].invert_yaxis()
+    machines = listed(
+        f"{a.first.hardware.gpu or a.first.hardware.cpu}, {a.first.hardware.cores} cores"
+        for a in arms
+    )
+    caption = (
+        f"Cost of each method on {machines}; profile {listed(a.first.profile for a in arms)}, "
+        f"study {listed(a.first.study for a in arms)}. Time and memory are those of training "
+        "alone; an axis marked log is logarithmic."
+    )
+    alt = "Bar charts of cost. " + " ".join(
+        f"{name}: "
+        + ", ".join(f"{title} {words(mean_cost(arm, field))}" for field, title, words in PANELS)
+        + "."
+        for name, arm in zip(names, arms, strict=True)
+    )
+    return Figure(figure, caption, alt)
+
+
+def mean_cost(arm: Arm, field: str) -> float:
+    """Mean of one cost field over the arm's seeds."""
+    return float(np.mean([getattr(record.cost, field) for record in arm.records]))
+
+
+def _bar_panel(
+    ax: Axes,
+    arms: Sequence[Arm],
+    values: Sequence[float],
+    title: str,
+    words: Callable[[float], str],
+) -> None:
+    """Horizontal bars with the value written at each end."""
+    colours = method_colours(arm.first.method for arm in arms)
+    positive = [value for value in values if value > 0]
+    logarithmic = bool(positive) and max(positive) > LOG_RATIO * min(positive)
+    low, high = 0.0, max(positive, default=1.0)
+    if logarithmic:
+        ax.set_xscale("log")
+        low = 10.0 ** np.floor(np.log10(min(positive) / 2))
+        ax.set_xlim(low, high * (high / low) ** 0.32)
+    else:
+        ax.set_xlim(0, 1.32 * high)
+    for row, (arm, value) in enumerate(zip(arms, values, strict=True)):
+        end = max(value, low)
+        ax.barh(row, end - low, left=low, height=0.62, color=colours[arm.first.method])
+        ax.annotate(
+            words(value),
+            (end, row),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            size=9,
+            color="#333333",
+        )
+    ax.set_title(f"{title} (log)" if logarithmic else title)
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: words(value) if value else "0"))
+    ax.tick_params(axis="y", length=0)
+    if not logarithmic:
+        ax.locator_params(axis="x", nbins=4)

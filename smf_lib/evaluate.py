@@ -1,0 +1,321 @@
+"""What a run is measured by: the new task (exam) and three probes of forgetting.
+
+The exam and the knowledge probe are lm-eval tasks made in code and run by lm-eval itself on
+`smf_lib.lm.SharedContextLM`. The perplexity and the KL divergence use the same model interface.
+Every measurement keeps the outcome of each item, so that runs can be compared item by item.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import re
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from datasets import Dataset
+from lm_eval.api.task import ConfigurableTask
+from lm_eval.evaluator import evaluate
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from .exam import ExamQuestion, continuation, prompt
+from .lm import SharedContextLM, inference
+
+ANSWER_TOKENS = 12  # most tokens of a generated answer
+ARTICLES = {"a", "an", "the"}
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One number about a model, its standard error over items, and each item's outcome.
+
+    `items`, in the order in which the items were given, holds 0.0 or 1.0 a question for an
+    accuracy, [summed negative log-likelihood in nats, tokens] an article for the perplexity, and
+    the mean in nats a token of a sequence for the KL divergence. A model that gives numbers that
+    are not finite (it diverged) has NaN there. The standard error of a single item is NaN.
+    """
+
+    name: str
+    value: float
+    stderr: float
+    n: int
+    items: list
+
+    @classmethod
+    def of_mean(cls, name: str, items: Sequence[float]) -> Measurement:
+        """The plain mean of the items, with the standard error of a mean."""
+        return cls.of_ratio(name, items, [1.0] * len(items), items)
+
+    @classmethod
+    def of_ratio(cls, name: str, sums, weights, items) -> Measurement:
+        """sum(sums) / sum(weights), with the standard error of a ratio over items (clusters)."""
+        sums, weights = np.asarray(sums, dtype=float), np.asarray(weights, dtype=float)
+        n, value = len(sums), sums.sum() / weights.sum()
+        stderr = math.nan
+        if n > 1:
+            residuals = (sums - value * weights) / weights.mean()
+            stderr = math.sqrt((residuals**2).sum() / (n - 1) / n)
+        return cls(name, float(value), stderr, n, list(items))
+
+
+def measure_exam(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[ExamQuestion],
+    batch_tokens: int = 1536,
+    precision: str = "fp32",
+) -> Measurement:
+    """Accuracy in multiple choice, lm-eval's `acc_norm`.
+
+    The answer that counts is the option with the largest log-likelihood per character, read after
+    `prompt(question)`.
+
+    Args:
+        model: a causal model, plain or wrapped by PEFT.
+        tokenizer: its tokenizer.
+        questions: objects with `question`, `options` and `answer`, the right option's index.
+        batch_tokens: most tokens of a forward pass; the result does not depend on it.
+        precision: "bf16" (autocast) or "fp32" (the type of the weights).
+
+    Raises:
+        ValueError: no questions, a question without a right option, a text longer than the
+            model's maximum, an unknown precision.
+    """
+    _check_not_empty("questions", questions)
+    for q in questions:
+        if not 0 <= q.answer < len(q.options) or not all(q.options):
+            raise ValueError(
+                f"questions: {q.id} has options={q.options} and answer={q.answer}; the options "
+                "must be non-empty texts and the answer the index of one of them"
+            )
+    rows = [{"prompt": prompt(q), "options": q.options, "answer": q.answer} for q in questions]
+    config = {
+        "task": "exam",
+        "output_type": "multiple_choice",
+        "doc_to_text": "prompt",
+        "doc_to_choice": "options",
+        "doc_to_target": "answer",
+        "target_delimiter": continuation(""),
+        "metric_list": [_mean_of("acc_norm")],
+    }
+    lm = SharedContextLM(model, tokenizer, batch_tokens, precision)
+    items = []
+    for sample in _run_task(lm, config, rows):
+        scores = [score for ((score, _),) in sample["resps"]]
+        items.append(float(sample["acc_norm"]) if np.isfinite(scores).all() else math.nan)
+    return Measurement.of_mean("exam_accuracy", items)
+
+
+def measure_knowledge(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence,
+    fewshot: Sequence,
+    batch_tokens: int = 1536,
+    precision: str = "fp32",
+) -> Measurement:
+    """Share of questions that greedy decoding answers right after few-shot examples.
+
+    The answer is what is generated up to the end of the line, at most 12 tokens; it is right if
+    it equals one of the aliases after `normalise`.
+
+    Args:
+        model, tokenizer, batch_tokens, precision: as in `measure_exam`.
+        questions: objects with `question` and `aliases`, the list of all right answers.
+        fewshot: objects with `question` and `answer`, shown in this order before every question.
+
+    Raises:
+        ValueError: no questions, a question without aliases, a text longer than the model's
+            maximum, an unknown precision.
+    """
+    _check_not_empty("questions", questions)
+    for q in questions:
+        if not q.aliases or not all(normalise(alias) for alias in q.aliases):
+            raise ValueError(
+                f"questions: {q.id} has aliases={q.aliases}; it needs at least one, each with a "
+                "letter or digit"
+            )
+    shots = [{"prompt": prompt(shot), "answer": shot.answer} for shot in fewshot]
+    rows = [{"prompt": prompt(q), "answer": q.aliases[0], "aliases": q.aliases} for q in questions]
+    config = {
+        "task": "knowledge",
+        "output_type": "generate_until",
+        "doc_to_text": "prompt",
+        "doc_to_target": "answer",
+        "num_fewshot": len(shots),
+        "fewshot_config": {"sampler": "first_n", "samples": shots} if shots else None,
+        "generation_kwargs": {"until": ["\n"], "max_gen_toks": ANSWER_TOKENS, "do_sample": False},
+        "process_results": _grade,
+        "metric_list": [_mean_of("exact_match")],
+    }
+    lm = SharedContextLM(model, tokenizer, batch_tokens, precision)
+    samples = _run_task(lm, config, rows)
+    return Measurement.of_mean("knowledge_accuracy", [float(s["exact_match"]) for s in samples])
+
+
+def measure_prose(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    articles: Sequence,
+    window: int = 512,
+    batch_tokens: int = 1536,
+    precision: str = "fp32",
+) -> Measurement:
+    """Perplexity a token over articles: exp(summed negative log-likelihood / tokens).
+
+    Each article is read from its own start, after a BOS token if the tokenizer adds one (without
+    one its first token is not scored). An article longer than `window` is read in windows that
+    overlap by half, so that every later token has at least window / 2 tokens of context. The
+    standard error is that of a ratio over articles, carried through exp (delta method).
+
+    Args:
+        model, tokenizer, batch_tokens, precision: as in `measure_exam`.
+        articles: objects with `text`.
+        window: most tokens of context and scored text together.
+
+    Raises:
+        ValueError: no articles, an article of fewer than two tokens, a window that is odd, below
+            two or longer than the model's maximum, an unknown precision.
+    """
+    _check_not_empty("articles", articles)
+    lm = SharedContextLM(model, tokenizer, batch_tokens, precision)
+    if window < 2 or window % 2 or window > (lm.max_length or window):
+        raise ValueError(
+            f"window={window} must be an even number from 2 to the model's maximum of "
+            f"{lm.max_length} tokens"
+        )
+    pairs, owners = [], []
+    for number, article in enumerate(articles):
+        tokens = lm.tok_encode(article.text)
+        if len(tokens) < 2:
+            raise ValueError(f"articles: number {number} has {len(tokens)} tokens; two are needed")
+        for pair in _windows(tokens, window):
+            pairs.append(pair)
+            owners.append(number)
+    losses, counts = np.zeros(len(articles)), np.zeros(len(articles), dtype=int)
+    for number, (_, scored), (log_probability, _) in zip(owners, pairs, lm.score(pairs)):
+        losses[number] -= log_probability
+        counts[number] += len(scored)
+    items = [[float(loss), int(count)] for loss, count in zip(losses, counts)]
+    mean = Measurement.of_ratio("prose_perplexity", losses, counts, items)
+    perplexity = float(np.exp(mean.value))
+    return Measurement(mean.name, perplexity, perplexity * mean.stderr, mean.n, items)
+
+
+def measure_self_kl(
+    model: nn.Module,
+    base_model: nn.Module,
+    sequences: Sequence[Sequence[int]],
+    batch_size: int = 8,
+    precision: str = "fp32",
+) -> Measurement:
+    """Mean KL(p_base || p_model) of the next-token distributions, in nats a token.
+
+    The mean is over all tokens of all sequences (the distribution after each); the softmax is
+    taken in float32. The standard error is that of a ratio over sequences.
+
+    Args:
+        model, base_model: causal models with the same vocabulary, on any devices.
+        sequences: token ids, one list a sequence.
+        batch_size: sequences per forward pass; the result does not depend on it.
+        precision: as in `measure_exam`, for both models.
+
+    Raises:
+        ValueError: no sequences, an empty one or one longer than the models' maximum, a
+            batch_size below one, an unknown precision.
+    """
+    _check_not_empty("sequences", sequences)
+    longest = max(len(sequence) for sequence in sequences)
+    limit = getattr(base_model.config.get_text_config(), "max_position_embeddings", longest)
+    if longest > limit or not all(len(sequence) for sequence in sequences):
+        raise ValueError(
+            f"sequences: the longest has {longest} tokens; all must have from 1 to {limit}"
+        )
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} must be at least 1")
+    order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
+    sums = [0.0] * len(sequences)
+    with inference(base_model, precision), inference(model, precision):
+        for start in tqdm(range(0, len(order), batch_size), desc="comparing", unit="batch"):
+            batch = order[start : start + batch_size]
+            rows = [sequences[i] for i in batch]
+            for i, p, q in zip(batch, _logits(base_model, rows), _logits(model, rows)):
+                log_p = p[: len(sequences[i])].float().log_softmax(-1)
+                log_q = q[: len(sequences[i])].to(p.device).float().log_softmax(-1)
+                sums[i] = F.kl_div(log_q, log_p, reduction="sum", log_target=True).item()
+    lengths = [len(sequence) for sequence in sequences]
+    items = [total / length for total, length in zip(sums, lengths)]
+    return Measurement.of_ratio("self_kl", sums, lengths, items)
+
+
+def normalise(text: str) -> str:
+    """Lower case, punctuation as spaces, no articles, single spaces (as TriviaQA is graded).
+
+    A text of nothing but articles keeps them.
+    """
+    text = "".join(" " if unicodedata.category(c)[0] == "P" else c for c in text.casefold())
+    words = re.findall(r"\S+", text)
+    return " ".join([word for word in words if word not in ARTICLES] or words)
+
+
+def _grade(doc: dict, results: Sequence[str]) -> dict[str, float]:
+    given = normalise(results[0])
+    return {"exact_match": float(any(given == normalise(alias) for alias in doc["aliases"]))}
+
+
+def _mean_of(metric: str) -> dict:
+    return {"metric": metric, "aggregation": "mean", "higher_is_better": True}
+
+
+def _run_task(lm: SharedContextLM, config: dict, rows: list[dict]) -> list[dict]:
+    """Run a task over rows with lm-eval and return its log of each row, in the order given."""
+    data = {"test": Dataset.from_list(rows)}
+    load: Callable = lambda **_: data  # noqa: E731
+    with _quiet("lm_eval"):
+        task = ConfigurableTask(config={**config, "custom_dataset": load, "test_split": "test"})
+        task.set_fewshot_seed(0)
+        results = evaluate(lm, {"tasks": {config["task"]: task}, "groups": {}}, bootstrap_iters=0)
+    return sorted(results["samples"][config["task"]], key=lambda sample: sample["doc_id"])
+
+
+@contextlib.contextmanager
+def _quiet(logger_name: str) -> Iterator[None]:
+    """Let only errors of a logger through."""
+    logger = logging.getLogger(logger_name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _windows(tokens: list[int], window: int) -> Iterator[tuple[list[int], list[int]]]:
+    """(context, scored) pairs that score every token but the first once."""
+    yield tokens[:1], tokens[1:window]
+    for start in range(window, len(tokens), window // 2):
+        yield tokens[start - window // 2 : start], tokens[start : start + window // 2]
+
+
+def _logits(model: nn.Module, rows: Sequence[Sequence[int]]) -> Tensor:
+    """Logits (rows, longest, vocabulary) of rows that are padded on the right."""
+    device = next(model.parameters()).device
+    ids = torch.zeros(len(rows), max(len(row) for row in rows), dtype=torch.int64)
+    mask = torch.zeros_like(ids)
+    for number, row in enumerate(rows):
+        ids[number, : len(row)] = torch.tensor(row)
+        mask[number, : len(row)] = 1
+    inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+    return model(**inputs, use_cache=False).logits
+
+
+def _check_not_empty(name: str, items: Sequence) -> None:
+    if not len(items):
+        raise ValueError(f"{name} is empty; give at least one")

@@ -1,0 +1,191 @@
+"""What forgetting is measured on: shipped prose, shipped questions, and the model's own text.
+
+Prose and questions were written for this project (CC0) and have nothing to do with medicine. The
+third probe needs no corpus: it is text that the base model writes itself.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DATA = Path(__file__).resolve().parent / "data"
+WRITING_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Article:
+    """One piece of encyclopedic prose; paragraphs are parted by an empty line."""
+
+    title: str
+    text: str
+
+
+@dataclass(frozen=True)
+class KnowledgeQuestion:
+    """A question with a short factual answer; ``aliases`` are all the answers that count."""
+
+    id: str
+    subject: str
+    question: str
+    answer: str
+    aliases: list[str]
+
+
+def load_prose(n_articles: int | None = None, seed: int = 0) -> list[Article]:
+    """The shipped articles, or ``n_articles`` of them drawn from the seed, in shipped order.
+
+    Raises ValueError if there are fewer than ``n_articles``.
+    """
+    articles = [
+        Article(**row) for path in sorted(DATA.glob("prose_*.jsonl")) for row in _rows(path)
+    ]
+    if n_articles is None:
+        return articles
+    _check_count("probes.prose_articles", n_articles, len(articles))
+    places = list(range(len(articles)))
+    random.Random(f"prose {seed}").shuffle(places)
+    return [articles[place] for place in sorted(places[:n_articles])]
+
+
+def load_knowledge(
+    n: int | None = None, seed: int = 0
+) -> tuple[list[KnowledgeQuestion], list[KnowledgeQuestion]]:
+    """The shipped questions to score and, apart from them, those to show as examples.
+
+    With ``n``, that many scored questions are drawn from the seed, equally many of each subject
+    (give or take one). A smaller ``n`` gives a part of what a larger one gives. Raises ValueError
+    if there are fewer than ``n``.
+    """
+    scored = [KnowledgeQuestion(**row) for row in _rows(DATA / "knowledge.jsonl")]
+    examples = [KnowledgeQuestion(**row) for row in _rows(DATA / "knowledge_fewshot.jsonl")]
+    if n is None:
+        return scored, examples
+    _check_count("probes.knowledge_questions", n, len(scored))
+    kept = {question.id for question in _by_turns(scored, random.Random(f"knowledge {seed}"))[:n]}
+    return [question for question in scored if question.id in kept], examples
+
+
+def document_start(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token after which the model has learned to begin a new text.
+
+    ``<|endoftext|>`` where the vocabulary has it (SmolLM2, Qwen2.5 and GPT-2 parted their
+    pretraining documents with it; the tokens that SmolLM2 and Qwen2.5 name as begin and end mark
+    chat turns), otherwise the beginning-of-text token, otherwise the end-of-text token.
+    """
+    named = tokenizer.get_vocab().get("<|endoftext|>")
+    for token in (named, tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return token
+    raise ValueError(
+        "the tokenizer has no token to begin a text with; set its bos_token or eos_token"
+    )
+
+
+def write_self_text(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sequences: int,
+    tokens: int,
+    seed: int,
+) -> list[list[int]]:
+    """Let the model write: ``sequences`` lists of exactly ``tokens`` token ids each.
+
+    Each list begins with the document-start token; every further token is drawn from the model's
+    own distribution (temperature 1, nothing cut off) given those before it. An end token does not
+    stop the writing: what follows it is another text, as in pretraining. Sequence i depends on
+    the seed and on i only: batches always have the same size inside, so that asking for fewer
+    sequences gives the first ones of asking for more. Other hardware rounds differently and may
+    write something else. On a CPU with bfloat16 instructions the writing is done in bfloat16.
+
+    Raises ValueError for fewer than 1 sequence or 2 tokens, or more tokens than the model reads.
+    """
+    longest = getattr(model.config, "max_position_embeddings", None) or tokens
+    if sequences < 1:
+        raise ValueError(f"sequences {sequences} must be at least 1")
+    if not 2 <= tokens <= longest:
+        raise ValueError(f"tokens {tokens} must be from 2 to {longest}, what the model can read")
+    start = document_start(tokenizer)
+    writer = _fast_writer(model)
+    starts = range(0, sequences, WRITING_BATCH)
+    written: list[list[int]] = []
+    with tqdm(total=len(starts) * (tokens - 1), desc="Writing text", unit="step") as bar:
+        for first in starts:
+            draws = _uniform_draws(range(first, first + WRITING_BATCH), tokens - 1, seed)
+            batch = _write_batch(writer, start, draws.to(writer.device), len(tokenizer), bar)
+            written += batch.tolist()
+    return written[:sequences]
+
+
+def _rows(path: Path) -> Iterator[dict]:
+    with path.open(encoding="utf-8") as stream:
+        yield from (json.loads(line) for line in stream if line.strip())
+
+
+def _check_count(field: str, wanted: int, available: int) -> None:
+    if not 1 <= wanted <= available:
+        raise ValueError(f"{field} {wanted} must be from 1 to {available}, as many as are shipped")
+
+
+def _by_turns(questions: list[KnowledgeQuestion], rng: random.Random) -> list[KnowledgeQuestion]:
+    """All questions, shuffled, so that the subjects take turns."""
+    subjects: dict[str, list[KnowledgeQuestion]] = defaultdict(list)
+    for question in rng.sample(questions, len(questions)):
+        subjects[question.subject].append(question)
+    names = rng.sample(sorted(subjects), len(subjects))
+    turns = range(max(len(group) for group in subjects.values()))
+    return [subjects[name][turn] for turn in turns for name in names if turn < len(subjects[name])]
+
+
+def _uniform_draws(indices: range, steps: int, seed: int) -> torch.Tensor:
+    """Uniform numbers in [0, 1), float32 (len(indices), steps), one stream a sequence."""
+    streams = [random.Random(f"self text {seed} {index}") for index in indices]
+    return torch.tensor([[stream.random() for _ in range(steps)] for stream in streams])
+
+
+def _fast_writer(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy to sample from: bfloat16 with plain attention, twice as fast where the CPU has it.
+
+    Anywhere else (and for a model that is not in float32) the model itself.
+    """
+    can = torch.cpu.get_capabilities()
+    native = can.get("avx512_bf16") or can.get("amx_bf16") or can.get("bf16")
+    if model.device.type != "cpu" or model.dtype != torch.float32 or not native:
+        return model
+    writer = copy.deepcopy(model).to(torch.bfloat16)
+    writer.set_attn_implementation("eager")
+    return writer
+
+
+@torch.inference_mode()
+def _write_batch(
+    model: PreTrainedModel, start: int, draws: torch.Tensor, vocabulary: int, bar: tqdm
+) -> torch.Tensor:
+    """Token ids (batch, steps + 1) by inverting the distribution at the numbers in ``draws``."""
+    was_training = model.training
+    model.eval()
+    ids = [torch.full_like(draws[:, :1], start, dtype=torch.long)]
+    cache = None
+    for draw in draws.split(1, dim=1):
+        output = model(input_ids=ids[-1], past_key_values=cache, use_cache=True)
+        cache = output.past_key_values
+        ids.append(_sample(output.logits[:, -1, :vocabulary], draw))
+        bar.update()
+    model.train(was_training)
+    return torch.cat(ids, dim=1)
+
+
+def _sample(logits: torch.Tensor, draw: torch.Tensor) -> torch.Tensor:
+    """One token id a row, (batch, 1), from logits (batch, vocabulary) and draws (batch, 1)."""
+    cumulative = logits.float().softmax(-1).cumsum(-1)
+    drawn = torch.searchsorted(cumulative, draw * cumulative[:, -1:], right=True)
+    return drawn.clamp(max=logits.shape[-1] - 1)

@@ -1,0 +1,133 @@
+"""Records of runs on disk: read strictly, written whole or not at all.
+
+A record says what was run (settings, model, data), what came out (metrics with every item's
+outcome, cost, loss curve) and where (versions, hardware, commit). Figures and tables read
+records and nothing else. The files lie in `results/<profile>/<study>/<run_id>.json`.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from .provenance import provenance
+from .record import METRIC_DATA, SCHEMA_VERSION, Metric, MetricName, Record
+
+__all__ = [
+    "Metric",
+    "Record",
+    "ResultsError",
+    "paired_key",
+    "provenance",
+    "read_record",
+    "read_records",
+    "write_record",
+]
+
+
+class ResultsError(ValueError):
+    """A record cannot be read, written or used; the message names the file and the key."""
+
+
+def paired_key(record: Record, metric: MetricName) -> tuple:
+    """What must agree before two records are compared item by item: data, split, number.
+
+    Raises ResultsError if the record does not hold the metric.
+    """
+    if metric not in record.metrics:
+        raise ResultsError(f"run {record.run_id!r} has no metric {metric!r}")
+    part = getattr(record.data, METRIC_DATA[metric])
+    return (metric, part.sha256, getattr(part, "split", None), record.metrics[metric].n)
+
+
+def write_record(path: str | Path, record: Record) -> Path:
+    """Write `record` to `path`, whole or not at all; `study` becomes the folder's name.
+
+    Raises ResultsError if the file name is not `<run_id>.json`.
+    """
+    path = Path(path)
+    if path.name != f"{record.run_id}.json":
+        raise ResultsError(
+            f"{path}: a record with run_id {record.run_id!r} is named {record.run_id}.json"
+        )
+    record = record.model_copy(update={"study": path.resolve().parent.name})
+    text = _compact(json.dumps(record.model_dump(mode="json"), indent=2, allow_nan=False))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _compact(text: str) -> str:
+    """Put each innermost list or object of indented JSON on one line."""
+    return re.sub(
+        r"[\[{][^\[\]{}]*[\]}]", lambda match: re.sub(r"\s*\n\s*", " ", match.group()), text
+    )
+
+
+def read_record(path: str | Path) -> Record:
+    """Read one record. Raises ResultsError naming the file and the key at fault."""
+    path = Path(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ResultsError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ResultsError(
+            f"{path}: not a whole JSON file ({error}); delete it and run the study again"
+        ) from error
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if version != SCHEMA_VERSION:
+        raise ResultsError(
+            f"{path}: schema_version is {version!r}, this version of smf_lib reads {SCHEMA_VERSION}"
+        )
+    try:
+        record = Record.model_validate_json(json.dumps(content), strict=True)
+    except ValidationError as error:
+        raise ResultsError(f"{path}: {_explain(error)}") from error
+    if path.stem != record.run_id:
+        raise ResultsError(
+            f"{path}: run_id is {record.run_id!r}; the file must be named {record.run_id}.json"
+        )
+    return record.model_copy(update={"study": path.resolve().parent.name})
+
+
+def _explain(error: ValidationError) -> str:
+    """The first three faults, each as `key: reason`."""
+    faults = []
+    for fault in error.errors()[:3]:
+        key = ".".join(str(part) for part in fault["loc"])
+        reason = {"missing": "is missing", "extra_forbidden": "is not a known key"}.get(
+            fault["type"], fault["msg"].removeprefix("Value error, ")
+        )
+        faults.append(f"{key}: {reason}" if key else reason)
+    return "; ".join(faults)
+
+
+def read_records(paths: str | Path | Iterable[str | Path]) -> list[Record]:
+    """Read records from files and from folders (searched at any depth), sorted by path.
+
+    Raises ResultsError for a path that does not exist, a file that is not a record, or if
+    there is no record at all.
+    """
+    roots = [Path(paths)] if isinstance(paths, (str, Path)) else [Path(path) for path in paths]
+    files: dict[Path, None] = {}
+    for root in roots:
+        if not root.exists():
+            raise ResultsError(f"{root}: no such file or folder; run the study first")
+        found = sorted(root.rglob("*.json")) if root.is_dir() else [root]
+        files.update(dict.fromkeys(path.resolve() for path in found))
+    if not files:
+        names = ", ".join(str(root) for root in roots) or "no path given"
+        raise ResultsError(f"no record (*.json) under {names}; run the study first")
+    return [read_record(path) for path in files]

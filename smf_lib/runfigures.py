@@ -1,0 +1,269 @@
+"""Figures of single runs and sweeps: exam accuracy, learning rates, training loss."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from .figstyle import (
+    GREY,
+    Figure,
+    Label,
+    method_colours,
+    new_figure,
+    place_labels,
+    study_shapes,
+    styled,
+    text_colour,
+)
+from .record import Record
+from .summary import (
+    Arm,
+    arm_name,
+    baseline_sentence,
+    best_learning_rates,
+    group_arms,
+    level,
+    method_rank,
+    seeds_sentence,
+    setting_sentence,
+)
+
+
+@styled
+def exam_accuracy(records: Sequence[Record]) -> Figure:
+    """Exam accuracy (%) of every arm with its interval, beside chance and majority.
+
+    Raises ValueError if no record holds the exam.
+    """
+    arms = [arm for arm in group_arms(records) if arm.has("exam_accuracy")]
+    if not arms:
+        raise ValueError("records hold no run with exam_accuracy")
+    levels = {arm: level(arm, "exam_accuracy") for arm in arms}
+    shapes = study_shapes(arm.first.study for arm in arms)
+    names = list(dict.fromkeys(arm_name(arm, arms) for arm in arms))
+    colours = method_colours(arm.first.method for arm in arms)
+    figure = new_figure(1.3 + 0.42 * len(names) + 0.25 * (len(shapes) > 1))
+    ax = figure.subplots()
+    for value, style, text in _guess_lines(arms):
+        ax.axvline(value, color=GREY, linewidth=1, linestyle=style, zorder=1)
+        ax.annotate(
+            text,
+            (value, 1.0),
+            xycoords=("data", "axes fraction"),
+            color=GREY,
+            size=8.5,
+            xytext=(-3 if style == ":" else 3, 3),
+            textcoords="offset points",
+            ha="right" if style == ":" else "left",
+        )
+    for arm, interval in levels.items():
+        studies = list(shapes)
+        shift = 0.22 * (studies.index(arm.first.study) - (len(studies) - 1) / 2)
+        y, colour = names.index(arm_name(arm, arms)) + shift, colours[arm.first.method]
+        ax.plot([interval.low, interval.high], [y, y], color=colour, linewidth=2, alpha=0.6)
+        ax.plot(
+            interval.value,
+            y,
+            shapes[arm.first.study],
+            color=colour,
+            markersize=8,
+            markeredgecolor="white",
+            label=f"study {arm.first.study}",
+        )
+        ax.annotate(
+            f"{interval.value:.1f}",
+            (interval.high, y),
+            xytext=(5, 0),
+            size=9,
+            textcoords="offset points",
+            va="center",
+            color=text_colour(colour),
+        )
+    ax.set_yticks(range(len(names)), names)
+    ax.invert_yaxis()
+    ax.margins(x=0.08, y=0.5 / max(len(names), 1))
+    ax.set_xlabel("exam accuracy (%)")
+    ax.grid(axis="x")
+    if len(shapes) > 1:
+        handles = [
+            ax.plot([], [], shape, color=GREY, label=f"study {study}")[0]
+            for study, shape in shapes.items()
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+    caption = (
+        f"Exam accuracy of each method. {setting_sentence(arms)} {seeds_sentence(arms)} "
+        f"{baseline_sentence(arms)}"
+    )
+    alt = "Dot plot of exam accuracy. " + " ".join(
+        f"{arm_name(arm, arms)} in study {arm.first.study}: {interval.value:.1f} %, interval "
+        f"{interval.low:.1f} to {interval.high:.1f} %."
+        for arm, interval in levels.items()
+    )
+    return Figure(figure, caption, alt)
+
+
+def _guess_lines(arms: Sequence[Arm]) -> list[tuple[float, str, str]]:
+    """Position, line style and name of the two baselines of guessing, in percent."""
+    chance = {round(100 * arm.first.baselines.chance, 2) for arm in arms}
+    majority = {round(100 * arm.first.baselines.majority, 2) for arm in arms}
+    return [(value, ":", f"chance {value:.1f}") for value in sorted(chance)] + [
+        (value, "--", f"majority {value:.1f}") for value in sorted(majority)
+    ]
+
+
+@styled
+def learning_rate_sweep(
+    records: Sequence[Record], chosen: dict[str, float] | None = None
+) -> Figure:
+    """Exam accuracy (%) against learning rate, one line a method, the chosen rate ringed.
+
+    chosen: learning rate by method; by default the one of highest accuracy, the lower one if two
+    are equal. Raises ValueError if no trained run holds the exam.
+    """
+    arms = [arm for arm in group_arms(records) if arm.has("exam_accuracy")]
+    trained = [arm for arm in arms if not arm.is_base]
+    if not trained:
+        raise ValueError("records hold no trained run with exam_accuracy")
+    levels = {arm: level(arm, "exam_accuracy") for arm in trained}
+    chosen = chosen or best_learning_rates(records)
+    colours = method_colours(arm.first.method for arm in trained)
+    figure = new_figure(4.4)
+    ax = figure.subplots()
+    ax.set_xscale("log")
+    labels, boxes = [], []
+    shapes = study_shapes(arm.first.study for arm in trained)
+    groups: dict[tuple[str, str], list[Arm]] = {}
+    for arm in trained:
+        groups.setdefault((arm.first.study, arm.first.method), []).append(arm)
+    for (study, method), line in groups.items():
+        rates = [arm.first.learning_rate for arm in line]
+        values = [levels[arm].value for arm in line]
+        colour, shape = colours[method], shapes[study]
+        ax.plot(rates, values, f"{shape}-", color=colour, markersize=6, markeredgecolor="white")
+        for arm, rate in zip(line, rates, strict=True):
+            ax.plot([rate] * 2, [levels[arm].low, levels[arm].high], color=colour, alpha=0.4)
+            boxes.append((rate, levels[arm].low, rate, levels[arm].high))
+            if chosen.get(method) is not None and math.isclose(rate, chosen[method]):
+                ax.plot(
+                    rate,
+                    levels[arm].value,
+                    "o",
+                    markersize=13,
+                    markerfacecolor="none",
+                    markeredgecolor=colour,
+                    markeredgewidth=1.5,
+                )
+        peak = int(np.argmax(values))
+        if study == trained[0].first.study:
+            labels.append(Label(rates[peak], values[peak], line[0].first.label, colour))
+    for base in (arm for arm in arms if arm.is_base):
+        value = level(base, "exam_accuracy").value
+        ax.axhline(value, color=GREY, linewidth=1, linestyle="--", zorder=1)
+        ax.annotate(
+            f"{base.first.label} {value:.1f}",
+            (0.0, value),
+            size=8.5,
+            color=GREY,
+            xycoords=("axes fraction", "data"),
+            xytext=(4, 3),
+            textcoords="offset points",
+        )
+    ax.set(xlabel="learning rate", ylabel="exam accuracy (%)")
+    ax.margins(x=0.12, y=0.12)
+    ax.grid()
+    marks = [(arm.first.learning_rate, levels[arm].value) for arm in trained]
+    place_labels(ax, labels, marks, boxes)
+    rates = ", ".join(
+        f"{_label_of(method, trained)} {rate:.3g}"
+        for method, rate in sorted(chosen.items(), key=lambda item: method_rank(item[0]))
+    )
+    caption = (
+        f"Exam accuracy against learning rate; rings mark the chosen rates: {rates}. "
+        f"{setting_sentence(trained)} {seeds_sentence(arms)} {baseline_sentence(arms)}"
+    )
+    alt = "Line plot of exam accuracy against learning rate. " + " ".join(
+        f"{line[0].first.label}: "
+        + ", ".join(f"{levels[a].value:.1f} % at {a.first.learning_rate:.3g}" for a in line)
+        + "."
+        for line in groups.values()
+    )
+    return Figure(figure, caption, alt)
+
+
+def _label_of(method: str, arms: Sequence[Arm]) -> str:
+    return next((arm.first.label for arm in arms if arm.first.method == method), method)
+
+
+@styled
+def training_loss(records: Sequence[Record]) -> Figure:
+    """Training loss (nats a token) against optimizer step, smoothed over a twentieth of a run.
+
+    A method with several learning rates gets a panel of its own, with a line a rate. Raises
+    ValueError if no record holds a training log.
+    """
+    arms = [arm for arm in group_arms(records) if arm.first.training_log]
+    if not arms:
+        raise ValueError("records hold no training_log")
+    methods = list(dict.fromkeys(arm.first.method for arm in arms))
+    sweep = any(arm_name(arm, arms) != arm.first.label for arm in arms)
+    panels = [[a for a in arms if a.first.method == m] for m in methods] if sweep else [arms]
+    columns = min(2, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure = new_figure(4.2 if rows == 1 else 3.1 * rows)
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for ax in grid[len(panels) :]:
+        ax.axis("off")
+    ends = [_loss_panel(ax, panel, arms, sweep) for ax, panel in zip(grid, panels, strict=False)]
+    for ax in grid[-columns:]:
+        ax.set_xlabel("optimizer step")
+    for ax in grid[::columns]:
+        ax.set_ylabel("training loss (nats a token)")
+    for ax, labels in zip(grid, ends, strict=False):
+        left, right = ax.get_xlim()
+        ax.set_xlim(left, right + 0.22 * (right - left))
+    for ax, labels in zip(grid, ends, strict=False):
+        place_labels(ax, labels)
+    caption = (
+        "Training loss, a running mean over a twentieth of the run; faint: every logged step of "
+        f"the first seed. {setting_sentence(arms)}"
+    )
+    alt = "Line plot of training loss. " + " ".join(
+        f"{arm_name(arm, arms)}: from {_smooth(arm)[1][0]:.2f} to {_smooth(arm)[1][-1]:.2f}."
+        for arm in arms
+    )
+    return Figure(figure, caption, alt)
+
+
+def _smooth(arm: Arm) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and running mean of the first seed's loss."""
+    steps = np.array([entry.step for entry in arm.first.training_log])
+    loss = np.array([entry.loss for entry in arm.first.training_log])
+    window = max(1, len(loss) // 20)
+    kernel = np.ones(window)
+    return steps, np.convolve(loss, kernel, "same") / np.convolve(
+        np.ones(len(loss)), kernel, "same"
+    )
+
+
+def _loss_panel(ax: Axes, panel: Sequence[Arm], arms: Sequence[Arm], sweep: bool) -> list[Label]:
+    """Draw the arms of one panel; returns a label for each line's end."""
+    colours = method_colours(arm.first.method for arm in arms)
+    ax.grid(axis="y")
+    if sweep:
+        ax.set_title(panel[0].first.label)
+    labels = []
+    for rank, arm in enumerate(panel):
+        colour = colours[arm.first.method]
+        steps, loss = _smooth(arm)
+        raw = [entry.loss for entry in arm.first.training_log]
+        if not sweep:
+            ax.plot(steps, raw, color=colour, alpha=0.18, linewidth=0.8)
+        style = ("-", "--", "-.", ":")[rank % 4] if sweep else "-"
+        ax.plot(steps, loss, style, color=colour)
+        finite = np.flatnonzero(np.isfinite(loss))
+        if len(finite):
+            name = f"lr {arm.first.learning_rate:.3g}" if sweep else arm_name(arm, arms)
+            labels.append(Label(steps[finite[-1]], loss[finite[-1]], name, colour))
+    return labels

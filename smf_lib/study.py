@@ -1,0 +1,369 @@
+"""One study: the steps of a run in order, each kept on disk as soon as it is finished.
+
+    study = Study.load("quick")
+    spec = study.profile.run("smf-kl", seed=0)
+    model, tokenizer = study.build(spec)
+    outcome = study.train(spec, model, tokenizer)
+    measurements = study.measure(spec, model, tokenizer)
+    record = study.record(spec, model, outcome, measurements)
+
+What is finished is kept under `work/<profile>/`, in places named after everything that it depends
+on, so that a step that was done is not done again and a changed setting never meets old files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from peft import get_peft_model
+from torch import nn
+from transformers import PreTrainedTokenizerBase, set_seed
+
+from . import evaluate, probes
+from .background import collect_background, memories
+from .exam import Exam, build_exam
+from .models import ModelFiles, load_model, resolve_model
+from .profiles import Profile, RunSpec, load_profile
+from .registration import PEFT_TYPE
+from .results import Metric, Record, provenance, write_record
+from .train import TrainingOutcome, finetune, peak_memory
+
+STUDY = "local"  # the study of this machine, beside recorded ones, under results/<profile>/
+
+
+def find_root() -> Path:
+    """Where work/ and results/ lie: SMF_ROOT if set, else the repository, else this folder."""
+    if "SMF_ROOT" in os.environ:
+        return Path(os.environ["SMF_ROOT"]).resolve()
+    here = Path.cwd().resolve()
+    for folder in (here, *here.parents):
+        if (folder / "profiles").is_dir() and (folder / "smf_lib").is_dir():
+            return folder
+    return here
+
+
+def _digest(*parts) -> str:
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _write_json(path: Path, content) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch.write_text(json.dumps(content))
+    os.replace(scratch, path)
+
+
+NO_FOOTPRINT = {
+    "trainable_parameters": 0, "updated_parameters": 0, "saved_bytes": 0, "selection": {},
+}
+
+
+def footprint(model: nn.Module) -> dict:
+    """What training a model changed: parameters trainable and updated, bytes to keep, rows.
+
+    A memory's table counts with the rows that were updated: these are what a finetune has to keep
+    (`smf_lib.patches`); other trainable parameters count whole.
+    """
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    sparse = {id(m.table): m.table for m in memories(model).values() if m.updates is not None}
+    tables = {id(t.values) for t in sparse.values()}
+    anchors = {id(m.anchor) for m in memories(model).values()}
+    dense = [p for p in trainable if id(p) not in tables | anchors]
+    rows = [int((t.row_updates > 0).sum()) for t in sparse.values()]
+    width = next(iter(sparse.values())).values.shape[1] if sparse else 0
+    selection = {}
+    for name, memory in memories(model).items():
+        if memory.table is memory and memory.updates is not None:
+            layer = next(part for part in name.split(".") if part.isdigit())
+            selection[layer] = {
+                "rows": memory.num_rows,
+                "rows_touched": int((memory.row_updates > 0).sum()),
+                "updates": int(memory.row_updates.sum()),
+            }
+    return {
+        "trainable_parameters": sum(p.numel() for p in trainable if id(p) not in anchors),
+        "updated_parameters": sum(p.numel() for p in dense) + sum(rows) * width,
+        "saved_bytes": sum(p.numel() * p.element_size() for p in dense)
+        + sum(rows) * (4 * width + 8),  # float32 values and an int64 row id
+        "selection": selection,
+    }
+
+
+@dataclass(frozen=True)
+class Study:
+    """A profile and the folder its files go to."""
+
+    profile: Profile
+    root: Path
+
+    @classmethod
+    def load(cls, profile: str, root: str | Path | None = None) -> Study:
+        """The study of a profile, by its name or path. Raises ValueError as `load_profile`."""
+        return cls(load_profile(profile), Path(root) if root else find_root())
+
+    # ------------------------------------------------------------------ what a study is made of
+
+    @property
+    def work(self) -> Path:
+        """Folder of everything that can be made again."""
+        return self.root / "work" / self.profile.name
+
+    @property
+    def results(self) -> Path:
+        """Folder of the records of this profile, one subfolder a study."""
+        return self.root / "results" / self.profile.name
+
+    @cached_property
+    def model_files(self) -> ModelFiles:
+        return resolve_model(self.profile.model)
+
+    @cached_property
+    def exam(self) -> Exam:
+        return build_exam(self.profile.exam)
+
+    def load_base(self) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+        """The base model in float32 on this machine's device, and its tokenizer."""
+        model, tokenizer = load_model(self.model_files)
+        return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
+
+    def _own_text(self, name: str, sequences: int, tokens: int, seed: int, base=None):
+        wanted = (self.model_files.sha256, sequences, tokens, seed)
+        path = self.work / f"{name}-{_digest(*wanted)}.json"
+        if not path.is_file():
+            model, tokenizer = base or self.load_base()
+            text = probes.write_self_text(model, tokenizer, sequences, tokens, seed)
+            _write_json(path, text)
+        return json.loads(path.read_text())
+
+    def background_text(self, base=None) -> list[list[int]]:
+        """Token ids of the background text, written by the base model once and then kept."""
+        s = self.profile.background
+        return self._own_text("background", s.sequences, s.tokens, s.seed, base)
+
+    def self_text(self, base=None) -> list[list[int]]:
+        """Token ids of the text on which the KL divergence from the base model is measured."""
+        s = self.profile.probes
+        return self._own_text(
+            "self-text", s.self_text_sequences, s.self_text_tokens, s.self_text_seed, base
+        )
+
+    # ------------------------------------------------------------------ the steps of a run
+
+    def digest(self, spec: RunSpec) -> str:
+        """A short name for everything that the outcome of a run depends on."""
+        p = self.profile
+        settings = [spec.settings, p.training, p.memory, p.evaluation, p.probes, p.background]
+        return _digest(
+            *(s.model_dump() for s in settings), spec.seed, self.model_files.sha256, self.exam.sha256
+        )
+
+    def run_dir(self, spec: RunSpec) -> Path:
+        return self.work / "runs" / f"{spec.run_id}-{self.digest(spec)}"
+
+    def build(self, spec: RunSpec) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+        """The untrained model of a run: the base model, with the method's adapter if it has one.
+
+        The seed decides the initialisation (of the memory too) and the order of training. A
+        memory gets its background reads here.
+        """
+        set_seed(spec.seed)
+        model, tokenizer = self.load_base()
+        if spec.settings.kind != "peft":
+            return model, tokenizer
+        config = spec.settings.peft_config(self.profile.memory)
+        if config.peft_type == PEFT_TYPE:
+            config.seed += spec.seed
+            text = self.background_text((model, tokenizer))
+            model = get_peft_model(model, config)
+            self._collect_background(model, text)
+            return model, tokenizer
+        return get_peft_model(model, config), tokenizer
+
+    def _collect_background(self, model: nn.Module, text: list[list[int]]) -> None:
+        found = memories(model).values()
+        config = model.peft_config["default"].to_dict()
+        for name in ("rule", "rows_per_step", "max_grad_norm", "trainable", "target_modules"):
+            config.pop(name)  # none of these decides which rows are read
+        path = self.work / f"reads-{_digest(self.model_files.sha256, config, text)}.pt"
+        tables = {id(m.table): m.table for m in found}.values()
+        names = ("background_counts", "background_documents", "n_background_documents")
+        if not path.is_file():
+            collect_background(model, text)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            scratch = path.with_suffix(f".{os.getpid()}")
+            torch.save([[getattr(t, n).cpu() for n in names] for t in tables], scratch)
+            os.replace(scratch, path)
+        for table, kept in zip(tables, torch.load(path, weights_only=True)):
+            for name, counts in zip(names, kept):
+                getattr(table, name).copy_(counts)
+
+    def train(self, spec: RunSpec, model: nn.Module, tokenizer) -> TrainingOutcome:
+        """Train the model of a run in place, going on from its last checkpoint."""
+        path = self.run_dir(spec) / "training.json"
+        if spec.settings.kind == "base":
+            return TrainingOutcome(0.0, 0, 0, peak_memory(), [])
+        if path.is_file() and not self._unmeasured(spec):  # all was done before; nothing to repeat
+            return TrainingOutcome(**json.loads(path.read_text()))
+        outcome = finetune(
+            model,
+            tokenizer,
+            self.exam.train,
+            self.profile.training,
+            spec.learning_rate,
+            spec.seed,
+            self.run_dir(spec),
+        )
+        model.eval()
+        _write_json(self.run_dir(spec) / "footprint.json", footprint(model))
+        _write_json(path, dataclasses.asdict(outcome))
+        return outcome
+
+    def measure(self, spec: RunSpec, model: nn.Module, tokenizer) -> dict[str, Metric]:
+        """Exam accuracy and the profile's forgetting probes, each kept as soon as it is measured."""
+        p, settings = self.profile, self.profile.evaluation
+        precision = p.training.precision
+        for metric in self._unmeasured(spec):
+            if metric == "exam_accuracy":
+                questions = self.exam.split(settings.split)
+                measured = evaluate.measure_exam(
+                    model, tokenizer, questions, settings.batch_tokens, precision
+                )
+            elif metric == "prose_perplexity":
+                articles = probes.load_prose(p.probes.prose_articles)
+                measured = evaluate.measure_prose(model, tokenizer, articles, precision=precision)
+            elif metric == "knowledge_accuracy":
+                questions, shots = probes.load_knowledge(p.probes.knowledge_questions)
+                measured = evaluate.measure_knowledge(
+                    model, tokenizer, questions, shots[: p.probes.knowledge_shots],
+                    settings.batch_tokens, precision,
+                )
+            else:
+                base, base_tokenizer = self.load_base()
+                text = self.self_text((base, base_tokenizer))
+                measured = evaluate.measure_self_kl(model, base, text, precision=precision)
+            metric_json = {k: getattr(measured, k) for k in ("value", "stderr", "n", "items")}
+            _write_json(self._metric_path(spec, metric), metric_json)
+        return {m: Metric(**json.loads(self._metric_path(spec, m).read_text())) for m in self._metrics()}
+
+    def record(
+        self, spec: RunSpec, outcome: TrainingOutcome, metrics: dict[str, Metric], started: float
+    ) -> Record:
+        """Write the run's record to results/<profile>/local/<run_id>.json and return it.
+
+        `started` is `time.time()` at the start of the run. The run's checkpoints are removed.
+        """
+        kept = self.run_dir(spec) / "footprint.json"
+        size = json.loads(kept.read_text()) if kept.is_file() else dict(NO_FOOTPRINT)
+        selection = size.pop("selection")
+        record = Record(
+            schema_version=1,
+            run_id=spec.run_id,
+            profile=self.profile.name,
+            study=STUDY,
+            method=spec.method,
+            label=spec.settings.label,
+            seed=spec.seed,
+            status="complete",
+            settings=self._settings(spec),
+            model=self._model_part(),
+            data=self._data_part(metrics),
+            metrics=metrics,
+            baselines={
+                "chance": self.exam.chance,
+                "majority": self.exam.majority(self.profile.evaluation.split),
+            },
+            cost={
+                "train_seconds": outcome.seconds,
+                "train_tokens": outcome.tokens,
+                "steps": outcome.steps,
+                "tokens_per_second": outcome.tokens / outcome.seconds if outcome.seconds else 0.0,
+                "peak_memory_bytes": outcome.peak_memory_bytes if outcome.steps else 0,
+                "total_seconds": time.time() - started,
+                **size,
+            },
+            selection=selection,
+            training_log=outcome.log,
+            created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            **provenance(),
+        )
+        write_record(self.results / STUDY / f"{spec.run_id}.json", record)
+        for checkpoint in self.run_dir(spec).glob("checkpoint-*"):
+            shutil.rmtree(checkpoint)
+        return record
+
+    def _settings(self, spec: RunSpec) -> dict:
+        names = ("exam", "probes", "background", "memory", "training", "evaluation")
+        parts = {name: getattr(self.profile, name).model_dump() for name in names}
+        return {"method": spec.settings.model_dump(), **parts, "digest": self.digest(spec)}
+
+    def _model_part(self) -> dict:
+        files = self.model_files
+        with torch.device("meta"):
+            from transformers import AutoConfig, AutoModelForCausalLM
+
+            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(files.path))
+        return {
+            "name": files.name,
+            "source": files.source,
+            "sha256": files.sha256,
+            "parameters": model.num_parameters(),
+        }
+
+    def _data_part(self, metrics: dict[str, Metric]) -> dict:
+        settings = self.profile.probes
+        parts = {
+            "exam": {
+                "name": self.exam.name,
+                "sha256": self.exam.sha256,
+                "split": self.profile.evaluation.split,
+                "train_rows": len(self.exam.train),
+                "rows": metrics["exam_accuracy"].n,
+            }
+        }
+        if "prose_perplexity" in metrics:
+            articles = probes.load_prose(settings.prose_articles)
+            parts["prose"] = {
+                "sha256": _digest(*((a.title, a.text) for a in articles)),
+                "articles": len(articles),
+                "words": sum(len(a.text.split()) for a in articles),
+            }
+        if "knowledge_accuracy" in metrics:
+            questions, shots = probes.load_knowledge(settings.knowledge_questions)
+            shots = shots[: settings.knowledge_shots]
+            parts["knowledge"] = {
+                "sha256": _digest(*(dataclasses.asdict(q) for q in (*questions, *shots))),
+                "questions": len(questions),
+                "shots": len(shots),
+            }
+        if "self_kl" in metrics:
+            parts["self_text"] = {
+                "sha256": _digest(self.self_text()),
+                "sequences": settings.self_text_sequences,
+                "tokens": settings.self_text_tokens,
+            }
+        return parts
+
+    def _metric_path(self, spec: RunSpec, metric: str) -> Path:
+        return self.run_dir(spec) / f"{metric}.json"
+
+    def _metrics(self) -> list[str]:
+        names = {
+            "prose": "prose_perplexity",
+            "knowledge": "knowledge_accuracy",
+            "self_text": "self_kl",
+        }
+        return ["exam_accuracy", *(names[p] for p in self.profile.evaluation.probes)]
+
+    def _unmeasured(self, spec: RunSpec) -> list[str]:
+        return [m for m in self._metrics() if not self._metric_path(spec, m).is_file()]

@@ -1,0 +1,248 @@
+"""From records to numbers: runs grouped into arms, each arm's gain and drift with intervals.
+
+An arm is one setting of one method in one study; its runs differ in their seed only. Gain and
+drift are measured from the base model of the same study, on the same items. Units here: gains
+and accuracies in points (percent), perplexity change in percent, KL in nats a token.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import stats
+from .equal_gain import EqualGain, SweepPoint, drift_at_equal_gain
+from .record import MetricName, Record
+from .results import ResultsError, paired_key
+from .stats import Interval, McNemar
+
+METHOD_ORDER = ("base", "full", "lora", "smf-kl", "smf-tfidf")
+DRIFT_METRICS = ("prose_perplexity", "knowledge_accuracy", "self_kl")
+PROBES = {
+    "prose_perplexity": "perplexity",
+    "knowledge_accuracy": "accuracy",
+    "self_kl": "kl",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Arm:
+    """Runs of one method at one learning rate in one study, in order of their seeds."""
+
+    records: tuple[Record, ...]
+
+    @property
+    def first(self) -> Record:
+        """The run that stands for what all share: profile, study, method, label, settings."""
+        return self.records[0]
+
+    @property
+    def is_base(self) -> bool:
+        """Whether this is the model before any finetuning."""
+        return self.first.kind == "base"
+
+    def has(self, metric: MetricName) -> bool:
+        """Whether all runs of the arm measured `metric`."""
+        return all(metric in record.metrics for record in self.records)
+
+    def items(self, metric: MetricName) -> NDArray[np.float64]:
+        """Items of all runs, float64 (seeds, n) or (seeds, n, 2).
+
+        Raises ResultsError if a run lacks the metric or was measured on other items.
+        """
+        keys = {paired_key(record, metric): record.run_id for record in self.records}
+        if len(keys) > 1:
+            raise ResultsError(
+                f"runs {', '.join(keys.values())}: {metric} was measured on "
+                "different data, so their seeds cannot be combined"
+            )
+        return np.array([record.metrics[metric].items for record in self.records], dtype=float)
+
+
+def method_rank(method: str) -> tuple[int, str]:
+    """Sort key of methods: those of the study in their order, others after them by name."""
+    known = method in METHOD_ORDER
+    return (METHOD_ORDER.index(method) if known else len(METHOD_ORDER), method)
+
+
+def group_arms(records: Iterable[Record]) -> list[Arm]:
+    """Group runs into arms, sorted by study, method and learning rate; the base comes first."""
+    groups: dict[tuple, list[Record]] = {}
+    for record in records:
+        rank = (-1, "") if record.kind == "base" else method_rank(record.method)
+        rate = record.learning_rate or 0.0
+        key = (record.profile, record.study, *rank, record.method, rate)
+        groups.setdefault(key, []).append(record)
+    arms = []
+    for key in sorted(groups):
+        runs = sorted(groups[key], key=lambda record: record.seed)
+        # The base model is measured, not trained: its runs are repetitions of one run.
+        arms.append(Arm(tuple(runs[:1] if runs[0].kind == "base" else runs)))
+    return arms
+
+
+def base_of(arm: Arm, arms: Sequence[Arm]) -> Arm:
+    """The base model's arm of the same profile and study. Raises ResultsError without one."""
+    for other in arms:
+        same = (other.first.profile, other.first.study) == (arm.first.profile, arm.first.study)
+        if other.is_base and same:
+            return other
+    raise ResultsError(
+        f"study {arm.first.study!r} of profile {arm.first.profile!r} has no run of the base "
+        f"model; {arm.first.run_id!r} cannot be compared with it"
+    )
+
+
+def level(arm: Arm, metric: MetricName) -> Interval:
+    """The metric itself: accuracies in percent, perplexity, KL in nats a token."""
+    items = arm.items(metric)
+    if metric == "prose_perplexity":
+        return stats.perplexity_interval(items)
+    if metric == "self_kl":
+        return stats.mean_interval(items)
+    return stats.accuracy_interval(items).scaled(100)
+
+
+def change(arm: Arm, base: Arm, metric: MetricName) -> Interval:
+    """What finetuning changed: accuracies in points, perplexity in percent, KL in nats.
+
+    `seeds` is the arm's, since the base model is not trained.
+    """
+    if metric == "self_kl":
+        return level(arm, metric)
+    check_paired(arm, base, metric)
+    ours, theirs = arm.items(metric), base.items(metric)
+    if metric == "prose_perplexity":
+        interval = stats.perplexity_ratio(ours, theirs).scaled(100, offset=-1)
+    else:
+        interval = stats.accuracy_difference(ours, theirs).scaled(100)
+    return replace(interval, seeds=len(arm.records))
+
+
+def drift(arm: Arm, base: Arm, metric: MetricName) -> Interval:
+    """Forgetting, larger is worse: the change, with knowledge counted as points lost."""
+    interval = change(arm, base, metric)
+    return interval.scaled(-1) if metric == "knowledge_accuracy" else interval
+
+
+def check_paired(first: Arm, second: Arm, metric: MetricName) -> None:
+    """Raise ResultsError unless both arms answered the same items."""
+    if paired_key(first.first, metric) != paired_key(second.first, metric):
+        raise ResultsError(
+            f"runs {first.first.run_id!r} and {second.first.run_id!r} were measured on different "
+            f"data or splits ({metric}); they cannot be compared item by item"
+        )
+
+
+def compare(first: Arm, second: Arm) -> tuple[Interval, McNemar | None]:
+    """Exam accuracy of `first` minus `second` in points; McNemar's test for single runs."""
+    check_paired(first, second, "exam_accuracy")
+    a, b = first.items("exam_accuracy"), second.items("exam_accuracy")
+    single = len(a) == len(b) == 1
+    return stats.accuracy_difference(a, b).scaled(100), stats.mcnemar(a, b) if single else None
+
+
+def retention(arm: Arm, reference: Arm, base: Arm) -> Interval:
+    """The arm's exam gain as a share of the reference's, in percent."""
+    for other in (reference, base):
+        check_paired(arm, other, "exam_accuracy")
+    items = (other.items("exam_accuracy") for other in (arm, reference, base))
+    return stats.gain_retention(*items).scaled(100)
+
+
+def equal_gain(
+    arms: Sequence[Arm], metric: MetricName, reference: str | None = "lora"
+) -> EqualGain:
+    """Drift of each method of one study at one exam gain.
+
+    reference: the method that the excess of the others is measured from, if it has a sweep.
+    Methods with one learning rate only are left out. Gain and drifts are shares (not points) and
+    nats. Raises ResultsError if the arms come from several studies.
+    """
+    studies = {(arm.first.profile, arm.first.study) for arm in arms}
+    if len(studies) > 1:
+        raise ResultsError(f"one study at a time: {sorted(studies)} were given")
+    trained = [arm for arm in arms if not arm.is_base and arm.has(metric)]
+    sweeps: dict[str, list[SweepPoint]] = {}
+    for arm in trained:
+        check_paired(arm, base_of(arm, arms), "exam_accuracy")
+        if metric != "self_kl":
+            check_paired(arm, base_of(arm, arms), metric)
+        point = SweepPoint(arm.items("exam_accuracy"), arm.items(metric))
+        sweeps.setdefault(arm.first.method, []).append(point)
+    sweeps = {name: points for name, points in sweeps.items() if len(points) > 1}
+    if not sweeps:
+        return EqualGain(
+            np.nan, {}, {}, f"no method was run at two learning rates with {metric} measured"
+        )
+    base = base_of(trained[0], arms)
+    probe = np.zeros(1) if metric == "self_kl" else base.items(metric)
+    base_point = SweepPoint(base.items("exam_accuracy"), probe)
+    reference = reference if reference in sweeps else None
+    return drift_at_equal_gain(sweeps, base_point, PROBES[metric], reference)
+
+
+def best_learning_rates(records: Sequence[Record]) -> dict[str, float]:
+    """The learning rate of highest exam accuracy for each method; the lower one of equals.
+
+    Give the runs of one split only, the validation split.
+    """
+    best: dict[str, tuple[float, float]] = {}
+    for arm in group_arms(records):
+        if arm.is_base or not arm.has("exam_accuracy"):
+            continue
+        key = (arm.items("exam_accuracy").mean(), -arm.first.learning_rate)
+        best[arm.first.method] = max(best.get(arm.first.method, key), key)
+    return {method: -negative for method, (_, negative) in best.items()}
+
+
+def arm_name(arm: Arm, arms: Sequence[Arm]) -> str:
+    """The method's label, with the learning rate where the study has several of that method."""
+    rates = {other.first.learning_rate for other in arms if other.first.method == arm.first.method}
+    if len(rates) > 1:
+        return f"{arm.first.label}, lr {arm.first.learning_rate:.3g}"
+    return arm.first.label
+
+
+def listed(values: Iterable[object]) -> str:
+    """Distinct values in their order, as `a, b and c`."""
+    words = list(dict.fromkeys(str(value) for value in values))
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def setting_sentence(arms: Sequence[Arm]) -> str:
+    """Which profile, study, split and how many questions the numbers come from."""
+    exams = [arm.first.data.exam for arm in arms if arm.first.data.exam is not None]
+    text = (
+        f"Profile {listed(arm.first.profile for arm in arms)}, "
+        f"study {listed(arm.first.study for arm in arms)}"
+    )
+    if exams:
+        rows = listed(exam.rows for exam in exams)
+        text += f"; {listed(exam.split for exam in exams)} split, {rows} questions"
+    return text + "."
+
+
+def seeds_sentence(arms: Sequence[Arm]) -> str:
+    """What the intervals cover, given the number of seeds of the trained arms."""
+    counts = {len(arm.records) for arm in arms if not arm.is_base}
+    if not counts or counts == {1}:
+        return (
+            "Bars are 95 % intervals over questions, articles or sequences; there is one seed, so "
+            "they do not cover the luck of training."
+        )
+    seeds = str(min(counts)) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
+    return f"Bars are 95 % intervals over items and {seeds} seeds."
+
+
+def baseline_sentence(arms: Sequence[Arm]) -> str:
+    """Exam accuracy of the base model, of guessing and of the most frequent position."""
+    chance = listed(f"{100 * arm.first.baselines.chance:.1f} %" for arm in arms)
+    majority = listed(f"{100 * arm.first.baselines.majority:.1f} %" for arm in arms)
+    text = f"Guessing gives {chance}, always the most frequent position {majority}."
+    bases = [arm for arm in arms if arm.is_base and arm.has("exam_accuracy")]
+    if bases:
+        levels = listed(f"{level(base, 'exam_accuracy').value:.1f} %" for base in bases)
+        text = f"The base model answers {levels} of the exam. {text}"
+    return text

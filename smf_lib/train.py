@@ -1,0 +1,176 @@
+"""Finetuning one model with one method: transformers' Trainer, resumable, the same for all arms."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Sequence
+
+import torch
+from torch import nn
+from transformers import (
+    DataCollatorForSeq2Seq,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from .exam import ExamQuestion, continuation, prompt
+from .profiles import TrainingSettings
+
+COMPLETE = "complete.json"
+IGNORED = -100  # label of a token that bears no loss
+
+
+@dataclass(frozen=True)
+class TrainingOutcome:
+    """What training took. Memory is the peak of the process, in bytes; log: step and mean loss."""
+
+    seconds: float
+    tokens: int
+    steps: int
+    peak_memory_bytes: int
+    log: list[dict]
+
+
+def encode(question: ExamQuestion, tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict:
+    """Token ids and labels of one question with its right answer; only the answer bears loss.
+
+    The answer ends with the end-of-text token, so that the model learns to stop.
+
+    Raises:
+        ValueError: the question and answer are longer than max_length.
+    """
+    context = tokenizer(prompt(question)).input_ids
+    answer = tokenizer(
+        continuation(question.options[question.answer]), add_special_tokens=False
+    ).input_ids + [tokenizer.eos_token_id]
+    if len(context) + len(answer) > max_length:
+        raise ValueError(
+            f"training.max_length={max_length} is too short: question {question.id} has "
+            f"{len(context) + len(answer)} tokens; raise training.max_length"
+        )
+    return {
+        "input_ids": context + answer,
+        "labels": [IGNORED] * len(context) + answer,
+        "attention_mask": [1] * (len(context) + len(answer)),
+    }
+
+
+def finetune(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[ExamQuestion],
+    settings: TrainingSettings,
+    learning_rate: float,
+    seed: int,
+    work_dir: Path,
+) -> TrainingOutcome:
+    """Train `model` in place on the questions; goes on from the last checkpoint in `work_dir`.
+
+    All parameters with requires_grad are trained by AdamW without weight decay, on a cosine
+    schedule with warm-up; memory tables by the row-sparse step of `smf_lib.optim`. Weights stay
+    float32; with precision "bf16" the forward and backward passes run under bfloat16 autocast.
+    Batches hold questions of similar length. A run that was killed and started again gives the
+    same weights as one that was not.
+    """
+    rows = [encode(q, tokenizer, settings.max_length) for q in questions]
+    per_epoch = -(-len(rows) // (settings.batch_size * settings.gradient_accumulation))
+    steps = per_epoch * settings.epochs
+    arguments = TrainingArguments(
+        output_dir=str(work_dir),
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation,
+        learning_rate=learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=round(settings.warmup_ratio * steps),
+        weight_decay=0.0,
+        max_grad_norm=settings.max_grad_norm,
+        bf16=settings.precision == "bf16",
+        use_cpu=not torch.cuda.is_available(),
+        seed=seed,
+        data_seed=seed,
+        train_sampling_strategy="group_by_length",
+        save_steps=settings.checkpoint_every,
+        save_total_limit=1,
+        logging_steps=max(1, min(10, steps // 10)),
+        report_to=[],
+        dataloader_pin_memory=False,
+        disable_tqdm=False,
+    )
+    clock = _Clock(work_dir)
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=rows,
+        data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED),
+        callbacks=[clock],
+    )
+    trainer.train(resume_from_checkpoint=_last_checkpoint(work_dir))
+    losses = [{"step": e["step"], "loss": e["loss"]} for e in trainer.state.log_history if "loss" in e]
+    return TrainingOutcome(
+        seconds=clock.seconds(),
+        tokens=settings.epochs * sum(len(row["input_ids"]) for row in rows),
+        steps=trainer.state.global_step,
+        peak_memory_bytes=max(clock.peak, peak_memory()),
+        log=losses,
+    )
+
+
+def peak_memory() -> int:
+    """Peak memory of this process in bytes: on the GPU where there is one, else resident."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+class _Clock(TrainerCallback):
+    """Adds up training time over interruptions and marks each checkpoint that is whole."""
+
+    def __init__(self, work_dir: Path):
+        self.work_dir, self.before, self.peak = work_dir, 0.0, 0
+        self.started = time.perf_counter()
+
+    def seconds(self) -> float:
+        return self.before + time.perf_counter() - self.started
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        mark = self.work_dir / f"checkpoint-{state.global_step}" / COMPLETE
+        if mark.is_file():
+            earlier = json.loads(mark.read_text())
+            self.before, self.peak = earlier["seconds"], earlier["peak_memory_bytes"]
+        self.started = time.perf_counter()
+
+    def on_save(self, args, state, control, **kwargs):
+        mark = self.work_dir / f"checkpoint-{state.global_step}" / COMPLETE
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        scratch = mark.with_suffix(".tmp")
+        scratch.write_text(
+            json.dumps({"seconds": self.seconds(), "peak_memory_bytes": max(self.peak, peak_memory())})
+        )
+        os.replace(scratch, mark)
+
+
+def _last_checkpoint(work_dir: Path) -> str | None:
+    """The newest whole checkpoint; those that a kill left half-written are removed."""
+    whole = []
+    for folder in work_dir.glob("checkpoint-*"):
+        if (folder / COMPLETE).is_file():
+            whole.append(folder)
+        else:
+            shutil.rmtree(folder)
+    return str(max(whole, key=lambda f: int(f.name.rpartition("-")[2]))) if whole else None

@@ -1,0 +1,114 @@
+"""Tiny random models with memories, and what the tests of the engine ask of them."""
+
+from __future__ import annotations
+
+import torch
+import transformers
+from peft import PeftModel, get_peft_model
+from torch import Tensor, nn
+
+from smf_lib import SparseMemoryConfig, collect_background
+from smf_lib.background import memories
+
+VOCABULARY = 64
+_COMMON = dict(vocab_size=VOCABULARY, pad_token_id=0, bos_token_id=1, eos_token_id=2)
+_LLAMA = dict(
+    hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=4,
+    num_key_value_heads=2, max_position_embeddings=64,
+)
+ARCHITECTURES = {
+    "Llama": _LLAMA,
+    "Qwen2": _LLAMA,
+    "Qwen3": _LLAMA | {"head_dim": 8},
+    "Mistral": _LLAMA,
+    "Gemma": _LLAMA | {"head_dim": 8},
+    "GPT2": dict(n_embd=32, n_layer=4, n_head=4, n_positions=64),
+    "GPTNeoX": dict(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=4,
+        max_position_embeddings=64,
+    ),
+    "OPT": dict(
+        hidden_size=32, ffn_dim=48, num_hidden_layers=4, num_attention_heads=4,
+        word_embed_proj_dim=32, max_position_embeddings=64,
+    ),
+    "Phi": dict(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=4,
+        max_position_embeddings=64,
+    ),
+}
+
+
+def tiny_model(architecture: str = "Llama", seed: int = 0, **settings) -> nn.Module:
+    """A random causal language model of 4 layers and width 32, without dropout."""
+    config_class = getattr(transformers, f"{architecture}Config")
+    config = config_class(**_COMMON | ARCHITECTURES.get(architecture, {}) | settings)
+    for name in list(vars(config)):
+        if "drop" in name and isinstance(getattr(config, name), float):
+            setattr(config, name, 0.0)
+    torch.manual_seed(seed)
+    return transformers.AutoModelForCausalLM.from_config(config).eval()
+
+
+def memory_config(**settings) -> SparseMemoryConfig:
+    """A memory of 64 rows at layers 1 and 2, from which a step updates 6; rule `count`."""
+    small = dict(
+        task_type="CAUSAL_LM", layers=[1, 2], num_subkeys=8, num_heads=2, top_k=4, key_dim=8,
+        rows_per_step=6, rule="count",
+    )
+    return SparseMemoryConfig(**small | settings)
+
+
+def memory_model(architecture: str = "Llama", model: nn.Module | None = None, **settings) -> PeftModel:
+    """`tiny_model` with the memory of `memory_config`, with background reads if the rule asks."""
+    config = memory_config(**settings)
+    peft_model = get_peft_model(tiny_model(architecture) if model is None else model, config)
+    if config.rule in ("kl", "tfidf"):
+        collect_background(peft_model, tokens(6, 12, seed=99).tolist())
+    return peft_model
+
+
+def tokens(batch: int, length: int, seed: int = 0) -> Tensor:
+    """Random token ids (batch, length), none of them special."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(3, VOCABULARY, (batch, length), generator=generator)
+
+
+def tables(model: nn.Module) -> list[nn.Module]:
+    """The memories of the model that own a value table, in depth order."""
+    return [m for m in memories(model).values() if m.table is m]
+
+
+def adamw(model: nn.Module, learning_rate: float = 1e-2, **settings) -> torch.optim.AdamW:
+    """AdamW over everything that is trained."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return torch.optim.AdamW(trained, lr=learning_rate, **{"weight_decay": 0.0} | settings)
+
+
+def train_step(model, optimizer, ids: Tensor, **inputs) -> float:
+    """One optimizer step on a batch of token ids, each its own label. Returns the loss."""
+    loss = model(input_ids=ids, labels=inputs.pop("labels", ids), **inputs).loss
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    return loss.item()
+
+
+def bits(x: Tensor) -> Tensor:
+    """A tensor's bit patterns, so that equality means the same bits (and NaN equals itself)."""
+    kinds = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return x.detach().contiguous().view(kinds[x.element_size()]).clone()
+
+
+def row_state(optimizer: torch.optim.Optimizer, memory: nn.Module) -> dict[str, Tensor]:
+    """Optimizer state of every row of a table, (N,) steps and (N, d) moments; zero if none yet."""
+    state = optimizer.state[memory.values]
+    rows, width = memory.values.shape
+    dense = {
+        "row_steps": torch.zeros(rows), "exp_avg": torch.zeros(rows, width),
+        "exp_avg_sq": torch.zeros(rows, width),
+    }
+    if state:
+        known = (state["slots"] >= 0).nonzero().squeeze(1)
+        for name, held in dense.items():
+            held[known] = state[name][state["slots"][known].long()].float()
+    return dense
