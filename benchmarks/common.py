@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from torch import nn
 from tqdm.auto import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -68,18 +69,25 @@ def medians(seconds: dict[str, list[float]]) -> dict[str, float]:
     return {name: median(values) for name, values in seconds.items()}
 
 
-def smol_model(layers: int, small: bool = False) -> LlamaForCausalLM:
-    """A decoder with the shapes of SmolLM2-135M (30 layers of width 576) and random weights."""
+def smol_model(layers: int, vocabulary: int, small: bool = False) -> LlamaForCausalLM:
+    """A decoder with the width and heads of SmolLM2-135M and random weights, to be trained.
+
+    `small` makes it a toy, for tests.
+    """
     torch.manual_seed(0)
     shape = {
-        "vocab_size": 49_152, "hidden_size": 576, "intermediate_size": 1536,
-        "num_attention_heads": 9, "num_key_value_heads": 3,
+        "vocab_size": vocabulary, "hidden_size": 576, "intermediate_size": 1536,
+        "num_hidden_layers": layers, "num_attention_heads": 9, "num_key_value_heads": 3,
     }
     if small:
         shape |= {"vocab_size": 128, "hidden_size": 72, "intermediate_size": 96}
-    return LlamaForCausalLM(
-        LlamaConfig(**shape, num_hidden_layers=layers, tie_word_embeddings=True)
-    )
+    return LlamaForCausalLM(LlamaConfig(**shape, tie_word_embeddings=True)).train()
+
+
+def causal_loss(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
+    """Loss on every token, weights in float32 and the passes under bfloat16 autocast."""
+    with torch.autocast("cpu", torch.bfloat16):
+        return model(input_ids=ids, labels=ids).loss
 
 
 def invent_background(memory: ProductKeyMemory) -> None:

@@ -6,7 +6,7 @@ from typing import Sequence
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .memory import ProductKeyMemory
 

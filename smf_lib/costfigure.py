@@ -60,8 +60,8 @@ def cost(records: Sequence[Record]) -> Figure:
     arms = [arm for arm in group_arms(records) if not arm.is_base]
     if not arms:
         raise ValueError("records hold no trained run, so there is no cost to draw")
-    several = len({arm.first.study for arm in arms}) > 1
-    names = [arm_name(a, arms) + (f" ({a.first.study})" if several else "") for a in arms]
+    several = len({arm.where for arm in arms}) > 1
+    names = [arm_name(a, arms) + (f"\n{a.where}" if several else "") for a in arms]
     figure = new_figure(1.6 + 2 * 0.32 * len(arms) + 0.8)
     grid = figure.subplots(2, 2, sharey=True).ravel()
     for ax, (field, title, words) in zip(grid, PANELS, strict=True):
@@ -74,9 +74,9 @@ def cost(records: Sequence[Record]) -> Figure:
         for a in arms
     )
     caption = (
-        f"Cost of each method on {machines}; profile {listed(a.first.profile for a in arms)}, "
-        f"study {listed(a.first.study for a in arms)}. Time and memory are those of training "
-        "alone; an axis marked log is logarithmic."
+        f"Cost of each method on {machines}; study {listed(a.where for a in arms)}. "
+        "Time and memory are those of training "
+        "alone. A panel marked log scale has a logarithmic axis that does not start at zero."
     )
     alt = "Bar charts of cost. " + " ".join(
         f"{name}: "
@@ -122,8 +122,9 @@ def _bar_panel(
             size=9,
             color="#333333",
         )
-    ax.set_title(f"{title} (log)" if logarithmic else title)
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: words(value) if value else "0"))
-    ax.tick_params(axis="y", length=0)
+    ax.set_title(f"{title} (log scale)" if logarithmic else title)
     if not logarithmic:
-        ax.locator_params(axis="x", nbins=4)
+        ax.set_xticks([])
+        ax.spines.bottom.set_visible(False)
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: words(value)))
+    ax.tick_params(axis="y", length=0)

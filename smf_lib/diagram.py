@@ -12,8 +12,8 @@ CHOSEN = COLOURS["full"]
 PALE = "#f1f1f1"
 KEYS = 6
 TOP_FIRST, TOP_SECOND = (1, 3), (0, 4)
-BEST = ((1, 0), (1, 4), (3, 0))
-TRAINED = ((1, 4), (3, 0))
+BEST = ((1, 0), (1, 4), (3, 4))
+TRAINED = ((1, 4), (3, 4))
 
 
 @styled
@@ -116,54 +116,57 @@ def _grid(ax: Axes) -> None:
 
 
 def _values(ax: Axes) -> None:
-    """The value table; rows read are coloured, rows selected for the update outlined."""
-    x, y, height = 11.9, 1.6, 0.4
+    """The value table, a row a pair; rows read are coloured, rows selected outlined."""
+    x, y, width, height = 11.9, 1.75, 1.6, 0.19
     cell, grid_x, grid_y = 0.52, 7.5, 3.35
-    shown = (
-        None,
-        (1, 0),
-        None,
-        None,
-        (1, 4),
-        None,
-        None,
-        (3, 0),
-        None,
-        None,
-        None,
-        None,
-        None,
-        None,
-    )
-    for index, pair in enumerate(shown):
-        row = y + height * (len(shown) - 1 - index)
-        _box(ax, x, row, 2.1, height, facecolor=READ if pair in BEST else PALE)
-        if pair is None:
-            continue
+    pairs = [(first, second) for first in range(KEYS) for second in range(KEYS)]
+    tops = {pair: y + height * (len(pairs) - 1 - index) for index, pair in enumerate(pairs)}
+    for pair, row in tops.items():
+        colour = READ if pair in BEST else PALE
+        _box(ax, x, row, width, height, facecolor=colour, linewidth=0.6)
+    for pair in BEST:
+        row = tops[pair]
         start = (grid_x + cell * (pair[1] + 1), grid_y + cell * (KEYS - 1 - pair[0]) + cell / 2)
         _arrow(ax, start, (x - 0.06, row + height / 2), color=READ, linewidth=1.0)
-    for index, pair in enumerate(shown):
+        _text(
+            ax,
+            x + width + 0.12,
+            row + height / 2,
+            f"pair {pair[0] + 1}, {pair[1] + 1}",
+            ha="left",
+            size=8.5,
+        )
         if pair in TRAINED:
-            row = y + height * (len(shown) - 1 - index)
-            _box(ax, x, row, 2.1, height, facecolor="none", edgecolor=CHOSEN, linewidth=2.4)
-    _text(ax, x + 1.05, y + height * len(shown) + 0.3, "value rows")
+            _box(
+                ax,
+                x,
+                row,
+                width,
+                height,
+                facecolor="none",
+                edgecolor=CHOSEN,
+                linewidth=2.2,
+                zorder=3,
+            )
+    _text(ax, x + width / 2, y + height * len(pairs) + 0.3, f"{len(pairs)} value rows")
 
 
 def _output(ax: Axes) -> None:
-    _arrow(ax, (14.1, 5.0), (14.75, 5.0))
+    """The weighted sum of the rows read."""
+    _arrow(ax, (13.7, 4.35), (14.55, 4.35))
     ax.add_patch(
         FancyBboxPatch(
-            (14.85, 4.45),
-            0.8,
+            (14.65, 3.95),
             1.1,
+            0.8,
             boxstyle="round,pad=0.05",
             facecolor="white",
             edgecolor=READ,
             linewidth=1.4,
         )
     )
-    _text(ax, 15.25, 5.0, "out-\nput", size=9.5)
-    _text(ax, 14.5, 6.0, "softmax-\nweighted\nsum", size=8.5, ha="left", va="bottom")
+    _text(ax, 15.2, 4.35, "output", size=9.5)
+    _text(ax, 15.2, 3.3, "softmax-\nweighted sum", size=8.5, va="center")
 
 
 def _steps(ax: Axes) -> None:

@@ -4,19 +4,20 @@ import math
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from .figstyle import (
     FAINT,
     GREY,
     Figure,
-    Label,
     method_colours,
     new_figure,
-    place_labels,
     study_shapes,
     styled,
 )
+from .labels import Label, place_labels
 from .record import MetricName, Record
 from .stats import Interval
 from .summary import (
@@ -32,12 +33,13 @@ from .summary import (
     listed,
     seeds_sentence,
     setting_sentence,
+    signed,
 )
 
 DRIFT_TITLES = {
     "prose_perplexity": ("Prose", "perplexity change (%)"),
     "knowledge_accuracy": ("General knowledge", "accuracy lost (points)"),
-    "self_kl": ("Its own text", "KL from the base (nats a token)"),
+    "self_kl": ("The base model's own text", "KL from the base (nats a token)"),
 }
 
 
@@ -55,34 +57,57 @@ def gain_against_forgetting(records: Sequence[Record]) -> Figure:
     if not panels:
         raise ValueError("records hold no trained run with exam_accuracy and a forgetting probe")
     gains = {arm: change(arm, base_of(arm, arms), "exam_accuracy") for arm in trained}
-    shapes = study_shapes(arm.first.study for arm in arms)
+    shapes = study_shapes(arm.where for arm in arms)
     rows, columns = (1, len(panels)) if len(panels) < 3 else (2, 2)
-    figure = new_figure(4.2 if rows == 1 else 7.2)
+    figure = new_figure(4.4 if rows == 1 else 7.2)
     grid = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
     drifts = {}
     for ax, metric in zip(grid, panels, strict=False):
         shown = [arm for arm in trained if arm.has(metric)]
         drifts[metric] = {arm: drift(arm, base_of(arm, arms), metric) for arm in shown}
         _gain_panel(ax, metric, gains, drifts[metric], shapes)
+    _widen(grid[0], 4.0, "y")
     for ax in grid[::columns]:
         ax.set_ylabel("exam gain (points)")
     if len(panels) == 3:
         _reading_guide(grid[3], arms, shapes)
+    elif len(shapes) > 1:
+        _shape_legend(figure, shapes)
     for ax, metric in zip(grid, panels, strict=False):
         _name_marks(ax, gains, drifts[metric], _base_label(arms))
-    sweep = len(trained) > len({(arm.first.study, arm.first.method) for arm in trained})
-    joined = " Lines join the learning rates of a method in their order." if sweep else ""
+    return Figure(figure, *_words(arms, gains, drifts))
+
+
+def _words(
+    arms: Sequence[Arm],
+    gains: dict[Arm, Interval],
+    drifts: dict[MetricName, dict[Arm, Interval]],
+) -> tuple[str, str]:
+    """Caption and alternative text; of a sweep the alternative text gives the best rates."""
+    best: dict[tuple[str, str], Arm] = {}
+    for arm, gain in gains.items():
+        held = best.setdefault((arm.where, arm.first.method), arm)
+        if gain.value > gains[held].value:
+            best[arm.where, arm.first.method] = arm
+    sweep = len(gains) > len(best)
+    joined = (
+        " Lines start at the base model and join the learning rates of a method in their order."
+    )
+    lost = [a for a in gains if any(a in d and not d[a].known for d in drifts.values())]
+    diverged = f" Diverged, so not drawn: {listed(arm_name(a, arms) for a in lost)}."
     caption = (
-        f"What was learned against what was forgotten. Up is more learned, right is more "
-        f"forgotten; the base model is at the origin.{joined} {setting_sentence(arms)} "
-        f"{seeds_sentence(arms)} {baseline_sentence(arms)}"
+        "What was learned against what was forgotten. Up is more learned, right is more "
+        f"forgotten; the base model is at the origin.{joined if sweep else ''}"
+        f"{diverged if lost else ''} {setting_sentence(arms)} {seeds_sentence(arms)} "
+        f"{baseline_sentence(arms)}"
     )
-    alt = f"Scatter plots of exam gain against {listed(DRIFT_TITLES[m][1] for m in panels)}. "
+    alt = f"Scatter plots of exam gain against {listed(DRIFT_TITLES[m][1] for m in drifts)}. "
+    alt += "At the learning rate of highest gain: " if sweep else ""
     alt += " ".join(
-        _arm_sentence(arm, arms, gains[arm], {m: drifts[m].get(arm) for m in panels})
-        for arm in trained
+        _arm_sentence(arm, arms, gains[arm], {m: drifts[m].get(arm) for m in drifts})
+        for arm in best.values()
     )
-    return Figure(figure, caption, alt)
+    return caption, alt
 
 
 def _gain_panel(
@@ -106,14 +131,14 @@ def _gain_panel(
         ax.plot(
             x,
             y,
-            shapes[arm.first.study],
+            shapes[arm.where],
             color=colour,
             markersize=7,
             markeredgecolor="white",
             markeredgewidth=0.7,
             zorder=4,
         )
-        lines.setdefault((arm.first.study, arm.first.method), [(0, 0)]).append((x, y))
+        lines.setdefault((arm.where, arm.first.method), [(0, 0)]).append((x, y))
     for (_, method), points in lines.items():
         if len(points) > 2:
             ax.plot(
@@ -128,7 +153,15 @@ def _gain_panel(
     ax.set(title=title, xlabel=label)
     ax.margins(0.12)
     ax.xaxis.set_major_locator(MaxNLocator(5))
-    _spread_axis(ax, [interval.value for interval in drifts.values() if interval.known])
+    _widen(ax, {"prose_perplexity": 0.5, "knowledge_accuracy": 2.0, "self_kl": 0.002}[metric], "x")
+    _spread_axis(ax, [interval for interval in drifts.values() if interval.known])
+
+
+def _widen(ax: Axes, span: float, axis: str) -> None:
+    """Show at least `span` on an axis, so that rounding noise is not blown up."""
+    low, high = ax.get_xlim() if axis == "x" else ax.get_ylim()
+    room = max(0.0, span - (high - low)) / 2
+    (ax.set_xlim if axis == "x" else ax.set_ylim)(low - room, high + room)
 
 
 def _bars(ax: Axes, across: Interval, up: Interval, colour: str) -> None:
@@ -140,16 +173,20 @@ def _bars(ax: Axes, across: Interval, up: Interval, colour: str) -> None:
         ax.plot([across.value] * 2, [up.low, up.high], **style)
 
 
-def _spread_axis(ax: Axes, values: Sequence[float]) -> None:
-    """Use an axis that is linear near zero and logarithmic beyond, if one scale hides most."""
-    sizes = sorted(abs(value) for value in values)
-    if len(sizes) < 3 or not sizes[-1] > 25 * sizes[len(sizes) // 2] > 0:
+def _spread_axis(ax: Axes, drifts: Sequence[Interval]) -> None:
+    """Make the axis logarithmic beyond the noise, if a few large drifts hide all others."""
+    sizes = sorted(abs(interval.value) for interval in drifts)
+    if len(sizes) < 3 or not sizes[-1] > 20 * sizes[len(sizes) // 2] > 0:
         return
-    threshold = 10 ** math.floor(math.log10(sizes[len(sizes) // 2]))
+    noise = sorted(interval.high - interval.low for interval in drifts)[len(drifts) // 2] / 2
+    scale = max(sizes[len(sizes) // 2], noise)
+    threshold = 10.0 ** round(math.log10(scale))
+    low, high = ax.get_xlim()
     ax.set_xscale("symlog", linthresh=threshold)
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    low, high = ax.get_xlim()
-    ax.set_xlim(min(low, -threshold), high)
+    ax.set_xlim(min(min(-threshold, low), -threshold / 2), high)
+    title = ax.get_xlabel().removesuffix(")")
+    ax.set_xlabel(f"{title}; log beyond {threshold:g})", size=9.5)
 
 
 def _base_label(arms: Sequence[Arm]) -> str:
@@ -166,16 +203,15 @@ def _name_marks(
     best: dict[str, Arm] = {}
     for arm in known:
         held = best.get(arm.first.method)
-        if held is None or (
-            held.first.study == arm.first.study and gains[arm].value > gains[held].value
-        ):
+        if held is None or (held.where == arm.where and gains[arm].value > gains[held].value):
             best[arm.first.method] = arm
     labels = [Label(0, 0, base_label, colours["base"])] + [
         Label(known[arm].value, gains[arm].value, arm.first.label, colours[arm.first.method])
         for arm in sorted(best.values(), key=lambda arm: -gains[arm].value)
     ]
     marks = [(known[arm].value, gains[arm].value) for arm in known]
-    boxes = []
+    left, right = ax.get_xlim()
+    boxes = [(left, 0, right, 0)]
     for arm, across in known.items():
         up = gains[arm]
         if across.bounded:
@@ -186,31 +222,39 @@ def _name_marks(
 
 
 def _reading_guide(ax: Axes, arms: Sequence[Arm], shapes: dict[str, str]) -> None:
-    """The fourth cell of three panels: how to read them, and the mark of each study."""
+    """The fourth cell beside three panels: how to read them, and the mark of each study."""
     ax.axis("off")
-    lines = [
-        ("Upper left is best:", "bold"),
-        ("up = learned more,", "normal"),
-        ("right = forgot more.", "normal"),
-    ]
-    top = 0.92
-    for text, weight in lines:
-        ax.text(0.12, top, text, transform=ax.transAxes, weight=weight, color=GREY)
-        top -= 0.085
     chance = listed(f"{100 * arm.first.baselines.chance:.0f} %" for arm in arms)
     majority = listed(f"{100 * arm.first.baselines.majority:.0f} %" for arm in arms)
     bases = [level(arm, "exam_accuracy").value for arm in arms if arm.is_base]
-    facts = [f"Exam: base model {listed(f'{value:.0f} %' for value in bases)},"]
-    facts += [f"guessing {chance}, most frequent {majority}."]
-    for text in facts:
-        top -= 0.02
-        ax.text(0.12, top, text, transform=ax.transAxes, color=GREY, size=9)
-        top -= 0.065
+    lines = [
+        ("Upper left is best", "bold", 0.0),
+        ("up: learned more", "normal", 0.09),
+        ("right: forgot more", "normal", 0.08),
+        (f"The base model answers {listed(f'{v:.0f} %' for v in bases)} of the", "normal", 0.15),
+        (f"exam, guessing {chance}, always the", "normal", 0.08),
+        (f"most frequent position {majority}.", "normal", 0.08),
+    ]
+    place = {"transform": ax.transAxes, "color": GREY, "size": 9.5}
+    top = 0.85
+    for text, weight, space in lines:
+        top -= space
+        ax.text(0.12, top, text, weight=weight, **place)
     if len(shapes) > 1:
-        for study, shape in shapes.items():
+        top -= 0.06
+        for name, shape in shapes.items():
             top -= 0.09
-            ax.plot(0.15, top + 0.015, shape, transform=ax.transAxes, color=GREY, markersize=7)
-            ax.text(0.21, top, f"study {study}", transform=ax.transAxes, color=GREY, size=9)
+            ax.plot(0.14, top + 0.018, shape, transform=ax.transAxes, color=GREY, markersize=7)
+            ax.text(0.19, top, f"study {name}", **place)
+
+
+def _shape_legend(figure: Canvas, shapes: dict[str, str]) -> None:
+    """The mark of each study, below figures that have no cell to spare."""
+    handles = [
+        Line2D([], [], marker=shape, linestyle="", color=GREY, label=f"study {name}")
+        for name, shape in shapes.items()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
 
 
 def _arm_sentence(
@@ -218,15 +262,16 @@ def _arm_sentence(
 ) -> str:
     """One sentence on an arm for readers who do not see the figure."""
     units = {
-        "prose_perplexity": ("perplexity changed by {:+.1f} %", 1),
-        "knowledge_accuracy": ("knowledge accuracy changed by {:+.1f} points", -1),
-        "self_kl": ("KL is {:.3f} nats a token", 1),
+        "prose_perplexity": ("perplexity changed by {} %", 1),
+        "knowledge_accuracy": ("knowledge accuracy changed by {} points", -1),
+        "self_kl": ("KL is {} nats a token", 1),
     }
-    parts = [f"the exam gain is {gain.value:+.1f} points"]
+    parts = [f"the exam gain is {signed(gain.value, 1)} points"]
     for metric, interval in drifts.items():
         if interval is not None and interval.known:
             text, sign = units[metric]
-            parts.append(text.format(sign * interval.value))
-    several = len({other.first.study for other in arms}) > 1
-    study = f" in study {arm.first.study}" if several else ""
+            number = signed(sign * interval.value, 1)
+            parts.append(text.format(f"{interval.value:.3f}" if metric == "self_kl" else number))
+    several = len({other.where for other in arms}) > 1
+    study = f" in study {arm.where}" if several else ""
     return f"{arm_name(arm, arms)}{study}: {', '.join(parts)}."

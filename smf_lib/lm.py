@@ -21,7 +21,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from peft import PeftModel
 from torch import Tensor, nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 from transformers import Cache, DynamicCache, PreTrainedTokenizerBase
 
 PRECISIONS = ("bf16", "fp32")

@@ -253,19 +253,20 @@ class ProductKeyMemory(nn.Module):
         depend on the precision of the model around it.
         """
         flat = x.reshape(-1, x.shape[-1])
+        values, sparse = self.table.values, self.updates is not None
+        recording = sparse and torch.is_grad_enabled() and values.requires_grad
+        if recording:
+            self._check_trainable(x.device.type)
         with torch.autocast(x.device.type, enabled=False):
             flat = flat.float()
             indices, weights = self.lookup(flat)
             if self.observer is not None:
                 self.observer(indices, real_tokens(self.padding.mask, len(flat)))
-            values = self.table.values
-            sparse = self.updates is not None
             read = F.embedding_bag(
                 indices, values.detach() if sparse else values,
                 per_sample_weights=weights, mode="sum",
             )
-            if sparse and torch.is_grad_enabled() and values.requires_grad:
-                self._check_trainable(x.device.type)
+            if recording:
                 read = _RecordReads.apply(read, self.anchor, indices, weights, self)
             if self.gate_weight is not None:
                 gate = F.silu(F.linear(flat, self.gate_weight))

@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike, NDArray
 
-from .figstyle import COLOURS, FURTHER, GREY, Figure, Label, new_figure, place_labels, styled
+from .figstyle import COLOURS, FURTHER, GREY, Figure, new_figure, styled
+from .labels import Label, place_labels
 
 RULE_COLOURS = {
     "kl": COLOURS["smf-kl"],
@@ -64,14 +65,12 @@ def read_frequency(
     if background.shape != task.shape:
         raise ValueError(f"background_counts has {background.size} rows, task_counts {task.size}")
     picked = {r: _rows(rows, task.size, r) for r, rows in (picked or {}).items()}
-    figure = new_figure(4.4)
-    ax = figure.subplots()
-    ax.set(
-        xscale="log",
-        yscale="log",
-        xlabel="rank of the row, most read first",
-        ylabel="reads of the row",
-    )
+    figure = new_figure(4.2 + 0.22 * len(picked))
+    heights = [4.2, 0.22 * len(picked)] if picked else [1]
+    grid = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)
+    ax = grid[0, 0]
+    ax.set(xscale="log", yscale="log", ylabel="reads of the row")
+    grid[-1, 0].set_xlabel("rank of the row, most read first")
     order = np.argsort(-task, kind="stable")
     rank = np.empty(task.size, dtype=np.int64)
     rank[order] = np.arange(1, task.size + 1)
@@ -84,8 +83,8 @@ def read_frequency(
         steps = np.unique(np.geomspace(1, ordered.size, 60).astype(int))
         marks += [(step, ordered[step - 1]) for step in steps]
     ax.grid()
-    for level, (rule, rows) in enumerate(picked.items()):
-        _rug(ax, rank[rows][task[rows] > 0], level, rule, rule_colours(list(picked))[rule])
+    if picked:
+        _strips(grid[1, 0], {r: rank[rows][task[rows] > 0] for r, rows in picked.items()})
     low = min(background[background > 0].min(), task[task > 0].min())
     ax.set_ylim(low * 0.7, max(background.max(), task.max()) * 2)
     ax.set_xlim(0.8, task.size * 1.3)
@@ -96,7 +95,8 @@ def read_frequency(
         for rule, rows in picked.items()
         if rows.size
     )
-    strips = " Strips below: where the rows picked by each rule stand." if picked else ""
+    strips = " Strips: where the rows picked by each rule stand in the task's order."
+    strips = strips if picked else ""
     caption = (
         "How often each memory row is read, in the background text and in the task, each sorted "
         f"by itself.{strips} {_never(background, task)} {ranks}"
@@ -104,26 +104,21 @@ def read_frequency(
     top = max(1, task.size // 100)
     alt = (
         "Two falling curves of reads against rank on logarithmic axes. The most read 1 % of rows "
-        f"take {_share(background, top):.0%} of the background's reads and "
-        f"{_share(task, top):.0%} of the task's. {ranks}"
+        f"take {_percent(_share(background, top))} of the background's reads and "
+        f"{_percent(_share(task, top))} of the task's. {ranks}"
     ).strip()
     return Figure(figure, caption, alt)
 
 
-def _rug(ax: Axes, ranks: NDArray[np.int64], level: int, rule: str, colour: str) -> None:
-    """A strip of ticks under the axis area, one at the rank of each picked row."""
-    height = -0.26 - 0.075 * level
-    ax.plot(
-        ranks,
-        np.full(ranks.size, height),
-        "|",
-        color=colour,
-        markersize=9,
-        alpha=0.45,
-        transform=ax.get_xaxis_transform(),
-        clip_on=False,
-    )
-    ax.text(-0.012, height, rule, transform=ax.transAxes, ha="right", va="center", size=9)
+def _strips(ax: Axes, ranks: Mapping[str, NDArray[np.int64]]) -> None:
+    """A row of ticks a rule, one at the rank of each row that it picks."""
+    colours = rule_colours(list(ranks))
+    for height, (rule, places) in enumerate(ranks.items()):
+        ax.vlines(places, height - 0.36, height + 0.36, color=colours[rule], alpha=0.45, lw=0.9)
+    ax.set_yticks(range(len(ranks)), list(ranks))
+    ax.set_ylim(len(ranks) - 0.5, -0.5)
+    ax.tick_params(axis="y", length=0)
+    ax.spines.left.set_visible(False)
 
 
 def _never(background: NDArray[np.float64], task: NDArray[np.float64]) -> str:
@@ -131,6 +126,10 @@ def _never(background: NDArray[np.float64], task: NDArray[np.float64]) -> str:
         f"Of {task.size:,} rows the background never reads {(background == 0).sum():,}, "
         f"the task {(task == 0).sum():,}."
     )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def _share(counts: NDArray[np.float64], top: int) -> float:
@@ -173,8 +172,8 @@ def read_shares(
         ax.plot(ends, ends, color=GREY, linewidth=0.8, linestyle="--", zorder=1)
         ax.set_title(rule)
         facts.append(
-            f"{rule} picks {chosen.size:,} rows with {p[inside].sum():.0%} of the task's reads "
-            f"and {q[inside].sum():.0%} of the background's."
+            f"{rule} picks {chosen.size:,} rows with {_percent(p[inside].sum())} of the task's reads "
+            f"and {_percent(q[inside].sum())} of the background's."
         )
     for ax in grid.ravel()[len(picked) :]:
         ax.axis("off")
@@ -212,7 +211,7 @@ def overlap_heatmap(picked: Mapping[str, ArrayLike]) -> Figure:
         ax.text(
             j,
             i,
-            f"{shares[i, j]:.0%}",
+            f"{_percent(shares[i, j])}",
             ha="center",
             va="center",
             size=11,
@@ -240,16 +239,18 @@ def overlap_heatmap(picked: Mapping[str, ArrayLike]) -> Figure:
 def hub_rows(counts: Mapping[str, ArrayLike]) -> Figure:
     """Share of reads that the most read rows take, against the share of rows.
 
-    counts: (N,) reads by name, for example `background` and `task`. The straight line is what
+    counts: (N,) reads by name, for example `background` and `task`. The dashed line is what
     equal use of all rows would give. Raises ValueError for counts that do not fit.
     """
     if not counts:
         raise ValueError("counts={} names no curve; give the reads of at least one text")
     figure = new_figure(4.4)
     ax = figure.subplots()
-    ax.plot([0.01, 100], [0.01, 100], color=GREY, linewidth=0.9, linestyle="--")
+    even = np.geomspace(0.01, 100, 200)
+    ax.plot(even, even, color=GREY, linewidth=0.9, linestyle="--")
     colours = dict(zip(counts, (GREY, *RULE_COLOURS.values(), *FURTHER), strict=False))
-    labels, marks, facts = [Label(22, 22, "equal use", GREY)], [], []
+    labels, marks, facts = [Label(30, 30, "equal use", GREY)], [], []
+    marks += list(zip(even[::4], even[::4], strict=True))
     for place, (name, values) in enumerate(counts.items()):
         reads = _counts(values, name)
         share = 100 * np.cumsum(np.sort(reads)[::-1]) / reads.sum()
@@ -261,7 +262,7 @@ def hub_rows(counts: Mapping[str, ArrayLike]) -> Figure:
         marks += list(zip(percent[picks], share[picks], strict=True))
         top = max(1, round(reads.size / 100))
         facts.append(
-            f"{name}: the top 1 % of rows take {_share(reads, top):.0%} of the reads, "
+            f"{name}: the top 1 % of rows take {_percent(_share(reads, top))} of the reads, "
             f"half of the reads go to {np.searchsorted(share, 50) + 1:,} of "
             f"{reads.size:,} rows"
         )

@@ -9,14 +9,14 @@ from matplotlib.axes import Axes
 from .figstyle import (
     GREY,
     Figure,
-    Label,
     method_colours,
     new_figure,
-    place_labels,
+    shade,
     study_shapes,
     styled,
     text_colour,
 )
+from .labels import Label, label_ends, place_labels
 from .record import Record
 from .summary import (
     Arm,
@@ -25,7 +25,9 @@ from .summary import (
     best_learning_rates,
     group_arms,
     level,
+    listed,
     method_rank,
+    rate_text,
     seeds_sentence,
     setting_sentence,
 )
@@ -41,10 +43,10 @@ def exam_accuracy(records: Sequence[Record]) -> Figure:
     if not arms:
         raise ValueError("records hold no run with exam_accuracy")
     levels = {arm: level(arm, "exam_accuracy") for arm in arms}
-    shapes = study_shapes(arm.first.study for arm in arms)
+    shapes = study_shapes(arm.where for arm in arms)
     names = list(dict.fromkeys(arm_name(arm, arms) for arm in arms))
     colours = method_colours(arm.first.method for arm in arms)
-    figure = new_figure(1.3 + 0.42 * len(names) + 0.25 * (len(shapes) > 1))
+    figure = new_figure(1.3 + (0.24 + 0.18 * len(shapes)) * len(names) + 0.25 * (len(shapes) > 1))
     ax = figure.subplots()
     for value, style, text in _guess_lines(arms):
         ax.axvline(value, color=GREY, linewidth=1, linestyle=style, zorder=1)
@@ -60,17 +62,17 @@ def exam_accuracy(records: Sequence[Record]) -> Figure:
         )
     for arm, interval in levels.items():
         studies = list(shapes)
-        shift = 0.22 * (studies.index(arm.first.study) - (len(studies) - 1) / 2)
+        shift = 0.7 / len(studies) * (studies.index(arm.where) - (len(studies) - 1) / 2)
         y, colour = names.index(arm_name(arm, arms)) + shift, colours[arm.first.method]
         ax.plot([interval.low, interval.high], [y, y], color=colour, linewidth=2, alpha=0.6)
         ax.plot(
             interval.value,
             y,
-            shapes[arm.first.study],
+            shapes[arm.where],
             color=colour,
             markersize=8,
             markeredgecolor="white",
-            label=f"study {arm.first.study}",
+            label=f"study {arm.where}",
         )
         ax.annotate(
             f"{interval.value:.1f}",
@@ -97,7 +99,7 @@ def exam_accuracy(records: Sequence[Record]) -> Figure:
         f"{baseline_sentence(arms)}"
     )
     alt = "Dot plot of exam accuracy. " + " ".join(
-        f"{arm_name(arm, arms)} in study {arm.first.study}: {interval.value:.1f} %, interval "
+        f"{arm_name(arm, arms)} in study {arm.where}: {interval.value:.1f} %, interval "
         f"{interval.low:.1f} to {interval.high:.1f} %."
         for arm, interval in levels.items()
     )
@@ -108,9 +110,12 @@ def _guess_lines(arms: Sequence[Arm]) -> list[tuple[float, str, str]]:
     """Position, line style and name of the two baselines of guessing, in percent."""
     chance = {round(100 * arm.first.baselines.chance, 2) for arm in arms}
     majority = {round(100 * arm.first.baselines.majority, 2) for arm in arms}
-    return [(value, ":", f"chance {value:.1f}") for value in sorted(chance)] + [
-        (value, "--", f"majority {value:.1f}") for value in sorted(majority)
-    ]
+    lines = []
+    for values, style, name in ((chance, ":", "chance"), (majority, "--", "majority")):
+        named = f"{name} {listed(f'{value:.1f}' for value in sorted(values))}"
+        for value in sorted(values):
+            lines.append((value, style, named if value == min(values) else ""))
+    return lines
 
 
 @styled
@@ -133,10 +138,10 @@ def learning_rate_sweep(
     ax = figure.subplots()
     ax.set_xscale("log")
     labels, boxes = [], []
-    shapes = study_shapes(arm.first.study for arm in trained)
+    shapes = study_shapes(arm.where for arm in trained)
     groups: dict[tuple[str, str], list[Arm]] = {}
     for arm in trained:
-        groups.setdefault((arm.first.study, arm.first.method), []).append(arm)
+        groups.setdefault((arm.where, arm.first.method), []).append(arm)
     for (study, method), line in groups.items():
         rates = [arm.first.learning_rate for arm in line]
         values = [levels[arm].value for arm in line]
@@ -156,7 +161,7 @@ def learning_rate_sweep(
                     markeredgewidth=1.5,
                 )
         peak = int(np.argmax(values))
-        if study == trained[0].first.study:
+        if study == trained[0].where:
             labels.append(Label(rates[peak], values[peak], line[0].first.label, colour))
     for base in (arm for arm in arms if arm.is_base):
         value = level(base, "exam_accuracy").value
@@ -174,9 +179,9 @@ def learning_rate_sweep(
     ax.margins(x=0.12, y=0.12)
     ax.grid()
     marks = [(arm.first.learning_rate, levels[arm].value) for arm in trained]
-    place_labels(ax, labels, marks, boxes)
+    place_labels(ax, labels, marks, boxes, clear=8)
     rates = ", ".join(
-        f"{_label_of(method, trained)} {rate:.3g}"
+        f"{_label_of(method, trained)} {rate_text(rate)}"
         for method, rate in sorted(chosen.items(), key=lambda item: method_rank(item[0]))
     )
     caption = (
@@ -185,7 +190,7 @@ def learning_rate_sweep(
     )
     alt = "Line plot of exam accuracy against learning rate. " + " ".join(
         f"{line[0].first.label}: "
-        + ", ".join(f"{levels[a].value:.1f} % at {a.first.learning_rate:.3g}" for a in line)
+        + ", ".join(f"{levels[a].value:.1f} % at {rate_text(a.first.learning_rate)}" for a in line)
         + "."
         for line in groups.values()
     )
@@ -221,10 +226,7 @@ def training_loss(records: Sequence[Record]) -> Figure:
     for ax in grid[::columns]:
         ax.set_ylabel("training loss (nats a token)")
     for ax, labels in zip(grid, ends, strict=False):
-        left, right = ax.get_xlim()
-        ax.set_xlim(left, right + 0.22 * (right - left))
-    for ax, labels in zip(grid, ends, strict=False):
-        place_labels(ax, labels)
+        label_ends(ax, labels)
     caption = (
         "Training loss, a running mean over a twentieth of the run; faint: every logged step of "
         f"the first seed. {setting_sentence(arms)}"
@@ -260,10 +262,11 @@ def _loss_panel(ax: Axes, panel: Sequence[Arm], arms: Sequence[Arm], sweep: bool
         raw = [entry.loss for entry in arm.first.training_log]
         if not sweep:
             ax.plot(steps, raw, color=colour, alpha=0.18, linewidth=0.8)
-        style = ("-", "--", "-.", ":")[rank % 4] if sweep else "-"
-        ax.plot(steps, loss, style, color=colour)
+        if sweep:
+            colour = shade(colour, 1 - 0.6 * (len(panel) - 1 - rank) / len(panel))
+        ax.plot(steps, loss, color=colour)
         finite = np.flatnonzero(np.isfinite(loss))
         if len(finite):
-            name = f"lr {arm.first.learning_rate:.3g}" if sweep else arm_name(arm, arms)
+            name = f"lr {rate_text(arm.first.learning_rate)}" if sweep else arm_name(arm, arms)
             labels.append(Label(steps[finite[-1]], loss[finite[-1]], name, colour))
     return labels

@@ -27,15 +27,18 @@ from pathlib import Path
 import torch
 from peft import get_peft_model
 from torch import nn
-from transformers import PreTrainedTokenizerBase, set_seed
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase, set_seed
 
 from . import evaluate, probes
+from .architecture import default_layers, find_mlps
 from .background import collect_background, memories
+from .config import SparseMemoryConfig
 from .exam import Exam, build_exam
 from .models import ModelFiles, load_model, resolve_model
 from .profiles import Profile, RunSpec, load_profile
-from .registration import PEFT_TYPE
+from .registration import NAME, PEFT_TYPE
 from .results import Metric, Record, provenance, write_record
+from .selection import get_rule
 from .train import TrainingOutcome, finetune, peak_memory
 
 STUDY = "local"  # the study of this machine, beside recorded ones, under results/<profile>/
@@ -109,8 +112,23 @@ class Study:
 
     @classmethod
     def load(cls, profile: str, root: str | Path | None = None) -> Study:
-        """The study of a profile, by its name or path. Raises ValueError as `load_profile`."""
-        return cls(load_profile(profile), Path(root) if root else find_root())
+        """The study of a profile, by its name or path, checked before anything long starts.
+
+        Raises:
+            ValueError: as `load_profile`; too few exam questions for the rows asked for; a model
+                that cannot be found, has too few layers or no recognisable MLP.
+        """
+        study = cls(load_profile(profile), Path(root) if root else find_root())
+        probes.load_knowledge(study.profile.probes.knowledge_questions)
+        probes.load_prose(study.profile.probes.prose_articles)
+        _ = study.exam
+        shape = study._empty_model()
+        for method in study.profile.methods.values():
+            if method.peft_type == NAME:
+                config = method.peft_config(study.profile.memory)
+                depth = shape.config.num_hidden_layers
+                find_mlps(shape, config.layers or default_layers(depth))
+        return study
 
     # ------------------------------------------------------------------ what a study is made of
 
@@ -131,6 +149,12 @@ class Study:
     @cached_property
     def exam(self) -> Exam:
         return build_exam(self.profile.exam)
+
+    def _empty_model(self) -> nn.Module:
+        """The base model's modules without their weights."""
+        with torch.device("meta"):
+            config = AutoConfig.from_pretrained(self.model_files.path)
+            return AutoModelForCausalLM.from_config(config)
 
     def load_base(self) -> tuple[nn.Module, PreTrainedTokenizerBase]:
         """The base model in float32 on this machine's device, and its tokenizer."""
@@ -186,11 +210,42 @@ class Study:
             config.seed += spec.seed
             text = self.background_text((model, tokenizer))
             model = get_peft_model(model, config)
-            self._collect_background(model, text)
+            self.collect_background(model, text)
             return model, tokenizer
         return get_peft_model(model, config), tokenizer
 
-    def _collect_background(self, model: nn.Module, text: list[list[int]]) -> None:
+    def memory_config(self) -> SparseMemoryConfig:
+        """The profile's memory with its seed, for looking at a memory without training it."""
+        settings = {"task_type": "CAUSAL_LM", **self.profile.memory.model_dump()}
+        config = SparseMemoryConfig(**settings)
+        if config.layers is None:
+            config.layers = default_layers(self._empty_model().config.num_hidden_layers)
+        return config
+
+    def build_memory(self) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+        """The base model with the profile's untrained memory and its background reads."""
+        model, tokenizer = self.load_base()
+        text = self.background_text((model, tokenizer))
+        model = get_peft_model(model, self.memory_config())
+        self.collect_background(model, text)
+        return model, tokenizer
+
+    def check_selection(self, layer: int | None, batches: int, rules: list[str]) -> None:
+        """Raise ValueError unless the layer has a memory, there are so many training batches, and
+        every rule is registered."""
+        layers = self.memory_config().layers
+        if layer is not None and layer not in layers:
+            raise ValueError(f"layer={layer!r} has no memory; choose one of {layers}, or None")
+        most = len(self.exam.train) // self.profile.training.batch_size
+        if not isinstance(batches, int) or not 1 <= batches <= most:
+            raise ValueError(f"batches={batches!r} must be a whole number from 1 to {most}")
+        if len(rules) < 2:
+            raise ValueError(f"rules={rules!r} must name at least two rules to compare")
+        for rule in rules:
+            get_rule(rule)
+
+    def collect_background(self, model: nn.Module, text: list[list[int]]) -> None:
+        """Give a model's memories their background reads; counted once for a shape, then kept."""
         found = memories(model).values()
         config = model.peft_config["default"].to_dict()
         for name in ("rule", "rows_per_step", "max_grad_norm", "trainable", "target_modules"):
@@ -309,15 +364,11 @@ class Study:
 
     def _model_part(self) -> dict:
         files = self.model_files
-        with torch.device("meta"):
-            from transformers import AutoConfig, AutoModelForCausalLM
-
-            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(files.path))
         return {
             "name": files.name,
             "source": files.source,
             "sha256": files.sha256,
-            "parameters": model.num_parameters(),
+            "parameters": self._empty_model().num_parameters(),
         }
 
     def _data_part(self, metrics: dict[str, Metric]) -> dict:

@@ -38,6 +38,11 @@ class Arm:
         return self.records[0]
 
     @property
+    def where(self) -> str:
+        """Profile and study, as the folder under `results/`."""
+        return f"{self.first.profile}/{self.first.study}"
+
+    @property
     def is_base(self) -> bool:
         """Whether this is the model before any finetuning."""
         return self.first.kind == "base"
@@ -85,12 +90,10 @@ def group_arms(records: Iterable[Record]) -> list[Arm]:
 def base_of(arm: Arm, arms: Sequence[Arm]) -> Arm:
     """The base model's arm of the same profile and study. Raises ResultsError without one."""
     for other in arms:
-        same = (other.first.profile, other.first.study) == (arm.first.profile, arm.first.study)
-        if other.is_base and same:
+        if other.is_base and other.where == arm.where:
             return other
     raise ResultsError(
-        f"study {arm.first.study!r} of profile {arm.first.profile!r} has no run of the base "
-        f"model; {arm.first.run_id!r} cannot be compared with it"
+        f"{arm.where} has no run of the base model; {arm.first.run_id!r} cannot be compared with it"
     )
 
 
@@ -160,7 +163,7 @@ def equal_gain(
     Methods with one learning rate only are left out. Gain and drifts are shares (not points) and
     nats. Raises ResultsError if the arms come from several studies.
     """
-    studies = {(arm.first.profile, arm.first.study) for arm in arms}
+    studies = {arm.where for arm in arms}
     if len(studies) > 1:
         raise ResultsError(f"one study at a time: {sorted(studies)} were given")
     trained = [arm for arm in arms if not arm.is_base and arm.has(metric)]
@@ -201,8 +204,19 @@ def arm_name(arm: Arm, arms: Sequence[Arm]) -> str:
     """The method's label, with the learning rate where the study has several of that method."""
     rates = {other.first.learning_rate for other in arms if other.first.method == arm.first.method}
     if len(rates) > 1:
-        return f"{arm.first.label}, lr {arm.first.learning_rate:.3g}"
+        return f"{arm.first.label}, lr {rate_text(arm.first.learning_rate)}"
     return arm.first.label
+
+
+def rate_text(rate: float) -> str:
+    """A learning rate as people write it: 3e-4, 1.35e-3."""
+    mantissa, exponent = f"{rate:.2e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+
+
+def signed(value: float, digits: int) -> str:
+    """A number with its sign and so many decimals; never -0.0."""
+    return f"{round(value, digits) + 0.0:+.{digits}f}"
 
 
 def listed(values: Iterable[object]) -> str:
@@ -212,12 +226,9 @@ def listed(values: Iterable[object]) -> str:
 
 
 def setting_sentence(arms: Sequence[Arm]) -> str:
-    """Which profile, study, split and how many questions the numbers come from."""
+    """Which study, split and how many questions the numbers come from."""
     exams = [arm.first.data.exam for arm in arms if arm.first.data.exam is not None]
-    text = (
-        f"Profile {listed(arm.first.profile for arm in arms)}, "
-        f"study {listed(arm.first.study for arm in arms)}"
-    )
+    text = f"Study {listed(arm.where for arm in arms)}"
     if exams:
         rows = listed(exam.rows for exam in exams)
         text += f"; {listed(exam.split for exam in exams)} split, {rows} questions"
@@ -232,8 +243,12 @@ def seeds_sentence(arms: Sequence[Arm]) -> str:
             "Bars are 95 % intervals over questions, articles or sequences; there is one seed, so "
             "they do not cover the luck of training."
         )
-    seeds = str(min(counts)) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
-    return f"Bars are 95 % intervals over items and {seeds} seeds."
+    if len(counts) == 1:
+        return f"Bars are 95 % intervals over items and {counts.pop()} seeds."
+    return (
+        "Bars are 95 % intervals over items and, where a method was trained with several seeds "
+        f"(up to {max(counts)}), over seeds."
+    )
 
 
 def baseline_sentence(arms: Sequence[Arm]) -> str:

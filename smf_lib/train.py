@@ -13,6 +13,7 @@ from typing import Sequence
 
 import torch
 from torch import nn
+from tqdm import tqdm
 from transformers import (
     DataCollatorForSeq2Seq,
     PreTrainedTokenizerBase,
@@ -20,6 +21,7 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
+from transformers.trainer_callback import PrinterCallback
 
 from .exam import ExamQuestion, continuation, prompt
 from .profiles import TrainingSettings
@@ -103,7 +105,7 @@ def finetune(
         logging_steps=max(1, min(10, steps // 10)),
         report_to=[],
         dataloader_pin_memory=False,
-        disable_tqdm=False,
+        disable_tqdm=True,  # the bar of `_Clock` reads the same in a terminal, a notebook and a log
     )
     clock = _Clock(work_dir)
     trainer = Trainer(
@@ -113,6 +115,7 @@ def finetune(
         data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED),
         callbacks=[clock],
     )
+    trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=_last_checkpoint(work_dir))
     losses = [{"step": e["step"], "loss": e["loss"]} for e in trainer.state.log_history if "loss" in e]
     return TrainingOutcome(
@@ -139,7 +142,7 @@ def peak_memory() -> int:
 
 
 class _Clock(TrainerCallback):
-    """Adds up training time over interruptions and marks each checkpoint that is whole."""
+    """Shows progress, adds up time over interruptions, marks each checkpoint that is whole."""
 
     def __init__(self, work_dir: Path):
         self.work_dir, self.before, self.peak = work_dir, 0.0, 0
@@ -154,6 +157,19 @@ class _Clock(TrainerCallback):
             earlier = json.loads(mark.read_text())
             self.before, self.peak = earlier["seconds"], earlier["peak_memory_bytes"]
         self.started = time.perf_counter()
+        self.bar = tqdm(
+            total=state.max_steps, initial=state.global_step, desc="training", unit="step"
+        )
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.bar.update()
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if logs and "loss" in logs:
+            self.bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.bar.close()
 
     def on_save(self, args, state, control, **kwargs):
         mark = self.work_dir / f"checkpoint-{state.global_step}" / COMPLETE

@@ -60,7 +60,6 @@ def test_rows_not_selected_keep_every_bit_and_their_optimizer_state(
             selected = table.row_updates > updates
             assert 0 < selected.sum() <= budget
             assert torch.equal(bits(table.values)[~selected], values[~selected])
-            assert (bits(table.values)[selected] != values[selected]).any(1).all()
             for name, now in row_state(optimizer, table).items():
                 assert torch.equal(bits(now)[~selected], bits(state[name])[~selected]), name
     for table, values in zip(tables(model), start):
@@ -273,7 +272,7 @@ def test_dropped_gradients_drop_their_reads():
     optimizers[0].step()  # nothing is left to step with
     assert all(torch.equal(bits(t.values), b) for t, b in zip(tables(dropped), start))
 
-    later = [model(input_ids=ids, labels=ids).loss for model in (dropped,)][0]
+    later = dropped(input_ids=ids, labels=ids).loss
     dropped(input_ids=ids, labels=ids).loss.backward()
     optimizers[0].zero_grad()
     later.backward()  # of a forward pass from before the gradients were dropped
