@@ -27,9 +27,15 @@ def decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
     """Name and list of the decoder layers: the ModuleList as long as `config.num_hidden_layers`.
 
     Raises:
-        ValueError: not a transformers decoder, or no such list.
+        ValueError: not a decoder-only transformers model, or no such list.
     """
-    depth = getattr(getattr(model, "config", None), "num_hidden_layers", None)
+    config = getattr(model, "config", None)
+    depth = getattr(config, "num_hidden_layers", None)
+    if getattr(config, "is_encoder_decoder", False):
+        raise ValueError(
+            f"model={type(model).__name__} is an encoder-decoder; sparse memory needs a "
+            "decoder-only transformers model"
+        )
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == depth:
             return name, module

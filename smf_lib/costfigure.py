@@ -8,7 +8,7 @@ from matplotlib.ticker import FuncFormatter
 
 from .figstyle import Figure, method_colours, new_figure, styled
 from .record import Record
-from .summary import Arm, arm_name, group_arms, listed
+from .summary import Arm, arm_name, group_arms, listed, method_rank
 
 LOG_RATIO = 20
 
@@ -58,6 +58,7 @@ def cost(records: Sequence[Record]) -> Figure:
     base model costs nothing and is left out. Raises ValueError if no trained run is given.
     """
     arms = [arm for arm in group_arms(records) if not arm.is_base]
+    arms.sort(key=lambda arm: (*method_rank(arm.first.method), arm.first.learning_rate))
     if not arms:
         raise ValueError("records hold no trained run, so there is no cost to draw")
     several = len({arm.where for arm in arms}) > 1

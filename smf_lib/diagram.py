@@ -153,10 +153,10 @@ def _values(ax: Axes) -> None:
 
 def _output(ax: Axes) -> None:
     """The weighted sum of the rows read."""
-    _arrow(ax, (13.7, 4.35), (14.55, 4.35))
+    _arrow(ax, (13.65, 5.3), (14.55, 5.3))
     ax.add_patch(
         FancyBboxPatch(
-            (14.65, 3.95),
+            (14.65, 4.9),
             1.1,
             0.8,
             boxstyle="round,pad=0.05",
@@ -165,8 +165,8 @@ def _output(ax: Axes) -> None:
             linewidth=1.4,
         )
     )
-    _text(ax, 15.2, 4.35, "output", size=9.5)
-    _text(ax, 15.2, 3.3, "softmax-\nweighted sum", size=8.5, va="center")
+    _text(ax, 15.2, 5.3, "output", size=9.5)
+    _text(ax, 15.2, 4.3, "softmax-\nweighted sum", size=8.5, va="center")
 
 
 def _steps(ax: Axes) -> None:
@@ -181,6 +181,7 @@ def _steps(ax: Axes) -> None:
         (1.3, "1 split"),
         (4.45, "2 score each half"),
         (9.06, "3 combine"),
-        (12.95, "4 read rows"),
+        (12.7, "4 read rows"),
+        (15.2, "5 add up"),
     ):
         _text(ax, x, 9.55, text, weight="bold", color=GREY)

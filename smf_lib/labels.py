@@ -142,40 +142,43 @@ def _shared_area(first: Bbox, second: Bbox) -> float:
     return max(width, 0) * max(height, 0)
 
 
-def label_ends(ax: Axes, labels: Sequence[Label]) -> list:
-    """Write the labels of lines in a column at the right edge, spread so that none overlap.
+def label_ends(panels: Sequence[tuple[Axes, Sequence[Label]]]) -> list:
+    """Write the labels of lines in a column at each panel's right edge, none over another.
 
-    A thin line joins each label to the end of its line, at the label's (x, y). Room for the text
-    is made beside the axes by the figure's layout. Returns the annotations.
+    A thin line joins each label to the end of its line, at the label's (x, y). The figure's
+    layout makes room for the texts and is then fixed. Returns the annotations.
     """
-    figure = ax.figure
-    texts = []
-    ordered = sorted(labels, key=lambda label: label.y)
-    for label in ordered:
-        text = ax.annotate(
-            label.text,
-            (1, label.y),
-            xycoords=("axes fraction", "data"),
-            xytext=(16, 0),
-            textcoords="offset points",
-            va="center",
-            size=SIZE,
-            color=text_colour(label.colour),
-        )
-        texts.append(text)
+    ordered = [(ax, sorted(labels, key=lambda label: label.y)) for ax, labels in panels]
+    written = [[_end_text(ax, label) for label in labels] for ax, labels in ordered]
+    figure = panels[0][0].figure
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     scale = figure.dpi / 72
-    ends = [ax.transData.transform((label.x, label.y))[1] / scale for label in ordered]
-    edge = ax.get_window_extent().x1
-    for text, label, height, end in zip(texts, ordered, _spread(ends, SIZE + 3), ends, strict=True):
-        text.set_position((16, height - end))
-        start = ax.transData.transform((label.x, label.y))
-        points = [start, (edge + 3 * scale, start[1]), (edge + 14 * scale, height * scale)]
-        xs, ys = zip(*ax.transData.inverted().transform(points), strict=True)
-        style = {"color": label.colour, "linewidth": 0.7, "alpha": 0.7}
-        ax.plot(xs, ys, clip_on=False, scalex=False, scaley=False, **style)
-    return texts
+    for (ax, labels), texts in zip(ordered, written, strict=True):
+        edge = ax.get_window_extent().x1
+        starts = [ax.transData.transform((label.x, label.y)) for label in labels]
+        heights = _spread([y / scale for _, y in starts], SIZE + 3)
+        for label, text, (x, y), height in zip(labels, texts, starts, heights, strict=True):
+            text.set_position((16, height - y / scale))
+            points = [(x, y), (edge + 3 * scale, y), (edge + 14 * scale, height * scale)]
+            xs, ys = zip(*ax.transData.inverted().transform(points), strict=True)
+            style = {"color": label.colour, "linewidth": 0.7, "alpha": 0.7}
+            ax.plot(xs, ys, clip_on=False, scalex=False, scaley=False, **style)
+    return [text for texts in written for text in texts]
+
+
+def _end_text(ax: Axes, label: Label):
+    """The label's text beside the right edge at the height of its line's end."""
+    return ax.annotate(
+        label.text,
+        (1, label.y),
+        xycoords=("axes fraction", "data"),
+        xytext=(16, 0),
+        textcoords="offset points",
+        va="center",
+        size=SIZE,
+        color=text_colour(label.colour),
+    )
 
 
 def _spread(heights: Sequence[float], gap: float) -> list[float]:

@@ -8,7 +8,6 @@ of making a gradient as large as the table.
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass, field
 from typing import Callable
 
@@ -16,67 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .padding import PaddingMask, real_tokens
 from .selection import BackgroundReads, RowUpdates, check_background
-
-
-@dataclass
-class PaddingMask:
-    """Which tokens of the running forward pass are real. Shared by all memories of a model.
-
-    It is itself the forward pre-hook of the decoder, which sees the attention mask of every pass.
-    `mask`: (batch, length), true for a real token, or None where every token is real.
-    """
-
-    mask: Tensor | None = None
-
-    def __call__(self, decoder: nn.Module, args: tuple, kwargs: dict) -> None:
-        given = inspect.signature(decoder.forward).bind_partial(*args, **kwargs).arguments
-        self.mask = token_mask(given.get("attention_mask", kwargs.get("attention_mask")))
-
-
-def token_mask(mask: Tensor | dict | None) -> Tensor | None:
-    """The (batch, length) bool mask of real tokens behind an attention mask, or None.
-
-    Args:
-        mask: (batch, length), nonzero for real tokens; (batch, heads, length, keys), bool or added
-            to the scores, where a token that may not attend to itself is padding; a dict of such
-            masks, one per kind of layer; or None.
-
-    Raises:
-        ValueError: any other kind of mask.
-    """
-    if isinstance(mask, dict):
-        mask = next((m for m in mask.values() if m is not None), None)
-    if mask is None:
-        return None
-    if not isinstance(mask, Tensor) or mask.dim() not in (2, 4):
-        raise ValueError(
-            f"attention_mask={type(mask).__name__} does not say which tokens are padding; pass a "
-            "tensor of shape (batch, length) or (batch, heads, length, keys)"
-        )
-    if mask.dim() == 4:
-        mask = mask[:, 0].diagonal(offset=mask.shape[-1] - mask.shape[-2], dim1=1, dim2=2)
-        mask = mask if mask.dtype == torch.bool else mask == 0
-    return mask.bool()
-
-
-def real_tokens(mask: Tensor | None, n_tokens: int) -> Tensor | None:
-    """The mask of a forward pass's `n_tokens` flattened tokens, shape (n_tokens,), or None.
-
-    Raises:
-        ValueError: the mask is of another shape than the tokens.
-    """
-    if mask is None:
-        return None
-    if len(mask) == 1 and n_tokens % mask.shape[1] == 0:  # one mask for the whole batch
-        mask = mask.expand(max(n_tokens // mask.shape[1], 1), -1)
-    length = n_tokens // len(mask)
-    if length * len(mask) != n_tokens or length > mask.shape[1]:
-        raise ValueError(
-            f"attention_mask of shape {tuple(mask.shape)} does not fit {n_tokens} tokens; pass a "
-            "(batch, length) mask of the tokens that are fed to the model"
-        )
-    return mask[:, -length:].reshape(-1)  # with a key-value cache only the last columns
 
 
 @dataclass
@@ -233,11 +173,11 @@ class ProductKeyMemory(nn.Module):
             weights sum to one.
         """
         n, k = x.shape[0], self.top_k
-        query = F.linear(x, self.query_weight).view(n, self.num_heads, -1)
+        query = F.linear(x, self.query_weight.float()).view(n, self.num_heads, -1)
         if self.query_norm:
             query = F.layer_norm(query, query.shape[-1:])
         halves = query.view(n, self.num_heads, 2, -1)
-        scores = torch.einsum("nhpc,hpsc->nhps", halves, self.keys)  # p: half, s: sub-key
+        scores = torch.einsum("nhpc,hpsc->nhps", halves, self.keys.float())  # p: half, s: sub-key
         best, subkey = scores.topk(k, dim=-1)  # (n, h, 2, k)
         # Any of the k best sums is a sum of two scores that are each among the k best of their half.
         sums = best[:, :, 0, :, None] + best[:, :, 1, None, :]  # (n, h, k, k)
@@ -264,13 +204,13 @@ class ProductKeyMemory(nn.Module):
                 self.observer(indices, real_tokens(self.padding.mask, len(flat)))
             read = F.embedding_bag(
                 indices, values.detach() if sparse else values,
-                per_sample_weights=weights, mode="sum",
-            )
+                per_sample_weights=weights.to(values.dtype), mode="sum",
+            ).float()
             if recording:
                 read = _RecordReads.apply(read, self.anchor, indices, weights, self)
             if self.gate_weight is not None:
-                gate = F.silu(F.linear(flat, self.gate_weight))
-                read = F.linear(read * gate, self.output_weight)
+                gate = F.silu(F.linear(flat, self.gate_weight.float()))
+                read = F.linear(read * gate, self.output_weight.float())
         return read.view(x.shape).to(x.dtype)
 
     def _check_trainable(self, device_type: str) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
-
 import torch
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import Tensor, nn
@@ -11,7 +9,8 @@ from torch import Tensor, nn
 from . import optim  # noqa: F401  (its optimizer hook is what updates the rows)
 from .architecture import MLPSite, decoder_layers, default_layers, find_mlps
 from .config import SparseMemoryConfig
-from .memory import PaddingMask, ProductKeyMemory
+from .memory import ProductKeyMemory
+from .padding import PaddingMask
 from .registration import PREFIX, register
 
 
@@ -27,10 +26,10 @@ class MemoryMLP(nn.Module, BaseTunerLayer):
         self.smf_scale = nn.ParameterDict()
         self.configs: dict[str, SparseMemoryConfig] = {}
         self._active_adapter = []
-        self.__dict__["entry_input"] = None
+        self.tap, self.tap_hook = None, None
         if entry is not base_layer:  # the MLP's input is seen by another module than its output
-            me = weakref.ref(self)
-            entry.register_forward_pre_hook(lambda module, args: _remember_input(me, args[0]))
+            self.tap = InputTap()
+            self.tap_hook = entry.register_forward_pre_hook(self.tap)
 
     def add_memory(
         self, adapter_name: str, config: SparseMemoryConfig, memory: ProductKeyMemory
@@ -44,21 +43,28 @@ class MemoryMLP(nn.Module, BaseTunerLayer):
 
     def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
         """x is what the wrapped module gets; the memory reads what the MLP as a whole gets."""
+        mlp_input = x if self.tap is None else self.tap.take()
         active = [name for name in self.active_adapters if name in self.smf_memory]
         if self.disable_adapters or not active:
             return self.base_layer(x, *args, **kwargs)
-        mlp_input = x if self.entry_input is None else self.entry_input
         replaced = [name for name in active if name not in self.smf_scale]
         if replaced and len(active) > 1:
             raise ValueError(
                 f"adapters {active} are active together and {replaced} replace the MLP; activate "
                 "a replacement memory alone, with set_adapter(name)"
             )
+        if replaced and (args or kwargs):
+            raise ValueError(
+                f"integration='replacement' cannot stand in for {type(self.base_layer).__name__}, "
+                "which does more than map hidden states (it takes further arguments); use "
+                "integration='additive'"
+            )
         if replaced:
             return self.smf_memory[active[0]](mlp_input)
         output = self.base_layer(x, *args, **kwargs)
         for name in active:
-            output = output + (self.smf_scale[name] * self.smf_memory[name](mlp_input)).to(output.dtype)
+            added = self.smf_scale[name] * self.smf_memory[name](mlp_input)
+            output = output + added.to(output.dtype)
         return output
 
     def _freeze_non_trainable_peft_weights(self, adapter_names=None) -> None:
@@ -84,9 +90,18 @@ class MemoryMLP(nn.Module, BaseTunerLayer):
         raise ValueError("a memory is never merged, so there is nothing to unmerge")
 
 
-def _remember_input(layer: weakref.ref, x: Tensor) -> None:
-    if layer() is not None:
-        layer().__dict__["entry_input"] = x
+class InputTap:
+    """A forward pre-hook that keeps a module's input until it is taken."""
+
+    def __init__(self):
+        self.x: Tensor | None = None
+
+    def __call__(self, module: nn.Module, args: tuple) -> None:
+        self.x = args[0]
+
+    def take(self) -> Tensor:
+        x, self.x = self.x, None
+        return x
 
 
 class SparseMemoryModel(BaseTuner):
@@ -106,10 +121,10 @@ class SparseMemoryModel(BaseTuner):
         sites = find_mlps(model, peft_config.layers)
         self.sites: dict[str, MLPSite] = {site.exit: site for site in sites}
         peft_config.target_modules = sorted(self.sites)
-        if not hasattr(self, "padding"):
+        if "padding" not in self.__dict__:
             self.padding = PaddingMask()
             decoder = model.get_submodule(prefix.rpartition(".")[0])
-            decoder.register_forward_pre_hook(self.padding, with_kwargs=True)
+            self.padding_hook = decoder.register_forward_pre_hook(self.padding, with_kwargs=True)
         self.__dict__["first_memory"] = None
 
     @staticmethod
@@ -149,7 +164,21 @@ class SparseMemoryModel(BaseTuner):
             self.__dict__["first_memory"] = memory
         memory.padding = self.padding
         device = next(target.parameters()).device
-        return memory if device.type == "meta" else memory.to(device)
+        empty = "meta" in (device.type, memory.keys.device.type)  # weights are loaded later
+        return memory if empty else memory.to(device)
+
+    def _replace_module(self, parent, child_name, new_module, child) -> None:
+        setattr(parent, child_name, new_module)
+
+    def unload(self) -> nn.Module:
+        """Give back the base model as it was before any memory was inserted."""
+        layers = [module for module in self.model.modules() if isinstance(module, MemoryMLP)]
+        model = super().unload()
+        self.padding_hook.remove()
+        for layer in layers:
+            if layer.tap_hook is not None:
+                layer.tap_hook.remove()
+        return model
 
     @property
     def _ddp_params_and_buffers_to_ignore(self) -> list[str]:

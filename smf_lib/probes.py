@@ -157,7 +157,7 @@ def _fast_writer(model: PreTrainedModel) -> PreTrainedModel:
 
     Anywhere else (and for a model that is not in float32) the model itself.
     """
-    can = torch.cpu.get_capabilities()
+    can = getattr(torch.cpu, "get_capabilities", dict)()
     native = can.get("avx512_bf16") or can.get("amx_bf16") or can.get("bf16")
     if model.device.type != "cpu" or model.dtype != torch.float32 or not native:
         return model

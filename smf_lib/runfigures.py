@@ -225,8 +225,7 @@ def training_loss(records: Sequence[Record]) -> Figure:
         ax.set_xlabel("optimizer step")
     for ax in grid[::columns]:
         ax.set_ylabel("training loss (nats a token)")
-    for ax, labels in zip(grid, ends, strict=False):
-        label_ends(ax, labels)
+    label_ends(list(zip(grid, ends, strict=False)))
     caption = (
         "Training loss, a running mean over a twentieth of the run; faint: every logged step of "
         f"the first seed. {setting_sentence(arms)}"

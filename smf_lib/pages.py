@@ -1,0 +1,193 @@
+"""Pages of the book from executed notebooks: one parameters table, numbered figures, clean output.
+
+The text of a page is that of the notebook in the repository, its outputs are those of the executed
+copy, so text can be corrected without running anything again.
+"""
+
+import base64
+import copy
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from bs4 import BeautifulSoup
+from nbformat import NotebookNode
+
+from .parameters import INJECTED_TAG, TAG, fill_in, parameter_table, read_parameters
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+LABEL_LINE = re.compile(r"^(\([\w-]+\)=|:(label|name): .*)\n?", re.MULTILINE)
+MARKDOWN_SIGNS = re.compile(r"([\\`*_{}\[\]<>$|~])")
+
+
+class BookError(ValueError):
+    """The book cannot be built; the message says what is missing or wrong and what to do."""
+
+
+def read_notebook(path: Path) -> NotebookNode:
+    """A notebook file, format 4. Raises BookError if it is missing or is none."""
+    if not path.is_file():
+        raise BookError(f"{path} is missing; run the study first (make book)")
+    try:
+        return nbformat.read(path, as_version=4)
+    except Exception as error:
+        raise BookError(f"{path} is not a whole notebook ({error}); delete it and build again")
+
+
+def used_values(executed: NotebookNode) -> dict[str, Any]:
+    """The parameters that papermill passed to an executed notebook."""
+    return dict(executed.metadata.get("papermill", {}).get("parameters", {}))
+
+
+def with_outputs(source: NotebookNode, executed: NotebookNode, name: str, root: Path):
+    """The source notebook with the outputs of its executed copy, without what belongs to a machine.
+
+    Raises BookError if the code that was executed is not that of the source.
+    """
+    ran = [c for c in executed.cells if c.cell_type == "code" and not _has_tag(c, INJECTED_TAG)]
+    code = [c for c in source.cells if c.cell_type == "code"]
+    if [c.source for c in ran] != [c.source for c in code]:
+        raise BookError(f"{name} was executed with other code than it has now; run it again")
+    if any(o.output_type == "error" for c in ran for o in c.outputs):
+        raise BookError(f"{name} ended with an error; run it again")
+    page = copy.deepcopy(source)
+    page.metadata = {k: page.metadata[k] for k in ("kernelspec", "language_info")}
+    targets = [c for c in page.cells if c.cell_type == "code"]
+    for cell, done in zip(targets, ran):
+        cell.outputs = _clean(done.outputs, root)
+        cell.execution_count = done.execution_count
+    return page
+
+
+def for_download(notebook: NotebookNode, values: dict[str, Any]) -> NotebookNode:
+    """A copy to take along: the values that were used stand in its parameters cell."""
+    notebook = copy.deepcopy(notebook)
+    for cell in notebook.cells:
+        if _has_tag(cell, TAG):
+            cell.source = fill_in(cell.source, values)
+    return notebook
+
+
+def as_page(
+    notebook: NotebookNode,
+    values: dict[str, Any],
+    stem: str,
+    header: str,
+    title_end: str = "",
+    labels: bool = True,
+) -> NotebookNode:
+    """A copy to be shown in the book.
+
+    stem: name of the page, from which figures get theirs. header: Markdown shown below the title.
+    title_end: added to the title. labels: False drops the labels of sections and equations, for a
+    notebook of which there are several pages.
+    """
+    page = copy.deepcopy(notebook)
+    cells: list[NotebookNode] = []
+    for cell in page.cells:
+        if cell.cell_type == "markdown" and not labels:
+            cell.source = LABEL_LINE.sub("", cell.source)
+        if _has_tag(cell, TAG):
+            table = parameter_table(read_parameters(cell.source), values)
+            cells.append(nbformat.v4.new_markdown_cell(f"**Parameters**\n\n{table}"))
+        elif cell.cell_type == "code":
+            cells += _figures(cell, stem.replace("_", "-"))
+        else:
+            cells.append(cell)
+    _head(cells, stem, header, title_end)
+    _number_figures(cells, stem)
+    page.cells = cells
+    return page
+
+
+def _has_tag(cell: NotebookNode, tag: str) -> bool:
+    return tag in cell.metadata.get("tags", [])
+
+
+def _head(cells: list[NotebookNode], stem: str, header: str, title_end: str) -> None:
+    first = cells[0] if cells else None
+    if first is None or first.cell_type != "markdown" or not first.source.startswith("# "):
+        raise BookError(f"notebook {stem} must begin with a title (`# ...`)")
+    title, _, rest = first.source.partition("\n")
+    first.source = f"{title}{title_end}\n\n{header}\n\n{rest.lstrip()}"
+
+
+def _clean(outputs: list[NotebookNode], root: Path) -> list[NotebookNode]:
+    """Outputs as they are to be read: no progress bars, no warnings, no paths of this machine."""
+    kept: list[NotebookNode] = []
+    for output in copy.deepcopy(outputs):
+        if output.output_type == "stream":
+            if output.name == "stderr":
+                continue
+            output.text = _local(_overwritten(output.text), root)
+            if kept and kept[-1].output_type == "stream":
+                kept[-1].text += output.text
+                continue
+        else:
+            if WIDGET in output.get("data", {}):
+                continue
+            for mime, data in output.get("data", {}).items():
+                if isinstance(data, str) and mime.startswith("text/"):
+                    output.data[mime] = _local(data, root)
+        kept.append(output)
+    return kept
+
+
+def _overwritten(text: str) -> str:
+    """What a terminal would show in the end: after a carriage return a line starts anew."""
+    return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
+
+
+def _local(text: str, root: Path) -> str:
+    return text.replace(f"{root}/", "").replace(str(Path.home()), "~")
+
+
+def _figures(cell: NotebookNode, page: str) -> list[NotebookNode]:
+    """The cell with its figures as images that have a caption; one cell a figure."""
+    cells, waiting, hidden = [], cell.outputs, copy.deepcopy(cell)
+    hidden.source, hidden.metadata = "", {"tags": ["remove-input"]}
+    current = cell
+    current.outputs = []
+    for output in waiting:
+        found = _figure(output)
+        if found is None:
+            current.outputs.append(output)
+            continue
+        image, caption, alt = found
+        current.outputs.append(image)
+        options = current.metadata.setdefault("mystnb", {})
+        options.setdefault("figure", {})["caption"] = caption
+        options.setdefault("image", {})["alt"] = alt
+        cells.append(current)
+        current = copy.deepcopy(hidden)
+        current.outputs = []
+    if current.outputs or not cells:
+        cells.append(current)
+    return cells
+
+
+def _number_figures(cells: list[NotebookNode], stem: str) -> None:
+    """Give every figure without a name one: fig-<page>-<number>."""
+    named = [c.metadata["mystnb"]["figure"] for c in cells if "figure" in c.metadata.get("mystnb", {})]
+    for number, figure in enumerate(named, start=1):
+        figure.setdefault("name", f"fig-{stem.replace('_', '-')}-{number}")
+
+
+def _figure(output: NotebookNode) -> tuple[NotebookNode, str, str] | None:
+    """Image output, caption as Markdown and alternative text of an output that is one figure."""
+    html = output.get("data", {}).get("text/html", "")
+    if "<figure" not in html:
+        return None
+    figure = BeautifulSoup(html, "html.parser").find("figure")
+    image, caption = figure.find("img"), figure.find("figcaption")
+    if image is None or caption is None or not image.get("alt"):
+        return None
+    kind, comma, data = image["src"].partition(",")
+    mime = kind.removeprefix("data:").removesuffix(";base64")
+    if not comma or mime not in ("image/png", "image/svg+xml"):
+        return None
+    if mime == "image/svg+xml":
+        data = base64.b64decode(data).decode()
+    shown = nbformat.v4.new_output("display_data", {mime: data, "text/plain": image["alt"]})
+    return shown, MARKDOWN_SIGNS.sub(r"\\\1", " ".join(caption.text.split())), image["alt"]

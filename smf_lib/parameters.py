@@ -1,0 +1,90 @@
+"""The parameters of a notebook: read from its `parameters` cell, shown as a table, filled in."""
+
+import ast
+import io
+import tokenize
+from dataclasses import dataclass
+from typing import Any
+
+TAG = "parameters"
+INJECTED_TAG = "injected-parameters"
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter: its name, its default as written, and the comment beside it."""
+
+    name: str
+    default: str
+    meaning: str
+
+
+def read_parameters(cell: str) -> list[Parameter]:
+    """The assignments of a parameters cell.
+
+    The meaning is the comment on the same line, with comment lines that directly follow it; where
+    there is none, the comment lines directly above.
+    """
+    inline, own = _comments(cell)
+    found = []
+    for node in _assignments(cell):
+        meaning = [inline[n] for n in range(node.lineno, node.end_lineno + 1) if n in inline]
+        if meaning:
+            line = node.end_lineno + 1
+            while line in own:
+                meaning.append(own[line])
+                line += 1
+        else:
+            line = node.lineno - 1
+            while line in own:
+                meaning.insert(0, own[line])
+                line -= 1
+        default = ast.get_source_segment(cell, node.value)
+        found.append(Parameter(node.targets[0].id, default, " ".join(meaning)))
+    return found
+
+
+def fill_in(cell: str, values: dict[str, Any]) -> str:
+    """The parameters cell with other values and the same comments."""
+    lines = cell.split("\n")
+    for node in reversed(_assignments(cell)):
+        name = node.targets[0].id
+        if name not in values:
+            continue
+        first, last = node.value.lineno - 1, node.value.end_lineno - 1
+        before = lines[first].encode()[: node.value.col_offset].decode()
+        after = lines[last].encode()[node.value.end_col_offset :].decode()
+        lines[first : last + 1] = [f"{before}{values[name]!r}{after}"]
+    return "\n".join(lines)
+
+
+def parameter_table(parameters: list[Parameter], values: dict[str, Any]) -> str:
+    """A Markdown table of all parameters with the values that were used."""
+    rows = ["| parameter | value used | default | meaning |", "| --- | --- | --- | --- |"]
+    for p in parameters:
+        used = repr(values[p.name]) if p.name in values else p.default
+        used, default, meaning = (_in_table(text) for text in (used, p.default, p.meaning))
+        rows.append(f"| `{p.name}` | `{used}` | `{default}` | {meaning.replace('<', '&lt;')} |")
+    return "\n".join(rows)
+
+
+def _in_table(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _assignments(cell: str) -> list[ast.Assign]:
+    return [
+        node
+        for node in ast.parse(cell).body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    ]
+
+
+def _comments(cell: str) -> tuple[dict[int, str], dict[int, str]]:
+    """Comments by line number: those beside code, and those on lines of their own."""
+    inline, own = {}, {}
+    for token in tokenize.generate_tokens(io.StringIO(cell).readline):
+        if token.type == tokenize.COMMENT:
+            text = token.string.lstrip("#").strip()
+            (own if token.line.lstrip().startswith("#") else inline)[token.start[0]] = text
+    return inline, own
