@@ -43,7 +43,7 @@ test: $(READY)
 	@$(RUN)python -m pytest
 
 lint: $(READY)
-	@$(RUN)ruff check . && $(RUN)ruff format --check .
+	@$(RUN)ruff check .
 
 clean:
 	rm -rf work/$(basename $(notdir $(PROFILE)))

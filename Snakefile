@@ -13,10 +13,14 @@ import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
 from smf_lib.plan import describe_plan, other_builds
 from smf_lib.profiles import load_profile
 from smf_lib.sources import code_digest, notebook_digest
+
+# Every choice of the scheduler is told in a line; the notebooks' own lines say more.
+logger.addFilter(lambda r: not r.getMessage().startswith(("Select jobs", "Execute ")))
 
 SOURCE = Path(os.path.relpath(workflow.basedir))
 VIEWS = ["03_results", "04_selection", "05_cost"]

@@ -22,14 +22,17 @@ from smf_lib.provenance import provenance
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "benchmarks"
 
 
-def options(description: str) -> argparse.ArgumentParser:
-    """The command line that every benchmark has."""
+def options(description: str, argv: list[str] | None) -> argparse.Namespace:
+    """The command line that every benchmark has, parsed; None stands for that of the process."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--small", action="store_true", help="tiny shapes, seconds: a test")
     parser.add_argument("--record", action="store_true", help="write results/benchmarks/<name>.json")
-    return parser
+    arguments = parser.parse_args(argv)
+    if arguments.small and arguments.record:
+        parser.error("--record with --small: a small run measures nothing; leave one out")
+    return arguments
 
 
 def timed(action: Callable[[], object]) -> float:
@@ -113,8 +116,6 @@ def report(name: str, arguments: argparse.Namespace, settings: dict, results: di
     print(text)
     if not arguments.record:
         return
-    if arguments.small:
-        raise SystemExit("--record with --small: a small run measures nothing; leave one out")
     RESULTS.mkdir(parents=True, exist_ok=True)
     temporary = RESULTS / f".{name}.{os.getpid()}.tmp"
     temporary.write_text(text + "\n", encoding="utf-8")

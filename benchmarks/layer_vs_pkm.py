@@ -63,8 +63,8 @@ def action(layer: nn.Module, x: torch.Tensor, target: torch.Tensor) -> Callable[
     return lambda: timed(run)
 
 
-def main() -> None:
-    arguments = options(__doc__).parse_args()
+def main(argv: list[str] | None = None) -> None:
+    arguments = options(__doc__, argv)
     width, rounds = 576, 25
     shapes = [(tokens, n) for tokens in (512, 2048) for n in (64, 128, 256)]
     if arguments.small:

@@ -63,8 +63,8 @@ def measure(layers: int, memory: dict, rows: list[int], small: bool, folder: Pat
     return found
 
 
-def main() -> None:
-    arguments = options(__doc__).parse_args()
+def main(argv: list[str] | None = None) -> None:
+    arguments = options(__doc__, argv)
     layers, subkeys, rows = 30, [64, 128, 256], [128, 512, 1024, 2048, 4096]
     memory = {"layers": [8, 15, 22], "num_heads": 4, "top_k": 16, "key_dim": 128}
     if arguments.small:

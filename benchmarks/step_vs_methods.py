@@ -70,8 +70,8 @@ def stepper(model: nn.Module, sequences: int, length: int) -> Callable[[], float
     return step
 
 
-def main() -> None:
-    arguments = options(__doc__).parse_args()
+def main(argv: list[str] | None = None) -> None:
+    arguments = options(__doc__, argv)
     layers, sequences, length, rounds = (4, 2, 8, 2) if arguments.small else (30, 8, 64, 15)
     found = models(layers, arguments.small)
     steppers = {name: stepper(model, sequences, length) for name, model in found.items()}

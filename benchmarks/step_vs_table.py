@@ -92,7 +92,7 @@ class Trainee:
     def __init__(self, case: Case):
         self.case, self.random = case, torch.Generator().manual_seed(0)
         in_model = case.around == "model"
-        base = smol_model(LAYERS, VOCABULARY, case.small) if in_model else None
+        base = smol_model(4 if case.small else LAYERS, VOCABULARY, case.small) if in_model else None
         self.memory_before = psutil.Process().memory_info().rss
         config = SparseMemoryConfig(
             task_type="CAUSAL_LM", layers=[MEMORY_LAYER], num_subkeys=case.num_subkeys, num_heads=4,
@@ -220,8 +220,8 @@ def compare(around: str, shape: dict, subkeys: list[int], rounds: int, dense_rou
     }
 
 
-def main() -> None:
-    arguments = options(__doc__).parse_args()
+def main(argv: list[str] | None = None) -> None:
+    arguments = options(__doc__, argv)
     PROCESSES.set_forkserver_preload(["benchmarks.common", "smf_lib.train"])
     subkeys, rounds, dense_rounds = [128, 256, 512, 1024], 15, 7
     shape = {"width": 576, "sequences": 8, "length": 64, "small": arguments.small}

@@ -166,7 +166,7 @@ def _output(ax: Axes) -> None:
         )
     )
     _text(ax, 15.2, 5.3, "output", size=9.5)
-    _text(ax, 15.2, 4.3, "softmax-\nweighted sum", size=8.5, va="center")
+    _text(ax, 15.2, 3.3, "softmax-\nweighted sum", size=8.5, va="center")
 
 
 def _steps(ax: Axes) -> None:

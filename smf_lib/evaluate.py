@@ -1,8 +1,7 @@
 """What a run is measured by: the new task (exam) and three probes of forgetting.
 
-The exam and the knowledge probe are lm-eval tasks made in code and run by lm-eval itself on
-`smf_lib.lm.SharedContextLM`. The perplexity and the KL divergence use the same model interface.
-Every measurement keeps the outcome of each item, so that runs can be compared item by item.
+The exam and the knowledge probe are lm-eval tasks, made here and run by lm-eval on
+`smf_lib.lm.SharedContextLM`. Each item's outcome is kept, so that runs can be compared by item.
 """
 
 from __future__ import annotations
@@ -12,11 +11,10 @@ import logging
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from datasets import Dataset
 from lm_eval.api.task import ConfigurableTask
@@ -26,10 +24,12 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from .exam import ExamQuestion, continuation, prompt
-from .lm import SharedContextLM, inference
+from .lm import SharedContextLM
+from .reading import RowReader, inference
 
 ANSWER_TOKENS = 12  # most tokens of a generated answer
 ARTICLES = {"a", "an", "the"}
+MEAN = {"aggregation": "mean", "higher_is_better": True}  # of an lm-eval metric
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Measurement:
 
     `items`, in the order in which the items were given, holds 0.0 or 1.0 a question for an
     accuracy, [summed negative log-likelihood in nats, tokens] an article for the perplexity, and
-    the mean in nats a token of a sequence for the KL divergence. A model that gives numbers that
-    are not finite (it diverged) has NaN there. The standard error of a single item is NaN.
+    the mean in nats a token of a sequence for the KL divergence. A model that diverged has NaN
+    where it gives no number. The standard error of a single item is NaN.
     """
 
     name: str
@@ -78,8 +78,7 @@ def measure_exam(
     `prompt(question)`.
 
     Args:
-        model: a causal model, plain or wrapped by PEFT.
-        tokenizer: its tokenizer.
+        model, tokenizer: a causal model, plain or wrapped by PEFT, and its tokenizer.
         questions: objects with `question`, `options` and `answer`, the right option's index.
         batch_tokens: most tokens of a forward pass; the result does not depend on it.
         precision: "bf16" (autocast) or "fp32" (the type of the weights).
@@ -92,8 +91,8 @@ def measure_exam(
     for q in questions:
         if not 0 <= q.answer < len(q.options) or not all(q.options):
             raise ValueError(
-                f"questions: {q.id} has options={q.options} and answer={q.answer}; the options "
-                "must be non-empty texts and the answer the index of one of them"
+                f"questions: {q.id} has answer={q.answer} and options={q.options}; the answer "
+                "must be the index of an option, and no option empty"
             )
     rows = [{"prompt": prompt(q), "options": q.options, "answer": q.answer} for q in questions]
     config = {
@@ -103,7 +102,7 @@ def measure_exam(
         "doc_to_choice": "options",
         "doc_to_target": "answer",
         "target_delimiter": continuation(""),
-        "metric_list": [_mean_of("acc_norm")],
+        "metric_list": [{"metric": "acc_norm", **MEAN}],
     }
     lm = SharedContextLM(model, tokenizer, batch_tokens, precision)
     items = []
@@ -139,8 +138,7 @@ def measure_knowledge(
     for q in questions:
         if not q.aliases or not all(normalise(alias) for alias in q.aliases):
             raise ValueError(
-                f"questions: {q.id} has aliases={q.aliases}; it needs at least one, each with a "
-                "letter or digit"
+                f"questions: {q.id} has aliases={q.aliases}; it needs one or more, none empty"
             )
     shots = [{"prompt": prompt(shot), "answer": shot.answer} for shot in fewshot]
     rows = [{"prompt": prompt(q), "answer": q.aliases[0], "aliases": q.aliases} for q in questions]
@@ -153,10 +151,9 @@ def measure_knowledge(
         "fewshot_config": {"sampler": "first_n", "samples": shots} if shots else None,
         "generation_kwargs": {"until": ["\n"], "max_gen_toks": ANSWER_TOKENS, "do_sample": False},
         "process_results": _grade,
-        "metric_list": [_mean_of("exact_match")],
+        "metric_list": [{"metric": "exact_match", **MEAN}],
     }
-    lm = SharedContextLM(model, tokenizer, batch_tokens, precision)
-    samples = _run_task(lm, config, rows)
+    samples = _run_task(SharedContextLM(model, tokenizer, batch_tokens, precision), config, rows)
     return Measurement.of_mean("knowledge_accuracy", [float(s["exact_match"]) for s in samples])
 
 
@@ -177,8 +174,7 @@ def measure_prose(
 
     Args:
         model, tokenizer, batch_tokens, precision: as in `measure_exam`.
-        articles: objects with `text`.
-        window: most tokens of context and scored text together.
+        articles: objects with `text`; window: most tokens of context and scored text together.
 
     Raises:
         ValueError: no articles, an article of fewer than two tokens, a window that is odd, below
@@ -188,8 +184,7 @@ def measure_prose(
     lm = SharedContextLM(model, tokenizer, batch_tokens, precision)
     if window < 2 or window % 2 or window > (lm.max_length or window):
         raise ValueError(
-            f"window={window} must be an even number from 2 to the model's maximum of "
-            f"{lm.max_length} tokens"
+            f"window={window} must be an even number from 2 to the model's {lm.max_length} tokens"
         )
     pairs, owners = [], []
     for number, article in enumerate(articles):
@@ -205,7 +200,8 @@ def measure_prose(
         counts[number] += len(scored)
     items = [[float(loss), int(count)] for loss, count in zip(losses, counts)]
     mean = Measurement.of_ratio("prose_perplexity", losses, counts, items)
-    perplexity = float(np.exp(mean.value))
+    with np.errstate(over="ignore"):
+        perplexity = float(np.exp(mean.value))
     return Measurement(mean.name, perplexity, perplexity * mean.stderr, mean.n, items)
 
 
@@ -223,8 +219,7 @@ def measure_self_kl(
 
     Args:
         model, base_model: causal models with the same vocabulary, on any devices.
-        sequences: token ids, one list a sequence.
-        batch_size: sequences per forward pass; the result does not depend on it.
+        sequences: token ids, one list a sequence; batch_size: sequences per forward pass.
         precision: as in `measure_exam`, for both models.
 
     Raises:
@@ -232,25 +227,25 @@ def measure_self_kl(
             batch_size below one, an unknown precision.
     """
     _check_not_empty("sequences", sequences)
-    longest = max(len(sequence) for sequence in sequences)
-    limit = getattr(base_model.config.get_text_config(), "max_position_embeddings", longest)
-    if longest > limit or not all(len(sequence) for sequence in sequences):
-        raise ValueError(
-            f"sequences: the longest has {longest} tokens; all must have from 1 to {limit}"
-        )
+    readers = RowReader(base_model), RowReader(model)
+    limit = min(reader.max_length or math.inf for reader in readers)
+    lengths = [len(sequence) for sequence in sequences]
+    if not 1 <= min(lengths) <= max(lengths) <= limit:
+        found = f"{min(lengths)} to {max(lengths)}"
+        raise ValueError(f"sequences have {found} tokens; allowed are 1 to {limit}")
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1")
-    order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
-    sums = [0.0] * len(sequences)
+    order = sorted(range(len(sequences)), key=lambda i: -lengths[i])
+    sums = [math.nan] * len(sequences)
     with inference(base_model, precision), inference(model, precision):
         for start in tqdm(range(0, len(order), batch_size), desc="comparing", unit="batch"):
             batch = order[start : start + batch_size]
-            rows = [sequences[i] for i in batch]
-            for i, p, q in zip(batch, _logits(base_model, rows), _logits(model, rows)):
-                log_p = p[: len(sequences[i])].float().log_softmax(-1)
-                log_q = q[: len(sequences[i])].to(p.device).float().log_softmax(-1)
+            texts = [sequences[i] for i in batch]
+            base_logits, logits = (_read_from_start(reader, texts) for reader in readers)
+            for i, p, q in zip(batch, base_logits, logits):
+                log_p = p[-lengths[i] :].float().log_softmax(-1)
+                log_q = q[-lengths[i] :].to(p.device).float().log_softmax(-1)
                 sums[i] = F.kl_div(log_q, log_p, reduction="sum", log_target=True).item()
-    lengths = [len(sequence) for sequence in sequences]
     items = [total / length for total, length in zip(sums, lengths)]
     return Measurement.of_ratio("self_kl", sums, lengths, items)
 
@@ -270,25 +265,18 @@ def _grade(doc: dict, results: Sequence[str]) -> dict[str, float]:
     return {"exact_match": float(any(given == normalise(alias) for alias in doc["aliases"]))}
 
 
-def _mean_of(metric: str) -> dict:
-    return {"metric": metric, "aggregation": "mean", "higher_is_better": True}
-
-
 def _run_task(lm: SharedContextLM, config: dict, rows: list[dict]) -> list[dict]:
     """Run a task over rows with lm-eval and return its log of each row, in the order given."""
-    data = {"test": Dataset.from_list(rows)}
-    load: Callable = lambda **_: data  # noqa: E731
-    with _quiet("lm_eval"):
-        task = ConfigurableTask(config={**config, "custom_dataset": load, "test_split": "test"})
-        task.set_fewshot_seed(0)
+    source = {"custom_dataset": lambda: {"test": Dataset.from_list(rows)}, "test_split": "test"}
+    with _quiet_lm_eval():
+        task = ConfigurableTask(config=config | source)
         results = evaluate(lm, {"tasks": {config["task"]: task}, "groups": {}}, bootstrap_iters=0)
     return sorted(results["samples"][config["task"]], key=lambda sample: sample["doc_id"])
 
 
 @contextlib.contextmanager
-def _quiet(logger_name: str) -> Iterator[None]:
-    """Let only errors of a logger through."""
-    logger = logging.getLogger(logger_name)
+def _quiet_lm_eval() -> Iterator[None]:
+    logger = logging.getLogger("lm_eval")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
@@ -304,16 +292,9 @@ def _windows(tokens: list[int], window: int) -> Iterator[tuple[list[int], list[i
         yield tokens[start - window // 2 : start], tokens[start : start + window // 2]
 
 
-def _logits(model: nn.Module, rows: Sequence[Sequence[int]]) -> Tensor:
-    """Logits (rows, longest, vocabulary) of rows that are padded on the right."""
-    device = next(model.parameters()).device
-    ids = torch.zeros(len(rows), max(len(row) for row in rows), dtype=torch.int64)
-    mask = torch.zeros_like(ids)
-    for number, row in enumerate(rows):
-        ids[number, : len(row)] = torch.tensor(row)
-        mask[number, : len(row)] = 1
-    inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
-    return model(**inputs, use_cache=False).logits
+def _read_from_start(reader: RowReader, texts: Sequence[Sequence[int]]) -> Tensor:
+    """Logits (texts, longest, vocabulary), where a text's tokens are the last columns."""
+    return reader.read(reader.start().select([0] * len(texts)), texts, all_logits=True)
 
 
 def _check_not_empty(name: str, items: Sequence) -> None:

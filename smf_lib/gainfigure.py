@@ -121,7 +121,6 @@ def _gain_panel(
     colours = method_colours(arm.first.method for arm in gains)
     ax.axhline(0, color=FAINT, linewidth=1, zorder=1)
     ax.axvline(0, color=FAINT, linewidth=1, zorder=1)
-    lines: dict[tuple, list[tuple[float, float]]] = {}
     for arm, interval in drifts.items():
         if not interval.known:
             continue
@@ -138,16 +137,9 @@ def _gain_panel(
             markeredgewidth=0.7,
             zorder=4,
         )
-        lines.setdefault((arm.where, arm.first.method), [(0, 0)]).append((x, y))
-    for (_, method), points in lines.items():
-        if len(points) > 2:
-            ax.plot(
-                *zip(*points, strict=True),
-                color=colours[method],
-                linewidth=0.9,
-                alpha=0.7,
-                zorder=2,
-            )
+    for method, points in _sweep_lines(gains, drifts):
+        xs, ys = zip(*points, strict=True)
+        ax.plot(xs, ys, color=colours[method], linewidth=0.9, alpha=0.7, zorder=2)
     ax.plot(0, 0, "o", color=colours["base"], markersize=7, markeredgecolor="white", zorder=5)
     title, label = DRIFT_TITLES[metric]
     ax.set(title=title, xlabel=label)
@@ -155,6 +147,18 @@ def _gain_panel(
     ax.xaxis.set_major_locator(MaxNLocator(5))
     _widen(ax, {"prose_perplexity": 0.5, "knowledge_accuracy": 2.0, "self_kl": 0.002}[metric], "x")
     _spread_axis(ax, [interval for interval in drifts.values() if interval.known])
+
+
+def _sweep_lines(
+    gains: dict[Arm, Interval], drifts: dict[Arm, Interval]
+) -> list[tuple[str, list[tuple[float, float]]]]:
+    """Method and corners of each sweep of two learning rates or more, from the base model on."""
+    lines: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for arm, interval in drifts.items():
+        if interval.known:
+            line = lines.setdefault((arm.where, arm.first.method), [(0.0, 0.0)])
+            line.append((interval.value, gains[arm].value))
+    return [(method, points) for (_, method), points in lines.items() if len(points) > 2]
 
 
 def _widen(ax: Axes, span: float, axis: str) -> None:
@@ -182,9 +186,10 @@ def _spread_axis(ax: Axes, drifts: Sequence[Interval]) -> None:
     scale = max(sizes[len(sizes) // 2], noise)
     threshold = 10.0 ** round(math.log10(scale))
     low, high = ax.get_xlim()
+    below = any(interval.value < 0 or interval.low < 0 for interval in drifts)
     ax.set_xscale("symlog", linthresh=threshold)
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.set_xlim(min(min(-threshold, low), -threshold / 2), high)
+    ax.set_xlim(min(low, -threshold) if below else -0.2 * threshold, high)
     title = ax.get_xlabel().removesuffix(")")
     ax.set_xlabel(f"{title}; log beyond {threshold:g})", size=9.5)
 
@@ -218,7 +223,8 @@ def _name_marks(
             boxes.append((across.low, up.value, across.high, up.value))
         if up.bounded:
             boxes.append((across.value, up.low, across.value, up.high))
-    place_labels(ax, labels, marks, boxes)
+    lines = [points for _, points in _sweep_lines(gains, drifts)]
+    place_labels(ax, labels, marks, boxes, lines)
 
 
 def _reading_guide(ax: Axes, arms: Sequence[Arm], shapes: dict[str, str]) -> None:

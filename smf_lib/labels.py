@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.transforms import Bbox
+from numpy.typing import NDArray
 
 from .figstyle import text_colour
 
@@ -45,14 +47,15 @@ def place_labels(
     labels: Sequence[Label],
     marks: Sequence[tuple[float, float]] = (),
     boxes: Sequence[tuple[float, float, float, float]] = (),
+    lines: Sequence[Sequence[tuple[float, float]]] = (),
     clear: float = 5,
 ) -> list:
     """Write each label near its point without covering other labels, marks or error bars.
 
     Positions around the point are tried from near to far; the first free one is taken, and a
     thin line joins label and point when they are apart. marks: further points to keep clear.
-    boxes: rectangles (x0, y0, x1, y1) in data units, such as error bars. clear: radius of a mark
-    in points. The figure's layout is fixed by this call, so all axes must be complete. Returns
+    boxes: rectangles (x0, y0, x1, y1) in data units, such as error bars. lines: the corners of
+    lines to keep clear. clear: radius of a mark in points. The figure's layout is fixed by this call, so all axes must be complete. Returns
     the annotations.
     """
     figure = ax.figure
@@ -66,6 +69,7 @@ def place_labels(
     for x0, y0, x1, y1 in boxes:
         (left, bottom), (right, top) = to_pixels((x0, y0)), to_pixels((x1, y1))
         taken.append(Bbox.from_extents(left - 1, bottom - 1, right + 1, top + 1))
+    taken += [_around(dot, 2 * scale) for line in lines for dot in _dots(to_pixels(line), scale)]
     placed = []
     for label in labels:
         anchor = to_pixels((label.x, label.y))
@@ -92,6 +96,14 @@ def place_labels(
 def _around(centre: Sequence[float], radius: float) -> Bbox:
     x, y = centre
     return Bbox.from_extents(x - radius, y - radius, x + radius, y + radius)
+
+
+def _dots(corners: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
+    """Points every 4 points of length along a line given by its corners in pixels (n, 2)."""
+    lengths = np.hypot(*np.diff(corners, axis=0).T)
+    along = np.concatenate([[0.0], np.cumsum(lengths)])
+    places = np.arange(0, along[-1] + 1e-9, 4 * scale)
+    return np.stack([np.interp(places, along, corners[:, axis]) for axis in (0, 1)], axis=1)
 
 
 def _gap(point: Sequence[float], box: Bbox) -> float:

@@ -3,75 +3,50 @@
 `SharedContextLM` gives the log-likelihoods and texts of lm-eval's own `HFLM`, with less work. What
 all requests begin with (few-shot examples, say) is read once a call; a context that several
 continuations follow, as the options of a question do, is read once; then each continuation reads
-on from the keys and values kept so far. Rows are padded on the left, so that the last column of a
-row is always its last token.
+on from the keys and values kept so far.
 """
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from lm_eval import utils
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
-from peft import PeftModel
 from torch import Tensor, nn
-from tqdm import tqdm
-from transformers import Cache, DynamicCache, PreTrainedTokenizerBase
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
 
-PRECISIONS = ("bf16", "fp32")
+from .reading import RowReader, Rows, batches, check_precision, common_prefix, inference
+
 DEFAULT_WINDOW = 2048  # tokens; for a model whose configuration has no maximum length
 DEFAULT_NEW_TOKENS = 256  # where a request does not say how many, as in lm-eval
 
 
-@contextlib.contextmanager
-def inference(model: nn.Module, precision: str) -> Iterator[None]:
-    """Evaluation mode without gradients, under bfloat16 autocast if `precision` is "bf16".
+@dataclass(frozen=True)
+class Generation:
+    """How one text is generated: the strings it stops before, and the most tokens it may have."""
 
-    With "fp32" the model computes in the type of its weights. The weights and the model's mode are
-    afterwards what they were. Raises ValueError for another precision.
-    """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision={precision!r} is unknown; choose one of {PRECISIONS}")
-    training = model.training
-    model.eval()
-    # Autocast keeps the bfloat16 copy of a weight from one forward pass to the next only if the
-    # weight requires a gradient; without this, frozen weights are converted in every pass.
-    frozen = [p for p in model.parameters() if p.is_floating_point() and not p.requires_grad]
-    for parameter in frozen:
-        parameter.requires_grad_(True)
-    device = next(model.parameters()).device.type
-    try:
-        with (
-            torch.no_grad(),
-            torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"),
-        ):
-            yield
-    finally:
-        for parameter in frozen:
-            parameter.requires_grad_(False)
-        model.train(training)
+    until: tuple[str, ...]
+    max_tokens: int
 
+    @classmethod
+    def from_kwargs(cls, kwargs: dict) -> Generation:
+        """From lm-eval's generation_kwargs. Raises ValueError if they ask for sampling or beams."""
+        if kwargs.get("do_sample") or kwargs.get("temperature") or kwargs.get("num_beams", 1) > 1:
+            raise ValueError(
+                f"generation_kwargs={kwargs} ask for more than greedy decoding; leave out "
+                "do_sample, temperature and num_beams"
+            )
+        until = kwargs.get("until") or ()
+        until = (until,) if isinstance(until, str) else tuple(until)
+        return cls(until, int(kwargs.get("max_gen_toks", DEFAULT_NEW_TOKENS)))
 
-@dataclass
-class _Rows:
-    """Token rows that the model has read: keys and values, and which columns hold real tokens."""
-
-    cache: Cache
-    mask: Tensor  # (rows, columns) int64, 1 for a real token, 0 for padding
-
-    def select(self, rows: Sequence[int]) -> _Rows:
-        """The given rows, each as often as it is named; this object stays as it is."""
-        index = torch.tensor(rows, device=self.mask.device)
-        cache = copy.copy(self.cache)
-        cache.layers = [copy.copy(layer) for layer in self.cache.layers]
-        cache.batch_select_indices(index)  # makes new tensors
-        return _Rows(cache, self.mask[index])
+    def cut(self, text: str) -> str:
+        """The text before the first stop string, or all of it."""
+        return min((text.split(stop)[0] for stop in self.until), key=len, default=text)
 
 
 class SharedContextLM(TemplateLM):
@@ -80,12 +55,12 @@ class SharedContextLM(TemplateLM):
     Args:
         model: a causal language model with a key-value cache.
         tokenizer: its tokenizer; its own rule decides whether texts begin with a BOS token.
-        batch_tokens: most tokens, with padding, that one forward pass reads.
+        batch_tokens: most tokens, with padding, that one forward pass reads (one text is never
+            cut, however long).
         precision: "bf16" (autocast) or "fp32" (the type of the weights).
 
     Raises:
-        ValueError: an unknown precision, batch_tokens below 1, or a model that keeps a recurrent
-            state, which cannot be shared like keys and values.
+        ValueError: an unknown precision, batch_tokens below 1, or a model with a recurrent state.
     """
 
     def __init__(
@@ -96,22 +71,14 @@ class SharedContextLM(TemplateLM):
         precision: str = "fp32",
     ):
         super().__init__()
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision={precision!r} is unknown; choose one of {PRECISIONS}")
+        check_precision(precision)
         if batch_tokens < 1:
             raise ValueError(f"batch_tokens={batch_tokens} must be at least 1")
-        base = model.get_base_model() if isinstance(model, PeftModel) else model
-        if getattr(base, "_is_stateful", False):
-            raise ValueError(
-                f"model={type(base).__name__} keeps a recurrent state; evaluation needs a model "
-                "whose layers all have a key-value cache"
-            )
+        self.reader = RowReader(model)
         self.model, self.tokenizer = model, tokenizer
         self.batch_tokens, self.precision = batch_tokens, precision
-        self.config = base.config.get_text_config()
-        self._device = next(model.parameters()).device
-        self._takes_positions = "position_ids" in inspect.signature(base.forward).parameters
-        eos = getattr(base.generation_config, "eos_token_id", None)
+        self._device = self.reader.device
+        eos = getattr(self.reader.base.generation_config, "eos_token_id", None)
         eos = eos if isinstance(eos, list) else [eos]
         self.end_tokens = {token for token in (*eos, tokenizer.eos_token_id) if token is not None}
 
@@ -129,15 +96,16 @@ class SharedContextLM(TemplateLM):
 
     @property
     def max_length(self) -> int | None:
-        """Longest sequence the model takes, in tokens; None if its configuration has no limit."""
-        return getattr(self.config, "max_position_embeddings", None)
+        """Longest text that the model takes, in tokens; None if it has no limit."""
+        return self.reader.max_length
 
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **kwargs
     ) -> list[int]:
-        special = self.tokenizer.bos_token
+        """Token ids; by default with the tokenizer's own special tokens, but never two BOS."""
         if add_special_tokens is None:
-            add_special_tokens = not (special and string.startswith(special))
+            bos = self.tokenizer.bos_token
+            add_special_tokens = not (bos and string.startswith(bos))
         return self.tokenizer.encode(string, add_special_tokens=add_special_tokens)
 
     def _loglikelihood_tokens(
@@ -167,27 +135,26 @@ class SharedContextLM(TemplateLM):
         return totals
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Greedy continuations, cut before the first of each request's `until` strings.
+        """Greedy continuations, each cut before the first of its request's `until` strings.
 
         Raises ValueError for a request that asks for sampling, or whose context and new tokens
         (`max_gen_toks`) are longer than the model's maximum.
         """
         contexts = [self.tok_encode(request.args[0]) for request in requests]
-        options = [_Generation.from_kwargs(request.args[1]) for request in requests]
-        self._check_lengths([len(c) + o.max_tokens for c, o in zip(contexts, options)])
+        settings = [Generation.from_kwargs(request.args[1]) for request in requests]
+        self._check_lengths([len(c) + s.max_tokens for c, s in zip(contexts, settings)])
         texts = [""] * len(requests)
         if not requests:
             return texts
         bar = tqdm(total=len(requests), desc="generating", unit="text", disable=disable_tqdm)
         with inference(self.model, self.precision), bar:
-            prefix = _common_prefix(contexts)
-            shared = self._read_shared(prefix)
+            prefix = common_prefix(contexts)
+            shared = self.reader.start(prefix)
             rests = [context[len(prefix) :] for context in contexts]
-            order = sorted(range(len(rests)), key=lambda i: -len(rests[i]))
-            for batch in _batches(order, [len(rest) for rest in rests], self.batch_tokens):
+            for batch in batches([len(rest) for rest in rests], self.batch_tokens):
                 rows = shared.select([0] * len(batch))
-                logits = self._read(rows, [rests[i] for i in batch])
-                found = self._continue_greedily(rows, logits, [options[i] for i in batch])
+                logits = self.reader.read(rows, [rests[i] for i in batch])
+                found = self._continue_greedily(rows, logits, [settings[i] for i in batch])
                 for i, text in zip(batch, found):
                     texts[i] = text
                 bar.update(len(batch))
@@ -202,15 +169,15 @@ class SharedContextLM(TemplateLM):
 
         Args:
             pairs: (context, continuation) token ids; a context has at least one token. The same
-                context may occur in many pairs and is then read once.
+                context may stand in many pairs and is read once.
             disable_tqdm: whether to hide the progress bar.
 
         Returns:
-            a pair for each: the continuation's summed log-probability in nats, from the softmax
-            in float32, and whether each of its tokens is the most probable one.
+            for each pair the continuation's summed log-probability in nats, from a softmax in
+            float32, and whether each of its tokens is the most probable one.
 
         Raises:
-            ValueError: a pair with an empty context, or longer than the model's maximum.
+            ValueError: an empty context, or a pair longer than the model's maximum.
         """
         if any(not context for context, _ in pairs):
             raise ValueError("pairs holds an empty context; a context needs at least one token")
@@ -224,141 +191,77 @@ class SharedContextLM(TemplateLM):
             return scores
         bar = tqdm(total=len(pairs), desc="scoring", unit="text", disable=disable_tqdm)
         with inference(self.model, self.precision), bar:
-            prefix = _common_prefix(contexts)
-            shared = self._read_shared(prefix)
-            lengths = [len(context) - len(prefix) for context in contexts]
-            order = sorted(range(len(contexts)), key=lambda i: -lengths[i])
-            for batch in _batches(order, lengths, self.batch_tokens):
+            prefix = common_prefix(contexts)
+            shared = self.reader.start(prefix)
+            rests = [context[len(prefix) :] for context in contexts]
+            for batch in batches([len(rest) for rest in rests], self.batch_tokens):
                 rows = shared.select([0] * len(batch))
-                logits = self._read(rows, [contexts[i][len(prefix) :] for i in batch])
-                owners = {n: row for row, i in enumerate(batch) for n in followers[contexts[i]]}
-                self._score_continuations(rows, logits[:, -1], owners, pairs, scores)
+                logits = self.reader.read(rows, [rests[i] for i in batch])[:, -1]
+                owners = [(n, row) for row, i in enumerate(batch) for n in followers[contexts[i]]]
+                for n, score in self._score_continuations(rows, logits, owners, pairs):
+                    scores[n] = score
                 bar.update(len(owners))
         return scores
 
-    def _score_continuations(self, rows, first_logits, owners, pairs, scores) -> None:
-        """Fill in `scores` of the pairs in `owners`, a pair's number -> the row of its context."""
-        texts = {n: pairs[n][1] for n in owners if pairs[n][1]}
-        order = sorted(texts, key=lambda n: -len(texts[n]))
-        lengths = {n: len(texts[n]) - 1 for n in order}
-        for batch in _batches(order, lengths, self.batch_tokens):
-            first = [first_logits[owners[n]] for n in batch]
-            rest = None
-            if lengths[batch[0]]:
-                read = [texts[n][:-1] for n in batch]
-                rest = self._read(rows.select([owners[n] for n in batch]), read, all_logits=True)
-            found = []
-            for place, n in enumerate(batch):
-                logits = first[place][None].float()
-                if lengths[n]:
-                    logits = torch.cat([logits, rest[place, -lengths[n] :].float()])
-                target = torch.tensor(texts[n], device=logits.device)
-                chosen = logits.gather(-1, target[:, None])[:, 0]
-                total = (chosen - logits.logsumexp(-1)).double().sum()
-                found.append(torch.stack([total, (chosen >= logits.amax(-1)).all().double()]))
-            for n, (total, greedy) in zip(batch, torch.stack(found).tolist()):
-                scores[n] = (total, bool(greedy))
+    def _score_continuations(self, rows: Rows, logits: Tensor, owners, pairs):
+        """Yield (number, score) of pairs. `owners`: their numbers and the rows of their contexts.
 
-    def _continue_greedily(self, rows: _Rows, logits: Tensor, options: list) -> list[str]:
+        logits (rows, vocabulary) follow each context; the last token of a text need not be read.
+        """
+        owners = [(n, row) for n, row in owners if pairs[n][1]]
+        texts = [pairs[n][1] for n, _ in owners]
+        for batch in batches([len(text) - 1 for text in texts], self.batch_tokens):
+            later = None
+            if len(texts[batch[0]]) > 1:
+                batch_rows = rows.select([owners[i][1] for i in batch])
+                # a text of one token reads that token only to fill its row
+                read = [texts[i][:-1] or texts[i] for i in batch]
+                later = self.reader.read(batch_rows, read, all_logits=True)
+            found = []
+            for place, i in enumerate(batch):
+                parts = [logits[owners[i][1]][None].float()]
+                if len(texts[i]) > 1:
+                    parts.append(later[place, 1 - len(texts[i]) :].float())
+                found.append(_score_tokens(torch.cat(parts), texts[i]))
+            for i, (total, greedy) in zip(batch, torch.stack(found).tolist()):
+                yield owners[i][0], (total, bool(greedy))
+
+    def _continue_greedily(
+        self, rows: Rows, logits: Tensor, settings: Sequence[Generation]
+    ) -> list[str]:
         """Generate for each row until its own end; finished rows leave the batch."""
-        tokens: list[list[int]] = [[] for _ in options]
-        texts = [""] * len(options)
-        running = list(range(len(options)))
+        tokens: list[list[int]] = [[] for _ in settings]
+        texts = [""] * len(settings)
+        running = list(range(len(settings)))
         while True:
             going_on = []
             for place, token in enumerate(logits[:, -1].argmax(-1).tolist()):
                 i = running[place]
-                ended = token in self.end_tokens
-                if not ended:
-                    tokens[i].append(token)
-                    text = self.tokenizer.decode(tokens[i], skip_special_tokens=True)
-                    texts[i] = options[i].cut(text)
-                    ended = texts[i] != text or len(tokens[i]) == options[i].max_tokens
-                if not ended:
+                if token in self.end_tokens:
+                    continue
+                tokens[i].append(token)
+                text = self.tokenizer.decode(tokens[i], skip_special_tokens=True)
+                texts[i] = settings[i].cut(text)
+                if texts[i] == text and len(tokens[i]) < settings[i].max_tokens:
                     going_on.append(place)
             running = [running[place] for place in going_on]
             if not running:
                 return texts
-            rows = rows.select(going_on) if len(going_on) < len(logits) else rows
-            logits = self._read(rows, [tokens[i][-1:] for i in running])
-
-    # ------------------------------------------------------------------ reading tokens
-
-    def _read_shared(self, tokens: Sequence[int]) -> _Rows:
-        """One row that holds these tokens, or none yet."""
-        rows = _Rows(DynamicCache(config=self.config), torch.zeros(1, 0, dtype=torch.int64))
-        rows.mask = rows.mask.to(self.device)
-        if tokens:
-            self._read(rows, [tokens])
-        return rows
-
-    def _read(self, rows: _Rows, tokens: Sequence[Sequence[int]], all_logits: bool = False):
-        """Let each row read on by its tokens; keys, values and mask of `rows` grow with them.
-
-        Returns logits of shape (rows, 1, vocabulary) after the last token, or with all_logits
-        (rows, longest, vocabulary), where a row's tokens are the last columns.
-        """
-        longest = max(len(row) for row in tokens)
-        ids = torch.zeros(len(tokens), longest, dtype=torch.int64)
-        real = torch.zeros_like(ids)
-        for row, new in enumerate(tokens):
-            ids[row, longest - len(new) :] = torch.tensor(new)
-            real[row, longest - len(new) :] = 1
-        rows.mask = torch.cat([rows.mask, real.to(self.device)], dim=1)
-        inputs = {"input_ids": ids.to(self.device), "attention_mask": rows.mask}
-        if self._takes_positions:
-            inputs["position_ids"] = (rows.mask.cumsum(1) - 1).clamp_(min=0)[:, -longest:]
-        keep = 0 if all_logits else 1
-        output = self.model(
-            **inputs, past_key_values=rows.cache, use_cache=True, logits_to_keep=keep
-        )
-        return output.logits
+            if len(going_on) < len(logits):
+                rows = rows.select(going_on)
+            logits = self.reader.read(rows, [tokens[i][-1:] for i in running])
 
     def _check_lengths(self, lengths: Sequence[int]) -> None:
-        limit = self.max_length
-        longest = max(range(len(lengths)), key=lengths.__getitem__, default=None)
-        if limit is not None and longest is not None and lengths[longest] > limit:
-            raise ValueError(
-                f"request {longest} has {lengths[longest]} tokens, context and continuation "
-                f"together; the model's maximum is {limit}: shorten it or its few-shot examples"
-            )
+        for number, length in enumerate(lengths):
+            if self.max_length is not None and length > self.max_length:
+                raise ValueError(
+                    f"request {number} has {length} tokens, context and continuation together; "
+                    f"the model's maximum is {self.max_length}: shorten it, or give fewer examples"
+                )
 
 
-@dataclass(frozen=True)
-class _Generation:
-    """How one text is generated: where it stops and how many tokens it may have."""
-
-    until: tuple[str, ...]
-    max_tokens: int
-
-    @classmethod
-    def from_kwargs(cls, kwargs: dict) -> _Generation:
-        """From lm-eval's generation settings; only greedy decoding is offered."""
-        if kwargs.get("do_sample") or kwargs.get("temperature") or kwargs.get("num_beams", 1) > 1:
-            raise ValueError(f"generation_kwargs={kwargs} ask for more than greedy decoding")
-        until = kwargs.get("until") or ()
-        until = (until,) if isinstance(until, str) else tuple(until)
-        return cls(until, int(kwargs.get("max_gen_toks", DEFAULT_NEW_TOKENS)))
-
-    def cut(self, text: str) -> str:
-        """The text before the first stop string, or all of it."""
-        return min((text.split(stop)[0] for stop in self.until), key=len, default=text)
-
-
-def _common_prefix(texts: Sequence[Sequence[int]]) -> list[int]:
-    """The tokens that all texts begin with, but never the whole of one: its last token is left."""
-    first, last = min(texts), max(texts)
-    limit = min(len(text) for text in texts) - 1
-    length = 0
-    while length < limit and first[length] == last[length]:
-        length += 1
-    return list(first[:length])
-
-
-def _batches(order: Sequence[int], lengths, budget: int) -> Iterator[list[int]]:
-    """Cut `order`, longest first, into batches of at most `budget` tokens with padding."""
-    start = 0
-    while start < len(order):
-        size = max(1, budget // max(1, lengths[order[start]]))
-        yield list(order[start : start + size])
-        start += size
+def _score_tokens(logits: Tensor, tokens: Sequence[int]) -> Tensor:
+    """Summed log-probability of tokens, logits (tokens, vocabulary), and 1.0 if all are greedy."""
+    chosen = logits.gather(-1, torch.tensor(tokens, device=logits.device)[:, None])[:, 0]
+    total = (chosen - logits.logsumexp(-1)).double().sum()
+    return torch.stack([total, (chosen >= logits.amax(-1)).all().double()])

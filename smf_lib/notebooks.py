@@ -18,9 +18,12 @@ from typing import Any, TextIO
 import papermill
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
+from traitlets.config import Config
 
 SECONDS_BETWEEN_TICKS = 15.0
 ORPHANED = 3
+# Kernels of other systems than Windows can be talked to by files instead of ports.
+QUIET_KERNEL = Config({} if sys.platform == "win32" else {"KernelManager": {"transport": "ipc"}})
 
 
 class PlainLines:
@@ -92,11 +95,11 @@ def run_notebook(
     source, target, log = Path(source), Path(target), Path(log)
     for folder in (target.parent, log.parent):
         folder.mkdir(parents=True, exist_ok=True)
-    scratch = target.with_name(f".{target.stem}.{os.getpid()}.ipynb")
+    scratch = target.with_name(f".{target.stem}.part.ipynb")
     failed = target.with_name(f"{target.stem}.failed.ipynb")
     failed.unlink(missing_ok=True)
     with log.open("w", encoding="utf-8") as file:
-        lines = PlainLines(target.stem, [sys.stdout, file])
+        lines, warnings = (PlainLines(target.stem, [sys.stdout, file]) for _ in range(2))
         papermill_engines.register("narrated", _narrated(lines))
         started = time.monotonic()
         try:
@@ -107,7 +110,8 @@ def run_notebook(
                 engine_name="narrated",
                 progress_bar=False,
                 stdout_file=lines,
-                stderr_file=lines,
+                stderr_file=warnings,
+                config=QUIET_KERNEL,
             )
             os.replace(scratch, target)
         except PapermillExecutionError as error:

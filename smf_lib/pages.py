@@ -31,8 +31,10 @@ def read_notebook(path: Path) -> NotebookNode:
         raise BookError(f"{path} is missing; run the study first (make book)")
     try:
         return nbformat.read(path, as_version=4)
-    except Exception as error:
-        raise BookError(f"{path} is not a whole notebook ({error}); delete it and build again")
+    except (OSError, ValueError, nbformat.reader.NotJSONError, nbformat.ValidationError) as error:
+        raise BookError(
+            f"{path} is not a whole notebook ({error}); delete it and build again"
+        ) from None
 
 
 def used_values(executed: NotebookNode) -> dict[str, Any]:
@@ -92,7 +94,7 @@ def as_page(
             table = parameter_table(read_parameters(cell.source), values)
             cells.append(nbformat.v4.new_markdown_cell(f"**Parameters**\n\n{table}"))
         elif cell.cell_type == "code":
-            cells += _figures(cell, stem.replace("_", "-"))
+            cells += _figures(cell)
         else:
             cells.append(cell)
     _head(cells, stem, header, title_end)
@@ -143,13 +145,11 @@ def _local(text: str, root: Path) -> str:
     return text.replace(f"{root}/", "").replace(str(Path.home()), "~")
 
 
-def _figures(cell: NotebookNode, page: str) -> list[NotebookNode]:
+def _figures(cell: NotebookNode) -> list[NotebookNode]:
     """The cell with its figures as images that have a caption; one cell a figure."""
-    cells, waiting, hidden = [], cell.outputs, copy.deepcopy(cell)
-    hidden.source, hidden.metadata = "", {"tags": ["remove-input"]}
-    current = cell
+    cells, current, outputs = [], cell, cell.outputs
     current.outputs = []
-    for output in waiting:
+    for output in outputs:
         found = _figure(output)
         if found is None:
             current.outputs.append(output)
@@ -160,8 +160,7 @@ def _figures(cell: NotebookNode, page: str) -> list[NotebookNode]:
         options.setdefault("figure", {})["caption"] = caption
         options.setdefault("image", {})["alt"] = alt
         cells.append(current)
-        current = copy.deepcopy(hidden)
-        current.outputs = []
+        current = nbformat.v4.new_code_cell(metadata={"tags": ["remove-input"]})
     if current.outputs or not cells:
         cells.append(current)
     return cells
@@ -169,7 +168,9 @@ def _figures(cell: NotebookNode, page: str) -> list[NotebookNode]:
 
 def _number_figures(cells: list[NotebookNode], stem: str) -> None:
     """Give every figure without a name one: fig-<page>-<number>."""
-    named = [c.metadata["mystnb"]["figure"] for c in cells if "figure" in c.metadata.get("mystnb", {})]
+    named = [
+        c.metadata["mystnb"]["figure"] for c in cells if "figure" in c.metadata.get("mystnb", {})
+    ]
     for number, figure in enumerate(named, start=1):
         figure.setdefault("name", f"fig-{stem.replace('_', '-')}-{number}")
 

@@ -22,23 +22,17 @@ class Parameter:
 def read_parameters(cell: str) -> list[Parameter]:
     """The assignments of a parameters cell.
 
-    The meaning is the comment on the same line, with comment lines that directly follow it; where
-    there is none, the comment lines directly above.
+    The meaning is the comment on the same line; where there is none, the comment lines directly
+    above.
     """
     inline, own = _comments(cell)
     found = []
     for node in _assignments(cell):
         meaning = [inline[n] for n in range(node.lineno, node.end_lineno + 1) if n in inline]
-        if meaning:
-            line = node.end_lineno + 1
-            while line in own:
-                meaning.append(own[line])
-                line += 1
-        else:
-            line = node.lineno - 1
-            while line in own:
-                meaning.insert(0, own[line])
-                line -= 1
+        line = node.lineno - 1
+        while not inline.keys() & range(node.lineno, node.end_lineno + 1) and line in own:
+            meaning.insert(0, own[line])
+            line -= 1
         default = ast.get_source_segment(cell, node.value)
         found.append(Parameter(node.targets[0].id, default, " ".join(meaning)))
     return found

@@ -23,7 +23,9 @@ def describe_plan(profile: Profile, jobs: Iterable[Any], results: Path) -> list[
     notebooks = sum(job.rule.name in ("build_memory", "finetune", "view") for job in jobs)
     lines = [f"Profile {profile.name}: {profile.title}."]
     if notebooks:
-        lines.append(f"To do: {notebooks} notebooks (runs: {', '.join(runs) or 'none'}), then the book.")
+        lines.append(
+            f"To do: {notebooks} notebooks (runs: {', '.join(runs) or 'none'}), then the book."
+        )
     else:
         lines.append("To do: the book's pages; no notebook has to run. About half a minute.")
         return lines

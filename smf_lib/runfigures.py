@@ -48,17 +48,17 @@ def exam_accuracy(records: Sequence[Record]) -> Figure:
     colours = method_colours(arm.first.method for arm in arms)
     figure = new_figure(1.3 + (0.24 + 0.18 * len(shapes)) * len(names) + 0.25 * (len(shapes) > 1))
     ax = figure.subplots()
-    for value, style, text in _guess_lines(arms):
+    for value, style, text, side in _guess_lines(arms):
         ax.axvline(value, color=GREY, linewidth=1, linestyle=style, zorder=1)
         ax.annotate(
             text,
             (value, 1.0),
             xycoords=("data", "axes fraction"),
+            xytext=(-3 if side == "right" else 3, 3),
+            textcoords="offset points",
+            ha=side,
             color=GREY,
             size=8.5,
-            xytext=(-3 if style == ":" else 3, 3),
-            textcoords="offset points",
-            ha="right" if style == ":" else "left",
         )
     for arm, interval in levels.items():
         studies = list(shapes)
@@ -106,15 +106,18 @@ def exam_accuracy(records: Sequence[Record]) -> Figure:
     return Figure(figure, caption, alt)
 
 
-def _guess_lines(arms: Sequence[Arm]) -> list[tuple[float, str, str]]:
-    """Position, line style and name of the two baselines of guessing, in percent."""
-    chance = {round(100 * arm.first.baselines.chance, 2) for arm in arms}
-    majority = {round(100 * arm.first.baselines.majority, 2) for arm in arms}
+def _guess_lines(arms: Sequence[Arm]) -> list[tuple[float, str, str, str]]:
+    """Position in percent, line style, name and side of the name for both ways of guessing."""
+    chance = sorted({round(100 * arm.first.baselines.chance, 2) for arm in arms})
+    majority = sorted({round(100 * arm.first.baselines.majority, 2) for arm in arms})
+    sides = ("right", "left") if chance[0] <= majority[0] else ("left", "right")
     lines = []
-    for values, style, name in ((chance, ":", "chance"), (majority, "--", "majority")):
-        named = f"{name} {listed(f'{value:.1f}' for value in sorted(values))}"
-        for value in sorted(values):
-            lines.append((value, style, named if value == min(values) else ""))
+    for values, style, name, side in (
+        (chance, ":", "chance", sides[0]),
+        (majority, "--", "majority", sides[1]),
+    ):
+        named = f"{name} {listed(f'{value:.1f}' for value in values)}"
+        lines += [(value, style, named if value == values[0] else "", side) for value in values]
     return lines
 
 
@@ -124,14 +127,15 @@ def learning_rate_sweep(
 ) -> Figure:
     """Exam accuracy (%) against learning rate, one line a method, the chosen rate ringed.
 
-    chosen: learning rate by method; by default the one of highest accuracy, the lower one if two
-    are equal. Raises ValueError if no trained run holds the exam.
+    chosen: learning rate by method; by default as `best_learning_rates` chooses. Raises
+    ValueError if no trained run holds the exam.
     """
     arms = [arm for arm in group_arms(records) if arm.has("exam_accuracy")]
     trained = [arm for arm in arms if not arm.is_base]
     if not trained:
         raise ValueError("records hold no trained run with exam_accuracy")
     levels = {arm: level(arm, "exam_accuracy") for arm in trained}
+    rule = "" if chosen else " (the lowest within one standard error of the method's best)"
     chosen = chosen or best_learning_rates(records)
     colours = method_colours(arm.first.method for arm in trained)
     figure = new_figure(4.4)
@@ -179,13 +183,16 @@ def learning_rate_sweep(
     ax.margins(x=0.12, y=0.12)
     ax.grid()
     marks = [(arm.first.learning_rate, levels[arm].value) for arm in trained]
-    place_labels(ax, labels, marks, boxes, clear=8)
+    lines = [
+        [(arm.first.learning_rate, levels[arm].value) for arm in line] for line in groups.values()
+    ]
+    place_labels(ax, labels, marks, boxes, lines, clear=8)
     rates = ", ".join(
         f"{_label_of(method, trained)} {rate_text(rate)}"
         for method, rate in sorted(chosen.items(), key=lambda item: method_rank(item[0]))
     )
     caption = (
-        f"Exam accuracy against learning rate; rings mark the chosen rates: {rates}. "
+        f"Exam accuracy against learning rate; rings mark the chosen rates{rule}: {rates}. "
         f"{setting_sentence(trained)} {seeds_sentence(arms)} {baseline_sentence(arms)}"
     )
     alt = "Line plot of exam accuracy against learning rate. " + " ".join(
@@ -203,7 +210,7 @@ def _label_of(method: str, arms: Sequence[Arm]) -> str:
 
 @styled
 def training_loss(records: Sequence[Record]) -> Figure:
-    """Training loss (nats a token) against optimizer step, smoothed over a twentieth of a run.
+    """Training loss (nats a token) against optimizer step, a running mean over a twentieth.
 
     A method with several learning rates gets a panel of its own, with a line a rate. Raises
     ValueError if no record holds a training log.
@@ -221,14 +228,16 @@ def training_loss(records: Sequence[Record]) -> Figure:
     for ax in grid[len(panels) :]:
         ax.axis("off")
     ends = [_loss_panel(ax, panel, arms, sweep) for ax, panel in zip(grid, panels, strict=False)]
-    for ax in grid[-columns:]:
+    for ax in grid[max(0, len(panels) - columns) : len(panels)]:
         ax.set_xlabel("optimizer step")
+        ax.tick_params(labelbottom=True)
     for ax in grid[::columns]:
         ax.set_ylabel("training loss (nats a token)")
     label_ends(list(zip(grid, ends, strict=False)))
+    smoothed = "" if sweep else "; faint: every logged step of the first seed"
     caption = (
-        "Training loss, a running mean over a twentieth of the run; faint: every logged step of "
-        f"the first seed. {setting_sentence(arms)}"
+        "Training loss, a running mean over a twentieth of the logged steps"
+        f"{smoothed}. {setting_sentence(arms)}"
     )
     alt = "Line plot of training loss. " + " ".join(
         f"{arm_name(arm, arms)}: from {_smooth(arm)[1][0]:.2f} to {_smooth(arm)[1][-1]:.2f}."

@@ -11,9 +11,9 @@ it; it is then known to every configuration and notebook by its name:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Callable
 
 import torch
 from torch import Tensor

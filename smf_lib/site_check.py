@@ -19,7 +19,15 @@ FETCHED = [
     ("embed", "src"),
     ("object", "data"),
 ]
-FETCHING_LINKS = {"stylesheet", "preload", "prefetch", "icon", "shortcut", "modulepreload", "manifest"}
+FETCHING_LINKS = {
+    "stylesheet",
+    "preload",
+    "prefetch",
+    "icon",
+    "shortcut",
+    "modulepreload",
+    "manifest",
+}
 FETCHED_IN_CSS = re.compile(r"""(?:url\(\s*|@import\s+)["']?((?:https?:)?//[^"')\s]+)""")
 FETCHED_IN_SCRIPT = re.compile(r"""["'`]((?:https?:)?//[^"'`\s]+\.(?:m?js|css|woff2?))["'`]""")
 UNRESOLVED = re.compile(r"\{(?:doc|ref|numref|eq|term|download|cite(?::\w+)?)\}")
@@ -38,7 +46,11 @@ def check_site(html_dir: str | Path) -> list[str]:
     root = Path(html_dir).resolve()
     if not (root / "index.html").is_file():
         raise ValueError(f"{root} holds no built book (no index.html); build it first")
-    pages = {p: BeautifulSoup(p.read_text("utf-8"), "html.parser") for p in root.rglob("*.html")}
+    pages = {
+        path: BeautifulSoup(path.read_text("utf-8"), "html.parser")
+        for path in root.rglob("*.html")
+        if path.relative_to(root).parts[0] != "_static"  # templates of the theme, not pages
+    }
     anchors = {path: _anchors(page) for path, page in pages.items()}
     problems = []
     for path, page in sorted(pages.items()):
@@ -63,7 +75,9 @@ def _anchors(page: BeautifulSoup) -> set[str]:
 
 def _links(root: Path, path: Path, page: BeautifulSoup, anchors: dict) -> Iterator[str]:
     targets = [(tag, "href") for tag in page.find_all(["a", "link"], href=True)]
-    targets += [(tag, name) for kind, name in FETCHED for tag in page.find_all(kind, **{name: True})]
+    targets += [
+        (tag, name) for kind, name in FETCHED for tag in page.find_all(kind, **{name: True})
+    ]
     for tag, attribute in targets:
         url = tag[attribute].strip()
         if urlparse(url).scheme or url.startswith("//"):
@@ -135,5 +149,5 @@ def _search(root: Path, pages: dict) -> list[str]:
         return ["searchindex.js cannot be read: search cannot work"]
     without_text = {"index", "search", "genindex"}
     names = {p.relative_to(root).with_suffix("").as_posix() for p in pages}
-    missing = sorted(n for n in names - known - without_text if not n.startswith("_"))
+    missing = sorted(names - known - without_text)
     return [f"{name}.html: is not in the search index" for name in missing]

@@ -14,8 +14,11 @@ PACKAGE = Path(__file__).resolve().parent
 
 
 def code_digest(*modules: str) -> str:
-    """Digest of these modules of `smf_lib` ("study", not "smf_lib.study") and all they import."""
-    parts = [_without_docstrings(module) for module in sorted(_closure(modules))]
+    """Digest of these modules of `smf_lib` ("study", not "smf_lib.study") and all they import.
+
+    What the package itself imports is always among it.
+    """
+    parts = [_without_docstrings(module) for module in sorted(_closure(["__init__", *modules]))]
     return _digest(parts)
 
 

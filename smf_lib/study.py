@@ -5,7 +5,7 @@
     model, tokenizer = study.build(spec)
     outcome = study.train(spec, model, tokenizer)
     measurements = study.measure(spec, model, tokenizer)
-    record = study.record(spec, model, outcome, measurements)
+    record = study.record(spec, outcome, measurements, started=time.time())
 
 What is finished is kept under `work/<profile>/`, in places named after everything that it depends
 on, so that a step that was done is not done again and a changed setting never meets old files.
@@ -14,8 +14,6 @@ on, so that a step that was done is not done again and a changed setting never m
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import hashlib
 import json
 import os
 import shutil
@@ -23,6 +21,7 @@ import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from peft import get_peft_model
@@ -36,12 +35,11 @@ from .config import SparseMemoryConfig
 from .exam import Exam, build_exam
 from .models import ModelFiles, load_model, resolve_model
 from .profiles import Profile, RunSpec, load_profile
+from .recording import NO_FOOTPRINT, build_record, footprint, short_hash, write_json
 from .registration import NAME, PEFT_TYPE
-from .results import Metric, Record, provenance, write_record
+from .results import Metric, Record, write_record
 from .selection import get_rule
 from .train import TrainingOutcome, finetune, peak_memory
-
-STUDY = "local"  # the study of this machine, beside recorded ones, under results/<profile>/
 
 
 def find_root() -> Path:
@@ -55,57 +53,11 @@ def find_root() -> Path:
     return here
 
 
-def _digest(*parts) -> str:
-    text = json.dumps(parts, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _write_json(path: Path, content) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    scratch.write_text(json.dumps(content))
-    os.replace(scratch, path)
-
-
-NO_FOOTPRINT = {
-    "trainable_parameters": 0, "updated_parameters": 0, "saved_bytes": 0, "selection": {},
-}
-
-
-def footprint(model: nn.Module) -> dict:
-    """What training a model changed: parameters trainable and updated, bytes to keep, rows.
-
-    A memory's table counts with the rows that were updated: these are what a finetune has to keep
-    (`smf_lib.patches`); other trainable parameters count whole.
-    """
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    sparse = {id(m.table): m.table for m in memories(model).values() if m.updates is not None}
-    tables = {id(t.values) for t in sparse.values()}
-    anchors = {id(m.anchor) for m in memories(model).values()}
-    dense = [p for p in trainable if id(p) not in tables | anchors]
-    rows = [int((t.row_updates > 0).sum()) for t in sparse.values()]
-    width = next(iter(sparse.values())).values.shape[1] if sparse else 0
-    selection = {}
-    for name, memory in memories(model).items():
-        if memory.table is memory and memory.updates is not None:
-            layer = next(part for part in name.split(".") if part.isdigit())
-            selection[layer] = {
-                "rows": memory.num_rows,
-                "rows_touched": int((memory.row_updates > 0).sum()),
-                "updates": int(memory.row_updates.sum()),
-            }
-    return {
-        "trainable_parameters": sum(p.numel() for p in trainable if id(p) not in anchors),
-        "updated_parameters": sum(p.numel() for p in dense) + sum(rows) * width,
-        "saved_bytes": sum(p.numel() * p.element_size() for p in dense)
-        + sum(rows) * (4 * width + 8),  # float32 values and an int64 row id
-        "selection": selection,
-    }
-
-
 @dataclass(frozen=True)
 class Study:
     """A profile and the folder its files go to."""
+
+    STUDY: ClassVar[str] = "local"  # this machine's, beside recorded ones, in results/<profile>/
 
     profile: Profile
     root: Path
@@ -122,7 +74,7 @@ class Study:
         probes.load_knowledge(study.profile.probes.knowledge_questions)
         probes.load_prose(study.profile.probes.prose_articles)
         _ = study.exam
-        shape = study._empty_model()
+        shape = study.empty_model()
         for method in study.profile.methods.values():
             if method.peft_type == NAME:
                 config = method.peft_config(study.profile.memory)
@@ -150,7 +102,7 @@ class Study:
     def exam(self) -> Exam:
         return build_exam(self.profile.exam)
 
-    def _empty_model(self) -> nn.Module:
+    def empty_model(self) -> nn.Module:
         """The base model's modules without their weights."""
         with torch.device("meta"):
             config = AutoConfig.from_pretrained(self.model_files.path)
@@ -163,11 +115,11 @@ class Study:
 
     def _own_text(self, name: str, sequences: int, tokens: int, seed: int, base=None):
         wanted = (self.model_files.sha256, sequences, tokens, seed)
-        path = self.work / f"{name}-{_digest(*wanted)}.json"
+        path = self.work / f"{name}-{short_hash(*wanted)}.json"
         if not path.is_file():
             model, tokenizer = base or self.load_base()
             text = probes.write_self_text(model, tokenizer, sequences, tokens, seed)
-            _write_json(path, text)
+            write_json(path, text)
         return json.loads(path.read_text())
 
     def background_text(self, base=None) -> list[list[int]]:
@@ -188,9 +140,8 @@ class Study:
         """A short name for everything that the outcome of a run depends on."""
         p = self.profile
         settings = [spec.settings, p.training, p.memory, p.evaluation, p.probes, p.background]
-        return _digest(
-            *(s.model_dump() for s in settings), spec.seed, self.model_files.sha256, self.exam.sha256
-        )
+        content = [s.model_dump() for s in settings]
+        return short_hash(content, spec.seed, self.model_files.sha256, self.exam.sha256)
 
     def run_dir(self, spec: RunSpec) -> Path:
         return self.work / "runs" / f"{spec.run_id}-{self.digest(spec)}"
@@ -219,7 +170,7 @@ class Study:
         settings = {"task_type": "CAUSAL_LM", **self.profile.memory.model_dump()}
         config = SparseMemoryConfig(**settings)
         if config.layers is None:
-            config.layers = default_layers(self._empty_model().config.num_hidden_layers)
+            config.layers = default_layers(self.empty_model().config.num_hidden_layers)
         return config
 
     def build_memory(self) -> tuple[nn.Module, PreTrainedTokenizerBase]:
@@ -250,7 +201,7 @@ class Study:
         config = model.peft_config["default"].to_dict()
         for name in ("rule", "rows_per_step", "max_grad_norm", "trainable", "target_modules"):
             config.pop(name)  # none of these decides which rows are read
-        path = self.work / f"reads-{_digest(self.model_files.sha256, config, text)}.pt"
+        path = self.work / f"reads-{short_hash(self.model_files.sha256, config, text)}.pt"
         tables = {id(m.table): m.table for m in found}.values()
         names = ("background_counts", "background_documents", "n_background_documents")
         if not path.is_file():
@@ -280,12 +231,12 @@ class Study:
             self.run_dir(spec),
         )
         model.eval()
-        _write_json(self.run_dir(spec) / "footprint.json", footprint(model))
-        _write_json(path, dataclasses.asdict(outcome))
+        write_json(self.run_dir(spec) / "footprint.json", footprint(model))
+        write_json(path, dataclasses.asdict(outcome))
         return outcome
 
     def measure(self, spec: RunSpec, model: nn.Module, tokenizer) -> dict[str, Metric]:
-        """Exam accuracy and the profile's forgetting probes, each kept as soon as it is measured."""
+        """Exam accuracy and the profile's forgetting probes, each kept as soon as it is done."""
         p, settings = self.profile, self.profile.evaluation
         precision = p.training.precision
         for metric in self._unmeasured(spec):
@@ -308,8 +259,9 @@ class Study:
                 text = self.self_text((base, base_tokenizer))
                 measured = evaluate.measure_self_kl(model, base, text, precision=precision)
             metric_json = {k: getattr(measured, k) for k in ("value", "stderr", "n", "items")}
-            _write_json(self._metric_path(spec, metric), metric_json)
-        return {m: Metric(**json.loads(self._metric_path(spec, m).read_text())) for m in self._metrics()}
+            write_json(self._metric_path(spec, metric), metric_json)
+        kept = {m: self._metric_path(spec, m).read_text() for m in self._metrics()}
+        return {metric: Metric(**json.loads(text)) for metric, text in kept.items()}
 
     def record(
         self, spec: RunSpec, outcome: TrainingOutcome, metrics: dict[str, Metric], started: float
@@ -320,90 +272,11 @@ class Study:
         """
         kept = self.run_dir(spec) / "footprint.json"
         size = json.loads(kept.read_text()) if kept.is_file() else dict(NO_FOOTPRINT)
-        selection = size.pop("selection")
-        record = Record(
-            schema_version=1,
-            run_id=spec.run_id,
-            profile=self.profile.name,
-            study=STUDY,
-            method=spec.method,
-            label=spec.settings.label,
-            seed=spec.seed,
-            status="complete",
-            settings=self._settings(spec),
-            model=self._model_part(),
-            data=self._data_part(metrics),
-            metrics=metrics,
-            baselines={
-                "chance": self.exam.chance,
-                "majority": self.exam.majority(self.profile.evaluation.split),
-            },
-            cost={
-                "train_seconds": outcome.seconds,
-                "train_tokens": outcome.tokens,
-                "steps": outcome.steps,
-                "tokens_per_second": outcome.tokens / outcome.seconds if outcome.seconds else 0.0,
-                "peak_memory_bytes": outcome.peak_memory_bytes if outcome.steps else 0,
-                "total_seconds": time.time() - started,
-                **size,
-            },
-            selection=selection,
-            training_log=outcome.log,
-            created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-            **provenance(),
-        )
-        write_record(self.results / STUDY / f"{spec.run_id}.json", record)
+        record = build_record(self, spec, outcome, metrics, size, time.time() - started)
+        write_record(self.results / self.STUDY / f"{spec.run_id}.json", record)
         for checkpoint in self.run_dir(spec).glob("checkpoint-*"):
             shutil.rmtree(checkpoint)
         return record
-
-    def _settings(self, spec: RunSpec) -> dict:
-        names = ("exam", "probes", "background", "memory", "training", "evaluation")
-        parts = {name: getattr(self.profile, name).model_dump() for name in names}
-        return {"method": spec.settings.model_dump(), **parts, "digest": self.digest(spec)}
-
-    def _model_part(self) -> dict:
-        files = self.model_files
-        return {
-            "name": files.name,
-            "source": files.source,
-            "sha256": files.sha256,
-            "parameters": self._empty_model().num_parameters(),
-        }
-
-    def _data_part(self, metrics: dict[str, Metric]) -> dict:
-        settings = self.profile.probes
-        parts = {
-            "exam": {
-                "name": self.exam.name,
-                "sha256": self.exam.sha256,
-                "split": self.profile.evaluation.split,
-                "train_rows": len(self.exam.train),
-                "rows": metrics["exam_accuracy"].n,
-            }
-        }
-        if "prose_perplexity" in metrics:
-            articles = probes.load_prose(settings.prose_articles)
-            parts["prose"] = {
-                "sha256": _digest(*((a.title, a.text) for a in articles)),
-                "articles": len(articles),
-                "words": sum(len(a.text.split()) for a in articles),
-            }
-        if "knowledge_accuracy" in metrics:
-            questions, shots = probes.load_knowledge(settings.knowledge_questions)
-            shots = shots[: settings.knowledge_shots]
-            parts["knowledge"] = {
-                "sha256": _digest(*(dataclasses.asdict(q) for q in (*questions, *shots))),
-                "questions": len(questions),
-                "shots": len(shots),
-            }
-        if "self_kl" in metrics:
-            parts["self_text"] = {
-                "sha256": _digest(self.self_text()),
-                "sequences": settings.self_text_sequences,
-                "tokens": settings.self_text_tokens,
-            }
-        return parts
 
     def _metric_path(self, spec: RunSpec, metric: str) -> Path:
         return self.run_dir(spec) / f"{metric}.json"

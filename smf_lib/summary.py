@@ -5,6 +5,7 @@ drift are measured from the base model of the same study, on the same items. Uni
 and accuracies in points (percent), perplexity change in percent, KL in nats a token.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -187,17 +188,25 @@ def equal_gain(
 
 
 def best_learning_rates(records: Sequence[Record]) -> dict[str, float]:
-    """The learning rate of highest exam accuracy for each method; the lower one of equals.
+    """Each method's learning rate by the one-standard-error rule, on exam accuracy alone.
 
-    Give the runs of one split only, the validation split.
+    It is the lowest rate whose accuracy is within one standard error of the method's best: rates
+    that the questions cannot tell apart are settled towards the smaller change (Breiman et al.
+    1984; Hastie et al. 2009, section 7.10). Give the runs of one split only, the validation split.
     """
-    best: dict[str, tuple[float, float]] = {}
+    swept: dict[str, list[tuple[float, float]]] = {}
     for arm in group_arms(records):
-        if arm.is_base or not arm.has("exam_accuracy"):
-            continue
-        key = (arm.items("exam_accuracy").mean(), -arm.first.learning_rate)
-        best[arm.first.method] = max(best.get(arm.first.method, key), key)
-    return {method: -negative for method, (_, negative) in best.items()}
+        if not arm.is_base and arm.has("exam_accuracy"):
+            outcomes = arm.items("exam_accuracy")
+            accuracy = float(outcomes.mean())
+            swept.setdefault(arm.first.method, []).append((arm.first.learning_rate, accuracy))
+            questions = outcomes.shape[-1]
+    chosen = {}
+    for method, points in swept.items():
+        best = max(accuracy for _, accuracy in points)
+        error = math.sqrt(best * (1 - best) / questions)
+        chosen[method] = min(rate for rate, accuracy in points if accuracy >= best - error)
+    return chosen
 
 
 def arm_name(arm: Arm, arms: Sequence[Arm]) -> str:

@@ -117,7 +117,8 @@ def finetune(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=_last_checkpoint(work_dir))
-    losses = [{"step": e["step"], "loss": e["loss"]} for e in trainer.state.log_history if "loss" in e]
+    history = trainer.state.log_history
+    losses = [{"step": e["step"], "loss": e["loss"]} for e in history if "loss" in e]
     return TrainingOutcome(
         seconds=clock.seconds(),
         tokens=settings.epochs * sum(len(row["input_ids"]) for row in rows),
@@ -175,9 +176,8 @@ class _Clock(TrainerCallback):
         mark = self.work_dir / f"checkpoint-{state.global_step}" / COMPLETE
         mark.parent.mkdir(parents=True, exist_ok=True)
         scratch = mark.with_suffix(".tmp")
-        scratch.write_text(
-            json.dumps({"seconds": self.seconds(), "peak_memory_bytes": max(self.peak, peak_memory())})
-        )
+        so_far = {"seconds": self.seconds(), "peak_memory_bytes": max(self.peak, peak_memory())}
+        scratch.write_text(json.dumps(so_far))
         os.replace(scratch, mark)
 
 

@@ -13,9 +13,9 @@ for name, value in {
 }.items():
     os.environ.setdefault(name, value)
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
-from hypothesis import settings  # noqa: E402
+import pytest
+import torch
+from hypothesis import settings
 
 torch.set_num_threads(1)
 settings.register_profile("smf", deadline=None, derandomize=True, max_examples=20)

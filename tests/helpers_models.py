@@ -11,30 +11,22 @@ from smf_lib import SparseMemoryConfig, collect_background
 from smf_lib.background import memories
 
 VOCABULARY = 64
-_COMMON = dict(vocab_size=VOCABULARY, pad_token_id=0, bos_token_id=1, eos_token_id=2)
-_LLAMA = dict(
-    hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=4,
-    num_key_value_heads=2, max_position_embeddings=64,
-)
+_COMMON = {"vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+_SHAPE = {
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+}
+_LLAMA = _SHAPE | {"num_key_value_heads": 2}
 ARCHITECTURES = {
     "Llama": _LLAMA,
     "Qwen2": _LLAMA,
     "Qwen3": _LLAMA | {"head_dim": 8},
     "Mistral": _LLAMA,
     "Gemma": _LLAMA | {"head_dim": 8},
-    "GPT2": dict(n_embd=32, n_layer=4, n_head=4, n_positions=64),
-    "GPTNeoX": dict(
-        hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=4,
-        max_position_embeddings=64,
-    ),
-    "OPT": dict(
-        hidden_size=32, ffn_dim=48, num_hidden_layers=4, num_attention_heads=4,
-        word_embed_proj_dim=32, max_position_embeddings=64,
-    ),
-    "Phi": dict(
-        hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=4,
-        max_position_embeddings=64,
-    ),
+    "GPT2": {"n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 64},
+    "GPTNeoX": _SHAPE,
+    "OPT": _SHAPE | {"ffn_dim": 48, "word_embed_proj_dim": 32},
+    "Phi": _SHAPE,
 }
 
 
@@ -51,10 +43,10 @@ def tiny_model(architecture: str = "Llama", seed: int = 0, **settings) -> nn.Mod
 
 def memory_config(**settings) -> SparseMemoryConfig:
     """A memory of 64 rows at layers 1 and 2, from which a step updates 6; rule `count`."""
-    small = dict(
-        task_type="CAUSAL_LM", layers=[1, 2], num_subkeys=8, num_heads=2, top_k=4, key_dim=8,
-        rows_per_step=6, rule="count",
-    )
+    small = {
+        "task_type": "CAUSAL_LM", "layers": [1, 2], "num_subkeys": 8, "num_heads": 2, "top_k": 4,
+        "key_dim": 8, "rows_per_step": 6, "rule": "count",
+    }
     return SparseMemoryConfig(**small | settings)
 
 

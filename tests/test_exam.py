@@ -38,9 +38,12 @@ def title_of(question):
     return re.fullmatch(r'In which ICD-10-CM block is "(.+)" classified\?', question.question)[1]
 
 
+def block_title(code):
+    return re.sub(r"\([A-Z0-9-]+\)$", "", icd.get_description(code, prioritize_blocks=True)).strip()
+
+
 def block_of(code):
-    title = icd.get_description(icd.get_parent(code), prioritize_blocks=True)
-    return re.sub(r"\s*\([A-Z0-9-]+\)$", "", title)
+    return block_title(icd.get_parent(code))
 
 
 def test_the_splits_have_the_rows_asked_for_and_share_no_category(exam, questions):
@@ -59,10 +62,7 @@ def test_the_right_option_is_the_categorys_own_block(questions):
 def test_there_are_four_different_options_and_one_is_right(questions):
     for question in questions:
         assert len(set(question.options)) == 4
-        ancestors = {
-            re.sub(r"\s*\([A-Z0-9-]+\)$", "", icd.get_description(code, prioritize_blocks=True))
-            for code in icd.get_ancestors(question.id)
-        }
+        ancestors = {block_title(code) for code in icd.get_ancestors(question.id)}
         assert len(ancestors & set(question.options)) == 1
 
 

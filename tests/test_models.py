@@ -1,12 +1,16 @@
 """Where model files come from, how they are verified, and what loads from them."""
 
+import multiprocessing
+import os
+import shutil
 import subprocess
-import sys
 import zipfile
 from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers_gguf import write_gguf
+from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from smf_lib import models
@@ -86,18 +90,21 @@ def test_a_damaged_cached_file_is_refused_by_name(tmp_path, damage):
     assert all(part in str(error.value) for part in [*wanted, "delete the folder"])
 
 
+def _build_until_killed(cache_dir):
+    def build(folder):
+        (folder / "half").write_text("half")
+        os._exit(9)
+
+    cached_folder("a-model", build, cache_dir)
+
+
 def test_a_killed_build_leaves_nothing_behind(tmp_path):
-    script = """
-import os, sys
-from pathlib import Path
-from smf_lib.model_cache import cached_folder
-def build(folder):
-    (folder / "half").write_text("half")
-    os._exit(9)
-cached_folder("a-model", build, sys.argv[1])
-"""
-    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)
-    assert done.returncode == 9
+    child = multiprocessing.get_context("fork").Process(
+        target=_build_until_killed, args=(tmp_path,)
+    )
+    child.start()
+    child.join()
+    assert child.exitcode == 9
     models_folder = tmp_path / "models"
     assert not (models_folder / "a-model").exists() and list(models_folder.rglob("half"))
     folder, sums = cached_folder("a-model", lambda f: (f / "x").write_text("whole"), tmp_path)
@@ -159,8 +166,8 @@ def test_a_folder_loads_and_a_tokenizer_without_padding_gets_one(tiny, tmp_path)
     _, tokenizer = load_model(tiny)
     tokenizer.pad_token = None
     tokenizer.padding_side = "left"
-    shape = dict(n_layer=1, n_head=2, n_embd=8, n_positions=32, vocab_size=len(tokenizer))
-    GPT2LMHeadModel(GPT2Config(**shape)).save_pretrained(tmp_path / "gpt")
+    config = GPT2Config(n_layer=1, n_head=2, n_embd=8, n_positions=32, vocab_size=len(tokenizer))
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt")
     tokenizer.save_pretrained(tmp_path / "gpt")
     (tmp_path / "gpt" / "README.md").write_text("---\nlicense: mit\n---\n# A model\n")
     files = resolve_model(named(str(tmp_path / "gpt")))
@@ -197,6 +204,15 @@ def test_a_source_that_is_not_there_is_named_with_the_alternatives(source, says,
     assert says in str(error.value) and '"embedded"' in str(error.value)
 
 
+def test_a_model_with_a_missing_tensor_is_refused_not_filled_at_random(tiny, tmp_path):
+    folder = shutil.copytree(tiny.path, tmp_path / "holey")
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.2.mlp.up_proj.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"holey.* lacks .*layers\.2\.mlp\.up_proj\.weight"):
+        load_model(directory_model(folder))
+
+
 def test_a_folder_without_weights_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"needs config.json and at least one \*.safetensors"):
         resolve_model(named(str(tmp_path)))
@@ -207,6 +223,18 @@ def test_a_file_that_is_not_gguf_is_refused(tmp_path):
     file.write_bytes(b"PK\x03\x04 not a model")
     with pytest.raises(ValueError, match="is not a GGUF file"):
         gguf_model(file, tmp_path)
+
+
+def test_a_gguf_file_gives_the_same_logits_as_the_model_it_was_made_from(tiny, tmp_path):
+    model, tokenizer = load_model(tiny)
+    write_gguf(model, tokenizer, tmp_path / "tiny.gguf")
+    files = resolve_model(named(str(tmp_path / "tiny.gguf")), tmp_path / "cache")
+    assert (files.name, files.sha256) == ("tiny", file_sha256(tmp_path / "tiny.gguf"))
+    converted, _ = load_model(files)
+    assert "quantization_config" not in converted.config.to_dict()
+    ids = tokenizer("Question: what?", return_tensors="pt").input_ids
+    with torch.inference_mode():
+        assert torch.allclose(converted(ids).logits, model(ids).logits, atol=1e-5)
 
 
 def test_a_broken_gguf_is_one_clear_error(tmp_path):

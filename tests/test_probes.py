@@ -38,7 +38,8 @@ def test_at_least_8000_words_of_prose_on_many_subjects():
 
 def test_prose_and_questions_stay_away_from_medicine():
     for article in load_prose():
-        assert not MEDICAL.findall(article.title + " " + article.text), article.title
+        text = re.sub("tropics? of Cancer", "", article.text, flags=re.IGNORECASE)
+        assert not MEDICAL.findall(f"{article.title} {text}"), article.title
     for question in (*load_knowledge()[0], *load_knowledge()[1]):
         assert not MEDICAL.findall(question.question + " " + question.answer), question.id
 
@@ -173,8 +174,10 @@ def test_writing_leaves_the_model_as_it_was(tiny):
 
 def test_another_architecture_writes_too(tiny):
     _, tokenizer = tiny
-    shape = dict(n_layer=1, n_head=2, n_embd=8, n_positions=32, vocab_size=len(tokenizer) + 9)
-    text = write_self_text(GPT2LMHeadModel(GPT2Config(**shape)), tokenizer, 2, 32, seed=0)
+    config = GPT2Config(
+        n_layer=1, n_head=2, n_embd=8, n_positions=32, vocab_size=len(tokenizer) + 9
+    )
+    text = write_self_text(GPT2LMHeadModel(config), tokenizer, 2, 32, seed=0)
     assert all(token < len(tokenizer) for sequence in text for token in sequence)
 
 

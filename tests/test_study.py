@@ -10,8 +10,9 @@ import yaml
 
 from smf_lib.background import memories
 from smf_lib.profiles import PROFILE_DIR
+from smf_lib.recording import footprint
 from smf_lib.results import read_record
-from smf_lib.study import Study, footprint
+from smf_lib.study import Study
 from smf_lib.train import COMPLETE, IGNORED, encode
 
 
@@ -166,7 +167,7 @@ def test_footprint_counts_what_may_change_and_what_did(tmp_path):
         ({"model": {"source": "no/such/folder"}}, r"model.source"),
     ],
 )
-def test_what_cannot_work_is_said_before_anything_is_loaded(tmp_path, changes, message, monkeypatch):
+def test_what_cannot_work_is_said_before_loading(tmp_path, changes, message, monkeypatch):
     monkeypatch.setattr(Study, "load_base", None)
     with pytest.raises(ValueError, match=message):
         smoke(tmp_path, **changes)

@@ -1,0 +1,162 @@
+"""What a run leaves behind: how large its change is, and its record."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from . import probes
+from .background import memories
+from .profiles import RunSpec
+from .results import Metric, Record, provenance
+
+if TYPE_CHECKING:
+    from .study import Study
+    from .train import TrainingOutcome
+
+
+def short_hash(*parts) -> str:
+    """A short name for the content of these JSON-like parts."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def write_json(path: Path, content) -> None:
+    """Write JSON whole or not at all, making the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch.write_text(json.dumps(content))
+    os.replace(scratch, path)
+
+
+NO_FOOTPRINT = {
+    "trainable_parameters": 0, "updated_parameters": 0, "saved_bytes": 0, "selection": {},
+}
+
+
+def footprint(model: nn.Module) -> dict:
+    """What training a model changed: parameters trainable and updated, bytes to keep, rows.
+
+    A memory's table counts with the rows that were updated: these are what a finetune has to keep
+    (`smf_lib.patches`); other trainable parameters count whole.
+    """
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    sparse = {id(m.table): m.table for m in memories(model).values() if m.updates is not None}
+    tables = {id(t.values) for t in sparse.values()}
+    anchors = {id(m.anchor) for m in memories(model).values()}
+    dense = [p for p in trainable if id(p) not in tables | anchors]
+    rows = [int((t.row_updates > 0).sum()) for t in sparse.values()]
+    width = next(iter(sparse.values())).values.shape[1] if sparse else 0
+    selection = {}
+    for name, memory in memories(model).items():
+        if memory.table is memory and memory.updates is not None:
+            layer = next(part for part in name.split(".") if part.isdigit())
+            selection[layer] = {
+                "rows": memory.num_rows,
+                "rows_touched": int((memory.row_updates > 0).sum()),
+                "updates": int(memory.row_updates.sum()),
+            }
+    return {
+        "trainable_parameters": sum(p.numel() for p in trainable if id(p) not in anchors),
+        "updated_parameters": sum(p.numel() for p in dense) + sum(rows) * width,
+        "saved_bytes": sum(p.numel() * p.element_size() for p in dense)
+        + sum(rows) * (4 * width + 8),  # float32 values and an int64 row id
+        "selection": selection,
+    }
+
+
+def build_record(
+    study: Study,
+    spec: RunSpec,
+    outcome: TrainingOutcome,
+    metrics: dict[str, Metric],
+    size: dict,
+    seconds: float,
+) -> Record:
+    """The record of a finished run; `size` is its `footprint`, `seconds` the whole run's."""
+    profile, exam = study.profile, study.exam
+    parts = ("exam", "probes", "background", "memory", "training", "evaluation")
+    files = study.model_files
+    return Record(
+        schema_version=1,
+        run_id=spec.run_id,
+        profile=profile.name,
+        study=study.STUDY,
+        method=spec.method,
+        label=spec.settings.label,
+        seed=spec.seed,
+        status="complete",
+        settings={
+            "method": spec.settings.model_dump(),
+            **{name: getattr(profile, name).model_dump() for name in parts},
+            "digest": study.digest(spec),
+        },
+        model={
+            "name": files.name,
+            "source": files.source,
+            "sha256": files.sha256,
+            "parameters": study.empty_model().num_parameters(),
+        },
+        data=_data(study, metrics),
+        metrics=metrics,
+        baselines={
+            "chance": exam.chance,
+            "majority": exam.majority(profile.evaluation.split),
+        },
+        cost={
+            "train_seconds": outcome.seconds,
+            "train_tokens": outcome.tokens,
+            "steps": outcome.steps,
+            "tokens_per_second": outcome.tokens / outcome.seconds if outcome.seconds else 0.0,
+            "peak_memory_bytes": outcome.peak_memory_bytes if outcome.steps else 0,
+            "total_seconds": seconds,
+            **{name: value for name, value in size.items() if name != "selection"},
+        },
+        selection=size["selection"],
+        training_log=outcome.log,
+        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        **provenance(),
+    )
+
+
+def _data(study: Study, metrics: dict[str, Metric]) -> dict:
+    """Identity and size of everything that was measured on."""
+    settings, exam = study.profile.probes, study.exam
+    parts = {
+        "exam": {
+            "name": exam.name,
+            "sha256": exam.sha256,
+            "split": study.profile.evaluation.split,
+            "train_rows": len(exam.train),
+            "rows": metrics["exam_accuracy"].n,
+        }
+    }
+    if "prose_perplexity" in metrics:
+        articles = probes.load_prose(settings.prose_articles)
+        parts["prose"] = {
+            "sha256": short_hash([[a.title, a.text] for a in articles]),
+            "articles": len(articles),
+            "words": sum(len(a.text.split()) for a in articles),
+        }
+    if "knowledge_accuracy" in metrics:
+        questions, shots = probes.load_knowledge(settings.knowledge_questions)
+        shots = shots[: settings.knowledge_shots]
+        parts["knowledge"] = {
+            "sha256": short_hash([dataclasses.asdict(q) for q in (*questions, *shots)]),
+            "questions": len(questions),
+            "shots": len(shots),
+        }
+    if "self_kl" in metrics:
+        parts["self_text"] = {
+            "sha256": short_hash(study.self_text()),
+            "sequences": settings.self_text_sequences,
+            "tokens": settings.self_text_tokens,
+        }
+    return parts

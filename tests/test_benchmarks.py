@@ -1,0 +1,92 @@
+"""Every benchmark runs, at tiny shapes, and reports what its readers rely on."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def run_small(monkeypatch, capsys):
+    """Runs a benchmark with --small and returns the JSON that it prints."""
+    monkeypatch.syspath_prepend(ROOT)
+
+    def run(name: str) -> dict:
+        importlib.import_module(f"benchmarks.{name}").main(["--small"])
+        record = json.loads(capsys.readouterr().out)
+        assert record["benchmark"] == name
+        assert record["small"] is True
+        assert record["hardware"]["cpu"] and record["versions"]["torch"] and record["threads"]
+        return record["results"]
+
+    return run
+
+
+def assert_ratio(found: dict) -> None:
+    assert 0 < found["least"] <= found["median"] <= found["most"]
+
+
+def test_step_vs_table(run_small):
+    results = run_small("step_vs_table")
+    for around in ("model", "layer"):
+        found = results[around]
+        assert list(found["smf"]["median_seconds"]) == ["256", "4096"]
+        for ratios in ("smf_time_against_smallest", "dense_time_against_smf"):
+            for value in found[ratios].values():
+                assert_ratio(value)
+        for method in ("smf", "dense"):
+            tables = [used["table_bytes"] for used in found[method]["memory"].values()]
+            assert tables == [256 * 72 * 4, 4096 * 72 * 4]
+            assert found[f"{method}_peak_bytes_per_table_byte"] is not None
+
+
+def test_step_vs_methods(run_small):
+    results = run_small("step_vs_methods")
+    assert set(results["median_seconds"]) == {"smf", "lora", "full"}
+    assert_ratio(results["smf_against_lora"])
+    assert_ratio(results["smf_against_full"])
+
+
+def test_layer_vs_pkm(run_small):
+    (shape,) = run_small("layer_vs_pkm").values()
+    assert_ratio(shape["package_against_smf_lib"]["whole"])
+    assert_ratio(shape["package_against_smf_lib"]["values"])
+
+
+def test_saved_size(run_small):
+    results = run_small("saved_size")
+    assert results["lora_save_pretrained_bytes"] > 0
+    patches: dict[int, set[int]] = {}
+    for size in results["sizes"]:
+        extra = size["row_patch_bytes"] - size["touched_values_bytes"]
+        assert 0 < extra < 4096
+        patches.setdefault(size["rows_touched_per_table"], set()).add(size["row_patch_bytes"])
+        assert size["save_pretrained_bytes"] > size["tables_bytes"]
+    assert all(max(sizes) - min(sizes) < 64 for sizes in patches.values())
+
+
+def test_a_small_run_is_never_recorded(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(ROOT)
+    with pytest.raises(SystemExit):
+        importlib.import_module("benchmarks.saved_size").main(["--small", "--record"])
+    assert "--record with --small" in capsys.readouterr().err
+
+
+def test_interleaving_starts_each_round_with_another_action(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    common = importlib.import_module("benchmarks.common")
+    order = []
+
+    def action(name: str, seconds: float):
+        return lambda: order.append(name) or seconds
+
+    seconds = common.interleave({"a": action("a", 1.0), "b": action("b", 4.0)}, rounds=3, warmup=1)
+    assert "".join(order) == "baabbaab"
+    assert seconds == {"a": [1.0] * 3, "b": [4.0] * 3}
+    assert common.ratio(seconds, "b", "a") == {"median": 4.0, "least": 4.0, "most": 4.0}
+    assert common.medians(seconds) == {"a": 1.0, "b": 4.0}

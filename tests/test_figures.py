@@ -1,0 +1,237 @@
+"""Figures: complete on realistic and on degenerate data, texts inside and apart, words true."""
+
+import math
+from itertools import combinations
+
+import matplotlib
+import numpy as np
+import pytest
+from helpers_records import TRUE_EFFECTS, make_record, study_records, sweep_records
+from matplotlib.text import Annotation
+
+from smf_lib import figures
+from smf_lib.figstyle import COLOURS, FURTHER, method_colours, text_colour
+from smf_lib.labels import Label, _spread, place_labels
+from smf_lib.results import ResultsError
+
+ROWS = 512
+
+
+def counts():
+    rng = np.random.default_rng(0)
+    background = rng.poisson(2000 / (1 + rng.permutation(ROWS)) ** 0.9)
+    task = rng.poisson(0.3 * background)
+    task[:40] += 30
+    return background, task
+
+
+def picked():
+    background, task = counts()
+    p, q = task / task.sum(), (background + 1) / (background + 1).sum()
+    score = np.where(task > 0, p * np.log(np.maximum(p, 1e-12) / q), -1)
+    return {"KL": np.argsort(-score)[:64], "TF-IDF": np.argsort(-task)[:64]}
+
+
+def without(records, *metrics):
+    """The records with these metrics left out."""
+    return [
+        record.model_copy(
+            update={"metrics": {k: v for k, v in record.metrics.items() if k not in metrics}}
+        )
+        for record in records
+    ]
+
+
+def identical():
+    return [make_record(method) for method in TRUE_EFFECTS]
+
+
+def diverged():
+    base, *others = study_records(methods=("base", "lora", "smf-kl"))
+    broken = make_record("full", kl=[math.nan] * 64)
+    full = others[0].model_copy(
+        update={
+            "run_id": "full",
+            "method": "full",
+            "label": "Full finetuning",
+            "metrics": others[0].metrics | {"self_kl": broken.metrics["self_kl"]},
+        }
+    )
+    return [base, full, *others]
+
+
+RECORD_FIGURES = {
+    "gain": figures.gain_against_forgetting,
+    "accuracy": figures.exam_accuracy,
+    "rates": figures.learning_rate_sweep,
+    "loss": figures.training_loss,
+    "cost": figures.cost,
+}
+RECORD_SETS = {
+    "one study": study_records,
+    "two studies": lambda: study_records() + study_records("reference", (0, 1), shift=0.02),
+    "a sweep": sweep_records,
+    "one method": lambda: study_records(methods=("base", "lora")),
+    "identical runs": identical,
+    "one probe": lambda: without(study_records(), "prose_perplexity", "knowledge_accuracy"),
+    "a diverged run": diverged,
+    "further methods": lambda: study_records() + [make_record("ia3"), make_record("dora")],
+}
+PLAIN = {
+    "read_frequency": lambda: figures.read_frequency(*counts(), picked()),
+    "read_frequency, none picked": lambda: figures.read_frequency(*counts()),
+    "read_shares": lambda: figures.read_shares(*counts(), picked()),
+    "overlap": lambda: figures.overlap_heatmap(picked()),
+    "hub rows": lambda: figures.hub_rows(dict(zip(("background", "task"), counts(), strict=True))),
+    "diagram": figures.memory_diagram,
+}
+ALL = {
+    f"{figure}, {name}": lambda draw=draw, records=records: draw(records())
+    for figure, draw in RECORD_FIGURES.items()
+    for name, records in RECORD_SETS.items()
+    if name != "further methods" or figure in ("loss", "cost")
+} | PLAIN
+
+
+def texts(figure):
+    """Visible texts of a drawn figure with their boxes in pixels."""
+    figure.fig.draw_without_rendering()
+    renderer = figure.fig.canvas.get_renderer()
+    found = figure.fig.findobj(matplotlib.text.Text)
+    shown = [text for text in found if text.get_visible() and text.get_text().strip()]
+    return [(text, text.get_window_extent(renderer)) for text in shown]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_figure_is_complete_and_nothing_is_cut(name):
+    figure = ALL[name]()
+    assert figure.png().startswith(b"\x89PNG")
+    assert figure.caption.endswith(".") and figure.alt.endswith(".")
+    assert len(figure.alt) > 60 and "nan" not in (figure.caption + figure.alt).lower()
+    assert figure.fig.get_figwidth() == 8
+    width, height = figure.fig.bbox.size
+    for text, box in texts(figure):
+        inside = box.x0 > -2 and box.y0 > -2 and box.x1 < width + 2 and box.y1 < height + 2
+        axes = text.axes
+        ticks = axes is not None and text in (*axes.get_xticklabels(), *axes.get_yticklabels())
+        assert inside or ticks, text.get_text()
+
+
+@pytest.mark.parametrize("figure", ["gain", "loss", "accuracy", "rates"])
+@pytest.mark.parametrize("records", ["one study", "two studies", "a sweep", "identical runs"])
+def test_labels_do_not_overlap(figure, records):
+    drawn = RECORD_FIGURES[figure](RECORD_SETS[records]())
+    boxes = [(t.get_text(), box) for t, box in texts(drawn) if isinstance(t, Annotation)]
+    for (first, a), (second, b) in combinations(boxes, 2):
+        wide = min(a.x1, b.x1) - max(a.x0, b.x0)
+        high = min(a.y1, b.y1) - max(a.y0, b.y0)
+        assert min(wide, high) < 2, f"{first} lies on {second}"
+
+
+def test_many_labels_at_one_point_find_places():
+    from smf_lib.figstyle import new_figure
+
+    figure = new_figure(4)
+    ax = figure.subplots()
+    ax.plot(0, 0, "o")
+    labels = [Label(0, 0, f"method number {i}", "#0072b2") for i in range(12)]
+    boxes = [text.get_window_extent() for text in place_labels(ax, labels)]
+    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
+
+
+def test_spread_moves_as_little_as_needed():
+    assert _spread([0, 10, 20], 5) == [0, 10, 20]
+    assert _spread([10, 10], 4) == pytest.approx([8, 12])
+    assert _spread([0, 1, 50], 4) == pytest.approx([-1.5, 2.5, 50])
+
+
+def test_caption_tells_setting_seeds_and_baselines():
+    one = figures.gain_against_forgetting(study_records())
+    for part in ("quick/local", "test split", "400 questions", "one seed", "25.0 %", "27.0 %"):
+        assert part in one.caption
+    many = figures.gain_against_forgetting(study_records(seeds=(0, 1, 2)))
+    assert "3 seeds" in many.caption and "one seed" not in many.caption
+
+
+def test_alternative_text_holds_the_numbers():
+    records = study_records()
+    alt = figures.exam_accuracy(records).alt
+    for record in records:
+        assert f"{100 * record.metrics['exam_accuracy'].value:.1f} %" in alt
+    gain = figures.gain_against_forgetting(records).alt
+    assert "LoRA r 16: the exam gain is +24.0 points, perplexity changed by +10.5 %" in gain
+
+
+def test_diverged_run_is_named_and_not_drawn():
+    caption = figures.gain_against_forgetting(diverged()).caption
+    assert "Diverged, so not drawn: Full finetuning." in caption
+
+
+def test_sweep_rings_the_chosen_rates():
+    records = sweep_records()
+    assert "LoRA r 16 1.5e-4" in figures.learning_rate_sweep(records, {"lora": 1.5e-4}).caption
+
+
+def test_missing_data_is_an_error_with_a_reason():
+    with pytest.raises(ResultsError, match="quick/local has no run of the base model"):
+        figures.gain_against_forgetting(study_records(methods=("lora",)))
+    with pytest.raises(ValueError, match="forgetting probe"):
+        figures.gain_against_forgetting(study_records(methods=("base",)))
+    with pytest.raises(ValueError, match="exam_accuracy"):
+        figures.exam_accuracy(without(study_records(), "exam_accuracy"))
+    with pytest.raises(ValueError, match="training_log"):
+        figures.training_loss(study_records(methods=("base",)))
+    with pytest.raises(ValueError, match="no trained run"):
+        figures.cost(study_records(methods=("base",)))
+    with pytest.raises(ValueError, match="no trained run"):
+        figures.learning_rate_sweep(study_records(methods=("base",)))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: figures.read_frequency([1, 2], [1, 2, 3]), "has 2 rows, task_counts 3"),
+        (lambda: figures.read_frequency([0, 0], [1, 2]), "background_counts must hold"),
+        (lambda: figures.read_frequency([1, 2], [1, 2], {"kl": [2]}), "row outside 0 to 1"),
+        (lambda: figures.read_shares([1, 2], [1, 2], {}), "names no rule"),
+        (lambda: figures.overlap_heatmap({"kl": [1]}), "two rules or more"),
+        (lambda: figures.overlap_heatmap({"kl": [1], "tfidf": []}), "without rows"),
+        (lambda: figures.hub_rows({}), "names no curve"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_overlap_and_shares_say_true_numbers():
+    overlap = figures.overlap_heatmap({"a": [1, 2, 3, 4], "b": [3, 4, 5, 6]})
+    assert "2 rows are picked by both a and b" in overlap.alt
+    shares = figures.read_shares([1, 1, 1, 1], [3, 1, 0, 0], {"kl": [0]})
+    assert "1 rows with 75 % of the task's reads and 25 % of the background's" in shares.caption
+    hubs = figures.hub_rows({"task": [90] + [1] * 10})
+    assert "top 1 % of rows take 90 % of the reads" in hubs.caption
+
+
+def test_colours_are_stable_distinct_and_readable():
+    colours = method_colours(["smf-random", "dora", "lora"])
+    assert colours["lora"] == COLOURS["lora"]
+    assert colours["dora"] == FURTHER[0] and colours["smf-random"] == FURTHER[1]
+    assert len({*COLOURS.values(), *FURTHER}) == len(COLOURS) + len(FURTHER)
+    for colour in (*COLOURS.values(), *FURTHER):
+        linear = [
+            c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in text_colour(colour)
+        ]
+        assert 1.05 / (np.dot(linear, [0.2126, 0.7152, 0.0722]) + 0.05) >= 4.49
+
+
+def test_figure_shows_itself_with_escaped_words():
+    shown = figures.Figure(figures.memory_diagram().fig, "a < b.", 'the "alt" text.')
+    html = shown._repr_html_()
+    assert "a &lt; b." in html and "&quot;alt&quot;" in html and "data:image/png;base64," in html
+
+
+def test_drawing_leaves_matplotlib_settings_alone():
+    before = dict(matplotlib.rcParams)
+    figures.memory_diagram().png()
+    assert dict(matplotlib.rcParams) == before

@@ -1,0 +1,106 @@
+"""Runs grouped into arms, gains and drifts in their units, and what may not be compared."""
+
+import numpy as np
+import pytest
+from helpers_records import make_record, study_records, sweep_records
+
+from smf_lib import summary
+from smf_lib.results import ResultsError
+
+
+def test_arms_group_seeds_and_keep_order():
+    records = study_records(seeds=(1, 0), methods=("smf-kl", "lora", "base"))
+    records += [make_record("ia3"), make_record("dora")]
+    arms = summary.group_arms(records)
+    assert [arm.first.method for arm in arms] == ["base", "lora", "smf-kl", "dora", "ia3"]
+    assert [record.seed for record in arms[1].records] == [0, 1]
+    assert arms[1].items("exam_accuracy").shape == (2, 400)
+    assert arms[1].items("prose_perplexity").shape == (2, 40, 2)
+
+
+def test_repeated_base_runs_count_once():
+    arms = summary.group_arms([make_record("base", seed=0), make_record("base", seed=1)])
+    assert len(arms) == 1 and len(arms[0].records) == 1
+
+
+def test_learning_rates_are_arms_of_their_own_and_named():
+    arms = summary.group_arms([make_record("lora", rate=r) for r in (1e-3, 1e-4)])
+    assert [arm.first.learning_rate for arm in arms] == [1e-4, 1e-3]
+    assert [summary.arm_name(arm, arms) for arm in arms] == [
+        "LoRA r 16, lr 1e-4",
+        "LoRA r 16, lr 1e-3",
+    ]
+    assert summary.arm_name(arms[0], arms[:1]) == "LoRA r 16"
+
+
+def test_change_and_drift_units():
+    base = make_record("base", exam=[1, 0, 0, 0], knowledge=[1, 1, 0, 0], prose=[[300.0, 100]] * 2)
+    lora = make_record(
+        "lora",
+        exam=[1, 1, 0, 0],
+        knowledge=[1, 0, 0, 0],
+        prose=[[300.0 + 100 * np.log(1.1), 100]] * 2,
+        kl=[0.1, 0.3],
+    )
+    arms = summary.group_arms([base, lora])
+    assert summary.change(arms[1], arms[0], "exam_accuracy").value == pytest.approx(25)
+    assert summary.drift(arms[1], arms[0], "prose_perplexity").value == pytest.approx(10, abs=1e-3)
+    assert summary.change(arms[1], arms[0], "knowledge_accuracy").value == pytest.approx(-25)
+    assert summary.drift(arms[1], arms[0], "knowledge_accuracy").value == pytest.approx(25)
+    assert summary.drift(arms[1], arms[0], "self_kl").value == pytest.approx(0.2)
+
+
+def test_seeds_are_those_of_the_trained_arm():
+    arms = summary.group_arms(study_records(seeds=(0, 1, 2), methods=("base", "lora")))
+    assert summary.change(arms[1], arms[0], "exam_accuracy").seeds == 3
+
+
+def test_different_data_is_not_compared():
+    base = make_record("base", split="validation")
+    lora = make_record("lora", split="test")
+    arms = summary.group_arms([base, lora])
+    with pytest.raises(ResultsError, match="different data or splits"):
+        summary.change(arms[1], arms[0], "exam_accuracy")
+    seeds = [make_record("lora", seed=0), make_record("lora", seed=1, split="validation")]
+    with pytest.raises(ResultsError, match="cannot be combined"):
+        summary.group_arms(seeds)[0].items("exam_accuracy")
+
+
+def test_best_learning_rate_is_the_lowest_within_one_standard_error():
+    def run(rate, right):
+        return make_record("lora", rate=rate, exam=[1] * right + [0] * (100 - right))
+
+    chosen = summary.best_learning_rates([run(1e-4, 50), run(1e-3, 56), run(1e-2, 60)])
+    assert chosen == {"lora": 1e-3}  # 60 % of 100 questions has a standard error of 4.9 points
+    assert summary.best_learning_rates([make_record("base")]) == {}
+
+
+def test_retention_through_records():
+    arms = summary.group_arms(study_records(methods=("base", "lora", "smf-kl")))
+    kept = summary.retention(arms[2], arms[1], arms[0])
+    gains = [summary.change(arm, arms[0], "exam_accuracy").value for arm in arms[1:]]
+    assert kept.value == pytest.approx(100 * gains[1] / gains[0])
+    assert kept.low < kept.value < kept.high
+
+
+def test_equal_gain_through_records():
+    arms = summary.group_arms(sweep_records())
+    result = summary.equal_gain(arms, "prose_perplexity")
+    assert set(result.drifts) == {"full", "lora", "smf-kl", "smf-tfidf"}
+    assert result.excess["smf-kl"].high < 0 and "lora" not in result.excess
+    with pytest.raises(ResultsError, match="one study at a time"):
+        summary.equal_gain(arms + summary.group_arms(study_records()), "self_kl")
+    single = summary.group_arms(study_records())
+    assert "two learning rates" in summary.equal_gain(single, "self_kl").reason
+
+
+@pytest.mark.parametrize(
+    ("rate", "text"), [(1e-4, "1e-4"), (1.35e-3, "1.35e-3"), (0.03, "3e-2"), (2.0, "2e0")]
+)
+def test_rates_are_written_as_people_do(rate, text):
+    assert summary.rate_text(rate) == text
+
+
+def test_words():
+    assert summary.signed(-0.04, 1) == "+0.0" and summary.signed(-0.06, 1) == "-0.1"
+    assert summary.listed(["a", "b", "a", "c"]) == "a, b and c" and summary.listed([]) == ""
