@@ -3,7 +3,7 @@
 PROFILE ?= quick
 CORES ?= all
 VENV ?= .venv
-PYTHONS = $(PYTHON) python3.11 python3.12 python3.13 python3
+PYTHONS = $(or $(PYTHON),python3.11 python3.12 python3.13 python3)
 
 # VENV=none uses the environment that is active, for example a conda environment.
 ifeq ($(VENV),none)
@@ -40,7 +40,7 @@ study: $(READY)
 	@$(SNAKEMAKE) -- study
 
 test: $(READY)
-	@$(RUN)python -m pytest
+	@$(RUN)python -m pytest -n 2 --dist loadfile
 
 lint: $(READY)
 	@$(RUN)ruff check .

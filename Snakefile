@@ -9,6 +9,7 @@ Targets: `book`; `study` (all records, no pages); or any file that a rule makes.
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -98,14 +99,15 @@ onstart:
 
 
 wildcard_constraints:
-    run_id="|".join(RUNS),
+    run_id="|".join(map(re.escape, RUNS)),
     view="|".join(VIEWS),
 
 
-if other_builds(os.getcwd()):
+busy = other_builds(os.getcwd())
+if busy:
     raise WorkflowError(
-        f"process {other_builds(os.getcwd())[0]} is building in this folder; wait until it is "
-        "done, or end it, and start again"
+        f"process {busy[0]} is building in this folder; wait until it is done, or end it, and "
+        "start again"
     )
 
 # A file and not a module is run here, so that the package is imported by the kernel alone. `exec`

@@ -36,10 +36,10 @@ MEAN = {"aggregation": "mean", "higher_is_better": True}  # of an lm-eval metric
 class Measurement:
     """One number about a model, its standard error over items, and each item's outcome.
 
-    `items`, in the order in which the items were given, holds 0.0 or 1.0 a question for an
-    accuracy, [summed negative log-likelihood in nats, tokens] an article for the perplexity, and
-    the mean in nats a token of a sequence for the KL divergence. A model that diverged has NaN
-    where it gives no number. The standard error of a single item is NaN.
+    `items`, in the order given, holds 0.0 or 1.0 a question for an accuracy, [summed negative
+    log-likelihood in nats, tokens] an article for the perplexity, and a sequence's mean in nats a
+    token for the KL divergence. A model that diverged has NaN where it gives no number. The
+    standard error of a single item is NaN.
     """
 
     name: str
@@ -74,8 +74,7 @@ def measure_exam(
 ) -> Measurement:
     """Accuracy in multiple choice, lm-eval's `acc_norm`.
 
-    The answer that counts is the option with the largest log-likelihood per character, read after
-    `prompt(question)`.
+    The model answers with the option of the largest log-likelihood per character after the prompt.
 
     Args:
         model, tokenizer: a causal model, plain or wrapped by PEFT, and its tokenizer.
@@ -231,8 +230,8 @@ def measure_self_kl(
     limit = min(reader.max_length or math.inf for reader in readers)
     lengths = [len(sequence) for sequence in sequences]
     if not 1 <= min(lengths) <= max(lengths) <= limit:
-        found = f"{min(lengths)} to {max(lengths)}"
-        raise ValueError(f"sequences have {found} tokens; allowed are 1 to {limit}")
+        longest = max(lengths)
+        raise ValueError(f"sequences have {min(lengths)} to {longest} tokens; allowed: 1 to {limit}")
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1")
     order = sorted(range(len(sequences)), key=lambda i: -lengths[i])

@@ -1,5 +1,6 @@
 """Labels written beside points and lines of a figure so that they do not overlap."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -68,7 +69,7 @@ def place_labels(
     taken += [_around(to_pixels((label.x, label.y)), clear * scale) for label in labels]
     for x0, y0, x1, y1 in boxes:
         (left, bottom), (right, top) = to_pixels((x0, y0)), to_pixels((x1, y1))
-        taken.append(Bbox.from_extents(left - 1, bottom - 1, right + 1, top + 1))
+        taken.append((left - 1, bottom - 1, right + 1, top + 1))
     taken += [_around(dot, 2 * scale) for line in lines for dot in _dots(to_pixels(line), scale)]
     placed = []
     for label in labels:
@@ -86,16 +87,17 @@ def place_labels(
         extent = text.get_window_extent(figure.canvas.get_renderer())
         offset, box = _free_place(anchor, extent.width, extent.height, taken, frame, scale)
         text.set_position((offset[0] / scale, offset[1] / scale))
-        taken.append(box)
+        taken.append(box.extents)
         if _gap(anchor, box) > (clear + 5) * scale:
             _leader(ax, label, box)
         placed.append(text)
     return placed
 
 
-def _around(centre: Sequence[float], radius: float) -> Bbox:
+def _around(centre: Sequence[float], radius: float) -> tuple[float, float, float, float]:
+    """A square as (x0, y0, x1, y1)."""
     x, y = centre
-    return Bbox.from_extents(x - radius, y - radius, x + radius, y + radius)
+    return (x - radius, y - radius, x + radius, y + radius)
 
 
 def _dots(corners: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
@@ -126,32 +128,32 @@ def _free_place(
     anchor: Sequence[float],
     width: float,
     height: float,
-    taken: Sequence[Bbox],
+    taken: Sequence[Sequence[float]],
     frame: Bbox,
     scale: float,
 ) -> tuple[tuple[float, float], Bbox]:
     """Offset in pixels and box of the best place for a text of this size around `anchor`."""
-    best = None
-    for step, distance in enumerate(DISTANCES):
-        for rank, (across, up) in enumerate(DIRECTIONS):
+    obstacles = np.asarray(taken).reshape(-1, 4)
+    best = (math.inf, (0.0, 0.0), Bbox.unit())
+    for distance in DISTANCES:
+        for across, up in DIRECTIONS:
             dx = {1: 0, 0: -width / 2, -1: -width}[across] + across * distance * scale
             dy = up * distance * scale - height / 2
             x, y = anchor[0] + dx, anchor[1] + dy
-            box = Bbox.from_extents(x - 2, y - 1, x + width + 2, y + height + 1)
-            overlap = sum(_shared_area(box, other) for other in taken)
-            outside = box.width * box.height - _shared_area(box, frame)
-            cost = (overlap + 2 * outside, 10 * step + rank)
-            if best is None or cost < best[0]:
-                best = (cost, (dx, dy), box)
-        if best is not None and best[0][0] <= 1e-6:
+            box = np.array([x - 2, y - 1, x + width + 2, y + height + 1])
+            outside = (width + 4) * (height + 2) - _shared_area(box, frame.extents[None])
+            cost = _shared_area(box, obstacles) + 2 * outside
+            if cost < best[0] - 1e-6:
+                best = (cost, (dx, dy), Bbox.from_extents(*box))
+        if best[0] <= 1e-6:
             break
     return best[1], best[2]
 
 
-def _shared_area(first: Bbox, second: Bbox) -> float:
-    width = min(first.x1, second.x1) - max(first.x0, second.x0)
-    height = min(first.y1, second.y1) - max(first.y0, second.y0)
-    return max(width, 0) * max(height, 0)
+def _shared_area(box: NDArray[np.float64], others: NDArray[np.float64]) -> float:
+    """Summed area that `box` (x0, y0, x1, y1) shares with each of `others` (n, 4)."""
+    low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
+    return float(np.prod(np.clip(high - low, 0, None), axis=1).sum())
 
 
 def label_ends(panels: Sequence[tuple[Axes, Sequence[Label]]]) -> list:

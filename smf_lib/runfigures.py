@@ -134,7 +134,7 @@ def learning_rate_sweep(
     trained = [arm for arm in arms if not arm.is_base]
     if not trained:
         raise ValueError("records hold no trained run with exam_accuracy")
-    levels = {arm: level(arm, "exam_accuracy") for arm in trained}
+    levels = {arm: level(arm, "exam_accuracy") for arm in arms}
     rule = "" if chosen else " (the lowest within one standard error of the method's best)"
     chosen = chosen or best_learning_rates(records)
     colours = method_colours(arm.first.method for arm in trained)
@@ -167,17 +167,17 @@ def learning_rate_sweep(
         peak = int(np.argmax(values))
         if study == trained[0].where:
             labels.append(Label(rates[peak], values[peak], line[0].first.label, colour))
-    for base in (arm for arm in arms if arm.is_base):
-        value = level(base, "exam_accuracy").value
+    bases = [arm for arm in arms if arm.is_base]
+    for rank, value in enumerate(dict.fromkeys(levels[arm].value for arm in bases)):
         ax.axhline(value, color=GREY, linewidth=1, linestyle="--", zorder=1)
         ax.annotate(
-            f"{base.first.label} {value:.1f}",
-            (0.0, value),
-            size=8.5,
-            color=GREY,
+            f"{bases[0].first.label} {value:.1f}",
+            (0.3 * rank, value),
             xycoords=("axes fraction", "data"),
             xytext=(4, 3),
             textcoords="offset points",
+            color=GREY,
+            size=8.5,
         )
     ax.set(xlabel="learning rate", ylabel="exam accuracy (%)")
     ax.margins(x=0.12, y=0.12)

@@ -8,6 +8,7 @@ The seed weights are widened by sqrt(S / (S - 1)), because S drawn seeds spread 
 runs they stand for. With two or three seeds the interval is still a little narrow.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -89,6 +90,21 @@ def by_seed(items: ArrayLike, pairs: bool = False) -> NDArray[np.float64]:
     return array
 
 
+@functools.lru_cache(maxsize=8)
+def item_draws(n: int, resamples: int, seed: int) -> NDArray[np.uint8]:
+    """How often each of `n` items is drawn in each resample: (resamples, n), read-only."""
+    rng = np.random.default_rng([seed, 0, n])
+    blocks = []
+    for start in range(0, resamples, CHUNK):
+        rows = min(CHUNK, resamples - start)
+        drawn = rng.integers(0, n, (rows, n)) + n * np.arange(rows)[:, None]
+        block = np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n)
+        blocks.append(block.astype(np.uint8))
+    draws = np.concatenate(blocks)
+    draws.flags.writeable = False
+    return draws
+
+
 class Resampler:
     """Draws resamples that are the same for all arrays over the same items.
 
@@ -102,25 +118,11 @@ class Resampler:
         self.resamples = resamples
         self.seed = seed
         self._seed_draws = np.random.default_rng([seed, 1])
-        self._counts: dict[int, NDArray[np.uint8]] = {}
-
-    def counts(self, n: int) -> NDArray[np.uint8]:
-        """How often each of `n` items is drawn: (resamples, n), the same at every call."""
-        if n not in self._counts:
-            rng = np.random.default_rng([self.seed, 0, n])
-            blocks = []
-            for start in range(0, self.resamples, CHUNK):
-                rows = min(CHUNK, self.resamples - start)
-                drawn = rng.integers(0, n, (rows, n)) + n * np.arange(rows)[:, None]
-                block = np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n)
-                blocks.append(block.astype(np.uint8))
-            self._counts[n] = np.concatenate(blocks)
-        return self._counts[n]
 
     def means(self, columns: NDArray[np.float64]) -> NDArray[np.float64]:
         """Item means of `columns` (C, n) in every resample: (resamples, C)."""
         n = columns.shape[1]
-        counts = self.counts(n)
+        counts = item_draws(n, self.resamples, self.seed)
         blocks = range(0, self.resamples, CHUNK)
         return np.concatenate([counts[i : i + CHUNK] @ columns.T for i in blocks]) / n
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from helpers_models import memory_model, tiny_model
-from test_lm import WORDS, word_tokenizer
+from helpers_text import WORDS, word_tokenizer
 
 from smf_lib import evaluate
 from smf_lib.evaluate import (
@@ -161,18 +161,19 @@ def test_knowledge_shows_the_examples_in_their_order(scripted):
 
 
 @pytest.mark.parametrize("shots", [0, 3])
-def test_knowledge_of_a_model_that_always_gives_one_word(shots):
+def test_knowledge_is_what_the_model_itself_generates(shots):
     model, tokenizer = tiny_model(), word_tokenizer()
-    with torch.no_grad():
-        model.lm_head.weight.zero_()
-        model.lm_head.weight[WORDS.index("nine")] = 1.0
-        model.model.norm.weight.fill_(1.0)
-        model.model.embed_tokens.weight.fill_(1.0)
-    said = " ".join(["nine"] * evaluate.ANSWER_TOKENS)
-    said = said.replace(" ", "")  # this tokenizer joins words when it decodes
-    questions = [Known("one two", aliases=[said]), Known("three", aliases=["nine"])]
-    measured = measure_knowledge(model, tokenizer, questions, [Known("four")] * shots)
-    assert measured.items in ([1.0, 0.0], [0.0, 0.0])
+    examples = [Known("four", "five")] * shots
+    before = "".join(f"{prompt(shot)} {shot.answer}\n\n" for shot in examples)
+    texts = []
+    for question in ("one two three", "six", "seven eight"):
+        ids = tokenizer(before + prompt(Known(question)), return_tensors="pt").input_ids
+        made = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12)
+        texts.append((question, tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True)))
+    questions = [Known(question, aliases=["x", said]) for question, said in texts]
+    questions[1].aliases.pop()
+    measured = measure_knowledge(model, tokenizer, questions, examples, batch_tokens=20)
+    assert measured.items == [1.0, 0.0, 1.0]
 
 
 @pytest.mark.parametrize(
@@ -315,7 +316,7 @@ def test_errors_name_the_parameter_and_what_is_allowed():
         ),
         "sequences is empty": lambda: measure_self_kl(model, model, []),
         "sequences have 0 to 2 tokens": lambda: measure_self_kl(model, model, [[3, 4], []]),
-        "allowed are 1 to 64": lambda: measure_self_kl(model, model, [[3] * 65]),
+        "allowed: 1 to 64": lambda: measure_self_kl(model, model, [[3] * 65]),
         "batch_size=0 must be": lambda: measure_self_kl(model, model, [[3]], 0),
     }
     for message, call in calls.items():

@@ -2,18 +2,15 @@
 
 import pytest
 import torch
-from helpers_models import VOCABULARY, memory_model, tiny_model
+from helpers_models import memory_model, tiny_model
+from helpers_text import WORDS, word_tokenizer
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
 
 from smf_lib.lm import Generation, SharedContextLM
 from smf_lib.reading import RowReader, batches, common_prefix, inference
 
-WORDS = ["<pad>", "<s>", "</s>", "Question", "Answer", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "."]
-WORDS += [f"word{number}" for number in range(len(WORDS), VOCABULARY)]
 PAIRS = [
     ("Question one two three Answer", " four"),
     ("Question one two three Answer", " five six seven eight"),
@@ -24,19 +21,6 @@ PAIRS = [
     ("Question five six seven eight nine one two three Answer", " four four"),
     ("", "one two"),
 ]
-
-
-def word_tokenizer(bos: bool = False) -> PreTrainedTokenizerFast:
-    """One token a word; with bos, texts begin with <s>."""
-    words = {word: number for number, word in enumerate(WORDS)}
-    backend = Tokenizer(models.WordLevel(words, unk_token="."))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    backend.decoder = decoders.Fuse()
-    if bos:
-        backend.post_processor = processors.TemplateProcessing("<s> $A", None, [("<s>", 1)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
-    )
 
 
 def requests(kind: str, arguments) -> list[Instance]:

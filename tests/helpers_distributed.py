@@ -1,0 +1,85 @@
+"""The processes of tests/test_distributed.py: each trains on its part of every batch."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from helpers_models import adamw, memory_model, tables, tokens
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from transformers import Trainer, TrainingArguments
+
+STEPS, BATCH, LENGTH = 3, 8, 9
+
+
+def padded_batch(step: int) -> dict[str, torch.Tensor]:
+    """A batch in which either half has 32 real tokens, so that both weigh the same in the loss."""
+    ids, mask = tokens(BATCH, LENGTH, seed=step), torch.ones(BATCH, LENGTH, dtype=torch.int64)
+    mask[0, 5:], mask[5, 5:] = 0, 0
+    return {"input_ids": ids, "attention_mask": mask, "labels": ids.masked_fill(mask == 0, -100)}
+
+
+def train_plain(processes: int, rank: int) -> tuple[nn.Module, int]:
+    """A loop of one's own. Returns the model and the bytes that DDP exchanges in a step."""
+    model = memory_model(rule="kl")
+    parallel, exchanged = model, [0]
+    if processes > 1:
+        parallel = DistributedDataParallel(model)
+
+        def exchange(state, bucket):
+            buffer = bucket.buffer()
+            exchanged.append(buffer.numel() * buffer.element_size())
+            reduced = dist.all_reduce(buffer.div_(processes), async_op=True).get_future()
+            return reduced.then(lambda future: future.value()[0])
+
+        parallel.register_comm_hook(None, exchange)
+    optimizer = adamw(model)
+    for step in range(STEPS):
+        part = {n: v.chunk(processes)[rank] for n, v in padded_batch(step).items()}
+        parallel(**part).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model, max(exchanged)
+
+
+def train_trainer(processes: int, folder: Path) -> nn.Module:
+    """transformers' Trainer, which wraps the model by way of accelerate."""
+    model = memory_model(rule="count")
+    batches = [padded_batch(step) for step in range(STEPS)]
+    rows = [{n: v[i] for n, v in batch.items()} for batch in batches for i in range(BATCH)]
+    Trainer(
+        model=model,
+        args=TrainingArguments(
+            str(folder), per_device_train_batch_size=BATCH // 2 // processes,
+            gradient_accumulation_steps=2, max_steps=STEPS, learning_rate=1e-2,
+            lr_scheduler_type="constant", use_cpu=True, report_to=[], save_strategy="no",
+            disable_tqdm=True, weight_decay=0.0,
+        ),
+        train_dataset=rows,
+    ).train()
+    return model
+
+
+def result(model: nn.Module) -> list[tuple]:
+    return [(t.values.detach().clone(), t.row_updates.clone()) for t in tables(model)]
+
+
+def worker(rank: int, processes: int, folder: Path) -> None:
+    """One process: writes what it trained, and the bytes exchanged, to a file of its own."""
+    torch.set_num_threads(1)
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1",
+    }
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=processes,
+        timeout=timedelta(minutes=4),
+    )
+    plain, exchanged = train_plain(processes, rank)
+    trainer = train_trainer(processes, folder)
+    torch.save([result(plain), result(trainer), exchanged], folder / f"rank{rank}.pt")
+    dist.destroy_process_group()

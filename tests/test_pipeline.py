@@ -1,0 +1,210 @@
+"""The whole way, as `make book` goes it: profile smoke through Snakemake to a checked book.
+
+One study is run for all tests here, in a copy of the repository, so that files can be changed.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from bs4 import BeautifulSoup
+
+from smf_lib.profiles import load_profile
+from smf_lib.results import read_records
+from smf_lib.site_check import check_site
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+COPIED = ["smf_lib", "notebooks", "book", "profiles", "Snakefile", "_config.yml", "_toc.yml"]
+FLAGS = ["--cores", "all", "--nolock", "--rerun-incomplete"]
+FLAGS += ["--rerun-triggers", "mtime", "params", "input"]
+QUIET = ["--quiet", "host", "progress", "rules", "reason"]
+
+
+class Study:
+    """A copy of the repository and the command that builds its book."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.html = root / "work" / "smoke" / "site" / "_build" / "html"
+
+    def start(self, *flags: str, profile: str = "smoke") -> subprocess.Popen:
+        environment = {**os.environ, "PYTHONPATH": str(self.root), "HF_HUB_OFFLINE": "1"}
+        environment.pop("SMF_ROOT", None)
+        command = [sys.executable, "-m", "snakemake", *FLAGS, *flags]
+        return subprocess.Popen(
+            [*command, "--config", f"profile={profile}", "--", "book"],
+            cwd=self.root,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def build(self, *flags: str, profile: str = "smoke") -> tuple[int, str]:
+        """Exit status and output of a build."""
+        process = self.start(*(flags or QUIET), profile=profile)
+        output, _ = process.communicate()
+        return process.returncode, output
+
+    def records(self) -> dict[str, int]:
+        """Time of writing of each record."""
+        found = self.root.glob("results/smoke/local/*.json")
+        return {path.name: path.stat().st_mtime_ns for path in found}
+
+    def page(self, name: str) -> BeautifulSoup:
+        return BeautifulSoup((self.html / f"{name}.html").read_text("utf-8"), "html.parser")
+
+    def planned(self) -> str:
+        """What the next build would do, without doing it."""
+        return self.build("--dry-run")[1]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> Study:
+    root = tmp_path_factory.mktemp("repository")
+    for name in COPIED:
+        path = REPOSITORY / name
+        if path.is_dir():
+            ignored = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+            shutil.copytree(path, root / name, ignore=ignored)
+        else:
+            shutil.copyfile(path, root / name)
+    made = Study(root)
+    made.before_kill = kill_a_build_between_its_runs(made)
+    status, output = made.build()
+    assert status == 0, output[-6000:]
+    return made
+
+
+def kill_a_build_between_its_runs(study: Study) -> dict[str, int]:
+    """Start the build, kill it like `kill -9` in its second run; the records there were then."""
+    process = study.start(*QUIET)
+    seen = ""
+    for line in process.stdout:
+        seen += line
+        if study.records() and line.startswith("[02_finetune") and "Training" in line:
+            break
+    assert study.records(), seen[-6000:]
+    os.kill(process.pid, signal.SIGKILL)
+    process.stdout.read()
+    process.wait()
+    return study.records()
+
+
+def test_a_killed_build_goes_on_where_it_was(study):
+    now = study.records()
+    assert study.before_kill
+    assert {name: now[name] for name in study.before_kill} == study.before_kill
+
+
+def test_site_has_no_fault(study):
+    assert check_site(study.html) == []
+
+
+def test_every_run_has_a_record_and_a_page(study):
+    runs = load_profile("smoke").runs()
+    records = {r.run_id: r for r in read_records(study.root / "results" / "smoke")}
+    assert sorted(records) == sorted(run.run_id for run in runs)
+    for run in runs:
+        assert set(records[run.run_id].metrics) >= {"exam_accuracy", "self_kl"}
+        page = study.page(f"notebooks/02_finetune_{run.run_id}")
+        assert run.settings.label in page.find("h1").text
+
+
+def test_every_notebook_page_says_what_drew_it(study):
+    cpu = read_records(study.root / "results" / "smoke")[0].hardware.cpu
+    for path in sorted((study.html / "notebooks").glob("*.html")):
+        text = " ".join(study.page(f"notebooks/{path.stem}").find("article").text.split())
+        assert "Profile smoke" in text and cpu in text
+        assert "numbers on this page mean nothing" in text
+
+
+def test_no_injected_cell_and_no_path_of_the_machine_is_shown(study):
+    for path in study.html.rglob("*.html"):
+        text = path.read_text("utf-8")
+        assert "# Parameters" not in text and str(study.root) not in text, path
+
+
+def test_downloads_are_notebooks_with_the_values_used(study):
+    found = list((study.html / "_downloads").rglob("02_finetune_lora-seed0.ipynb"))
+    assert len(found) == 1
+    source = "".join(cell.source for cell in nbformat.read(found[0], 4).cells)
+    assert "method = 'lora'" in source
+
+
+def test_search_finds_words_of_notebooks_and_chapters(study):
+    text = (study.html / "searchindex.js").read_text("utf-8")
+    index = json.loads(text[text.index("(") + 1 : text.rindex(")")])
+    names = index["docnames"]
+    for word, page in {
+        "hub": "book/row_selection",
+        "background": "notebooks/01_build_memory",
+    }.items():
+        found = index["terms"].get(word, [])
+        pages = [names[i] for i in (found if isinstance(found, list) else [found])]
+        assert page in pages, word
+
+
+def test_a_second_build_does_nothing(study):
+    before = (study.html / "index.html").stat().st_mtime_ns
+    status, output = study.build()
+    assert status == 0 and "Nothing to be done" in output
+    assert (study.html / "index.html").stat().st_mtime_ns == before
+
+
+def test_editing_prose_rebuilds_the_pages_alone(study):
+    chapter = study.root / "book" / "limits.md"
+    chapter.write_text(chapter.read_text("utf-8") + "\nOne more sentence of prose.\n", "utf-8")
+    status, output = study.build()
+    assert status == 0 and "no notebook has to run" in output
+    assert "One more sentence of prose." in study.page("book/limits").text
+
+
+def test_editing_a_notebooks_text_runs_nothing(study):
+    path = study.root / "notebooks" / "05_cost.ipynb"
+    notebook = nbformat.read(path, 4)
+    notebook.cells[0].source += "\n\nA sentence of its text."
+    nbformat.write(notebook, path)
+    plan = study.planned()
+    assert "rule pages:" in plan and "rule view:" not in plan and "rule finetune:" not in plan
+
+
+@pytest.mark.parametrize(
+    ("file", "before", "after", "repeated", "kept"),
+    [
+        ("smf_lib/train.py", "weight_decay=0.0", "weight_decay=0.1", ["finetune", "view"], []),
+        ("smf_lib/costfigure.py", "def ", "x = 1\n\n\ndef ", ["view"], ["finetune"]),
+        ("profiles/smoke.yaml", "label: LoRA r 4", "label: LoRA", ["finetune"], ["build_memory"]),
+        ("profiles/smoke.yaml", "through the whole", "through all", ["pages"], ["finetune"]),
+    ],
+)
+def test_an_edit_repeats_what_depends_on_it(study, file, before, after, repeated, kept):
+    path = study.root / file
+    text = path.read_text("utf-8")
+    assert before in text
+    path.write_text(text.replace(before, after, 1), "utf-8")
+    plan = study.planned()
+    path.write_text(text, "utf-8")
+    assert all(f"rule {name}:" in plan for name in repeated), plan
+    assert not any(f"rule {name}:" in plan for name in kept), plan
+
+
+def test_a_lost_record_is_computed_again(study):
+    record = study.root / "results" / "smoke" / "local" / "lora-seed0.json"
+    text = record.read_text("utf-8")
+    record.unlink()
+    plan = study.planned()
+    record.write_text(text, "utf-8")
+    assert "02_finetune_lora-seed0" in plan and "02_finetune_full-seed0" not in plan
+
+
+def test_an_unknown_profile_is_one_clear_error(study):
+    status, output = study.build(profile="nosuch")
+    assert status != 0
+    assert "profile='nosuch' does not exist" in output and "smoke" in output
