@@ -57,8 +57,7 @@ class Measurement:
     def of_ratio(cls, name: str, sums, weights, items) -> Measurement:
         """sum(sums) / sum(weights), with the standard error of a ratio over items (clusters)."""
         sums, weights = np.asarray(sums, dtype=float), np.asarray(weights, dtype=float)
-        n, value = len(sums), sums.sum() / weights.sum()
-        stderr = math.nan
+        n, value, stderr = len(sums), sums.sum() / weights.sum(), math.nan
         if n > 1:
             residuals = (sums - value * weights) / weights.mean()
             stderr = math.sqrt((residuals**2).sum() / (n - 1) / n)
@@ -190,9 +189,9 @@ def measure_prose(
         tokens = lm.tok_encode(article.text)
         if len(tokens) < 2:
             raise ValueError(f"articles: number {number} has {len(tokens)} tokens; two are needed")
-        for pair in _windows(tokens, window):
-            pairs.append(pair)
-            owners.append(number)
+        found = list(_windows(tokens, window))
+        pairs += found
+        owners += [number] * len(found)
     losses, counts = np.zeros(len(articles)), np.zeros(len(articles), dtype=int)
     for number, (_, scored), (log_probability, _) in zip(owners, pairs, lm.score(pairs)):
         losses[number] -= log_probability
@@ -213,8 +212,8 @@ def measure_self_kl(
 ) -> Measurement:
     """Mean KL(p_base || p_model) of the next-token distributions, in nats a token.
 
-    The mean is over all tokens of all sequences (the distribution after each); the softmax is
-    taken in float32. The standard error is that of a ratio over sequences.
+    The mean is over all tokens of all sequences, each token's softmax is taken in float32, and the
+    standard error is that of a ratio over sequences.
 
     Args:
         model, base_model: causal models with the same vocabulary, on any devices.
@@ -230,8 +229,9 @@ def measure_self_kl(
     limit = min(reader.max_length or math.inf for reader in readers)
     lengths = [len(sequence) for sequence in sequences]
     if not 1 <= min(lengths) <= max(lengths) <= limit:
-        longest = max(lengths)
-        raise ValueError(f"sequences have {min(lengths)} to {longest} tokens; allowed: 1 to {limit}")
+        raise ValueError(
+            f"sequences have {min(lengths)} to {max(lengths)} tokens; allowed: 1 to {limit}"
+        )
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1")
     order = sorted(range(len(sequences)), key=lambda i: -lengths[i])
@@ -275,8 +275,7 @@ def _run_task(lm: SharedContextLM, config: dict, rows: list[dict]) -> list[dict]
 
 @contextlib.contextmanager
 def _quiet_lm_eval() -> Iterator[None]:
-    logger = logging.getLogger("lm_eval")
-    level = logger.level
+    logger, level = logging.getLogger("lm_eval"), logging.getLogger("lm_eval").level
     logger.setLevel(logging.ERROR)
     try:
         yield

@@ -16,7 +16,7 @@ from lm_eval import utils
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from torch import Tensor, nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from .reading import RowReader, Rows, batches, check_precision, common_prefix, inference

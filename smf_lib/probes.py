@@ -18,6 +18,8 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from .precision import native_bfloat16
+
 DATA = Path(__file__).resolve().parent / "data"
 WRITING_BATCH = 64
 
@@ -157,9 +159,8 @@ def _fast_writer(model: PreTrainedModel) -> PreTrainedModel:
 
     Anywhere else (and for a model that is not in float32) the model itself.
     """
-    can = getattr(torch.cpu, "get_capabilities", dict)()
-    native = can.get("avx512_bf16") or can.get("amx_bf16") or can.get("bf16")
-    if model.device.type != "cpu" or model.dtype != torch.float32 or not native:
+    is_plain = model.device.type == "cpu" and model.dtype == torch.float32
+    if not (is_plain and native_bfloat16("cpu")):
         return model
     writer = copy.deepcopy(model).to(torch.bfloat16)
     writer.set_attn_implementation("eager")

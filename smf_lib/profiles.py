@@ -67,7 +67,10 @@ class BackgroundSettings(Settings):
 
 
 class TrainingSettings(Settings):
-    """What is the same for all methods. Lengths in tokens, schedule: cosine after warm-up."""
+    """What is the same for all methods. Lengths in tokens, schedule: cosine after warm-up.
+
+    precision: bfloat16 autocast, float32, or "auto": bfloat16 where the machine is fast at it.
+    """
 
     epochs: int = Field(1, ge=1)
     batch_size: int = Field(8, ge=1)
@@ -75,7 +78,7 @@ class TrainingSettings(Settings):
     max_length: int = Field(192, ge=8)
     warmup_ratio: float = Field(0.05, ge=0, lt=1)
     max_grad_norm: float = Field(1.0, gt=0)
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
     checkpoint_every: int = Field(40, ge=1)
 
 

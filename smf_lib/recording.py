@@ -14,6 +14,7 @@ from torch import nn
 
 from . import probes
 from .background import memories
+from .precision import resolve_precision
 from .profiles import RunSpec
 from .results import Metric, Record, provenance
 
@@ -96,6 +97,7 @@ def build_record(
         settings={
             "method": spec.settings.model_dump(),
             **{name: getattr(profile, name).model_dump() for name in parts},
+            "precision": resolve_precision(profile.training.precision),
             "digest": study.digest(spec),
         },
         model={
@@ -121,7 +123,7 @@ def build_record(
         },
         selection=size["selection"],
         training_log=outcome.log,
-        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **provenance(),
     )
 

@@ -34,6 +34,7 @@ from .background import collect_background, memories
 from .config import SparseMemoryConfig
 from .exam import Exam, build_exam
 from .models import ModelFiles, load_model, resolve_model
+from .precision import resolve_precision
 from .profiles import Profile, RunSpec, load_profile
 from .recording import NO_FOOTPRINT, build_record, footprint, short_hash, write_json
 from .registration import NAME, PEFT_TYPE
@@ -141,7 +142,9 @@ class Study:
         p = self.profile
         settings = [spec.settings, p.training, p.memory, p.evaluation, p.probes, p.background]
         content = [s.model_dump() for s in settings]
-        return short_hash(content, spec.seed, self.model_files.sha256, self.exam.sha256)
+        precision = resolve_precision(p.training.precision)
+        model, exam = self.model_files.sha256, self.exam.sha256
+        return short_hash(content, precision, spec.seed, model, exam)
 
     def run_dir(self, spec: RunSpec) -> Path:
         return self.work / "runs" / f"{spec.run_id}-{self.digest(spec)}"
@@ -238,7 +241,7 @@ class Study:
     def measure(self, spec: RunSpec, model: nn.Module, tokenizer) -> dict[str, Metric]:
         """Exam accuracy and the profile's forgetting probes, each kept as soon as it is done."""
         p, settings = self.profile, self.profile.evaluation
-        precision = p.training.precision
+        precision = resolve_precision(p.training.precision)
         for metric in self._unmeasured(spec):
             if metric == "exam_accuracy":
                 questions = self.exam.split(settings.split)

@@ -7,9 +7,9 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Sequence
 
 import torch
 from torch import nn
@@ -24,6 +24,7 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback
 
 from .exam import ExamQuestion, continuation, prompt
+from .precision import resolve_precision
 from .profiles import TrainingSettings
 
 COMPLETE = "complete.json"
@@ -95,7 +96,7 @@ def finetune(
         warmup_steps=round(settings.warmup_ratio * steps),
         weight_decay=0.0,
         max_grad_norm=settings.max_grad_norm,
-        bf16=settings.precision == "bf16",
+        bf16=resolve_precision(settings.precision) == "bf16",
         use_cpu=not torch.cuda.is_available(),
         seed=seed,
         data_seed=seed,
