@@ -67,6 +67,6 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	fi; \
 	echo "Making the environment in $(VENV) with $$("$$python" --version): once, some minutes, about 2.5 GB."; \
 	"$$python" -m venv $(VENV)
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check -r requirements.lock
+	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --no-deps -e .
 	@touch $@

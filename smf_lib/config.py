@@ -131,12 +131,14 @@ class SparseMemoryConfig(PeftConfig):
             )
         get_rule(self.rule)
         if self.layers is not None:
-            layers = list(self.layers)
-            if not layers or len(set(layers)) != len(layers) or any(
+            listed = isinstance(self.layers, (list, tuple))
+            layers = list(self.layers) if listed else self.layers
+            if not listed or not layers or len(set(layers)) != len(layers) or any(
                 not isinstance(i, int) or isinstance(i, bool) or i < 0 for i in layers
             ):
                 raise ValueError(
-                    f"layers={layers} must be different layer numbers from 0 upwards, at least one"
+                    f"layers={layers!r} must be a list of different layer numbers from 0 upwards, "
+                    "at least one"
                 )
             self.layers = sorted(layers)
 

@@ -56,8 +56,8 @@ def place_labels(
     Positions around the point are tried from near to far; the first free one is taken, and a
     thin line joins label and point when they are apart. marks: further points to keep clear.
     boxes: rectangles (x0, y0, x1, y1) in data units, such as error bars. lines: the corners of
-    lines to keep clear. clear: radius of a mark in points. The figure's layout is fixed by this call, so all axes must be complete. Returns
-    the annotations.
+    lines to keep clear. clear: radius of a mark in points. The figure's layout is fixed by this
+    call, so all axes must be complete. Returns the annotations.
     """
     figure = ax.figure
     figure.draw_without_rendering()

@@ -8,6 +8,7 @@ of making a gradient as large as the table.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -25,11 +26,25 @@ class ReadTape:
 
     Entries are (indices (n, r) int64, weights (n, r) float32, grad (n, d) float32): token t read
     row indices[t, j] with weight weights[t, j], and grad[t] is the loss gradient of the read.
-    `backward_pass` is autograd's number of the backward pass that wrote last.
+    `backward_pass` is autograd's number of the backward pass that wrote last; `unused` counts
+    how often in a row entries were dropped before an optimizer step used them.
     """
 
     entries: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
     backward_pass: int = -1
+    unused: int = 0
+
+    def drop(self) -> None:
+        """Forget reads whose gradients were dropped; say so if it seems to be a mistake."""
+        self.unused += bool(self.entries)
+        self.entries.clear()
+        if self.unused == 3:
+            warnings.warn(
+                "row gradients were dropped three times without an optimizer step: give the "
+                "optimizer the memory's `values` parameters. Wrappers that replace parameters "
+                "(FSDP, DeepSpeed ZeRO) cannot train memory rows; use data parallelism (DDP)",
+                stacklevel=2,
+            )
 
     def row_gradient(self, rows: Tensor) -> Tensor:
         """Loss gradient of the given rows, shape (len(rows), d) float32. `rows` sorted, unique.
@@ -150,16 +165,16 @@ class ProductKeyMemory(nn.Module):
 
     @property
     def background(self) -> BackgroundReads | None:
-        """Background reads of this memory's table, or None while none were collected."""
+        """Background reads of this memory's table, on the CPU, or None while there are none."""
         table, counts = self.table, self.table.background_counts
         version = counts._version, table.n_background_documents._version
-        held, held_version = table.__dict__.get("held_background", (None, None))
-        if held is None or held.counts is not counts or held_version != version:
+        source, held_version, held = table.__dict__.get("held_background", (None, None, None))
+        if source is not counts or held_version != version:
             held = BackgroundReads(
-                counts, table.background_documents, int(table.n_background_documents)
+                counts.cpu(), table.background_documents.cpu(), int(table.n_background_documents)
             )
-            # kept until the counts change: its sum over the table is not for every step
-            table.__dict__["held_background"] = held, version
+            # kept until the counts change: copies and sums of a table are not for every step
+            table.__dict__["held_background"] = counts, version, held
         return held if held.n_documents else None
 
     def lookup(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -235,13 +250,14 @@ class ProductKeyMemory(nn.Module):
     ) -> None:
         """Put one forward's reads by real tokens, and their gradients, on the tape.
 
-        Like any gradient they add up until they are used or dropped: `zero_grad` leaves the anchor
-        without a gradient, and what earlier backward passes wrote down is then void.
+        Like any gradient they add up until they are used or dropped: `zero_grad()` leaves the
+        anchor without a gradient, and what earlier backward passes wrote down is then void.
+        (`zero_grad(set_to_none=False)` drops nothing here unless a step came before it.)
         """
         check_background(self.updates.rule, self.background)
         this_pass = torch._C._current_graph_task_id()
         if self.anchor.grad is None and self.tape.backward_pass != this_pass:
-            self.tape.entries.clear()
+            self.tape.drop()
         self.tape.backward_pass = this_pass
         self.table.values.smf_memory = self.table  # how the optimizer finds the tapes of a table
         entry = (indices, weights, grad.float())

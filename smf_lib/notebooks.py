@@ -18,12 +18,11 @@ from typing import Any, TextIO
 import papermill
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
-from traitlets.config import Config
 
 SECONDS_BETWEEN_TICKS = 15.0
 ORPHANED = 3
-# Kernels of other systems than Windows can be talked to by files instead of ports.
-QUIET_KERNEL = Config({} if sys.platform == "win32" else {"KernelManager": {"transport": "ipc"}})
+# Without it every kernel warns that it talks to this process over a local port.
+KERNEL_ARGUMENTS = ["--IPKernelApp.log_level=ERROR"]
 
 
 class PlainLines:
@@ -111,7 +110,7 @@ def run_notebook(
                 progress_bar=False,
                 stdout_file=lines,
                 stderr_file=warnings,
-                config=QUIET_KERNEL,
+                extra_arguments=KERNEL_ARGUMENTS,
             )
             os.replace(scratch, target)
         except PapermillExecutionError as error:

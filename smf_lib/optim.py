@@ -35,7 +35,7 @@ def _tables(optimizer: torch.optim.Optimizer) -> list[tuple[ProductKeyMemory, di
                 continue
             for reader in memory.readers:
                 if reader.anchor.grad is None:  # zero_grad dropped its gradients
-                    reader.tape.entries.clear()
+                    reader.tape.drop()
             if not any(reader.tape.entries for reader in memory.readers):
                 continue
             if not {"betas", "eps", "weight_decay"} <= group.keys():
@@ -52,16 +52,18 @@ def _tables(optimizer: torch.optim.Optimizer) -> list[tuple[ProductKeyMemory, di
     return found
 
 
-def _gather_reads(reads: Reads) -> Reads:
-    """Sum the reads of all processes, so that every process chooses the same rows."""
+def _all_reads(memory: ProductKeyMemory, step: int) -> Reads:
+    """Reads of a table by all readers and processes, on the CPU, the same in every process."""
+    reads = count_reads([e[0] for reader in memory.readers for e in reader.tape.entries], step)
+    reads = Reads(reads.rows.cpu(), reads.counts.cpu(), step)
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return reads
     everyone: list = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, (reads.rows.cpu(), reads.counts.cpu()))
+    dist.all_gather_object(everyone, (reads.rows, reads.counts))
     rows, place = torch.unique(torch.cat([rows for rows, _ in everyone]), return_inverse=True)
     counts = torch.zeros(len(rows), dtype=torch.int64)
     counts.index_add_(0, place, torch.cat([counts for _, counts in everyone]))
-    return Reads(rows.to(reads.rows.device), counts.to(reads.rows.device), reads.step)
+    return Reads(rows, counts, step)
 
 
 def _row_gradient(memory: ProductKeyMemory, rows: Tensor) -> Tensor:
@@ -145,9 +147,9 @@ def update_tables(optimizer: torch.optim.Optimizer, args=(), kwargs=None) -> Non
     updates = []
     for memory, group in _tables(optimizer):
         state = optimizer.state[memory.values]
-        indices = [entry[0] for reader in memory.readers for entry in reader.tape.entries]
-        reads = _gather_reads(count_reads(indices, step=int(state.get("step", 0))))
+        reads = _all_reads(memory, step=int(state.get("step", 0)))
         rows = select_rows(reads, memory.updates.rule, memory.updates.budget, memory.background)
+        rows = rows.to(memory.values.device)
         updates.append((memory, group, state, rows, _row_gradient(memory, rows)))
     _clip(updates)
     for memory, group, state, rows, grad in updates:
@@ -156,6 +158,7 @@ def update_tables(optimizer: torch.optim.Optimizer, args=(), kwargs=None) -> Non
         memory.row_updates[rows] += 1
         for reader in memory.readers:
             reader.tape.entries.clear()
+            reader.tape.unused = 0
 
 
 register_optimizer_step_post_hook(update_tables)

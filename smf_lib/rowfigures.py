@@ -172,8 +172,8 @@ def read_shares(
         ax.plot(ends, ends, color=GREY, linewidth=0.8, linestyle="--", zorder=1)
         ax.set_title(rule)
         facts.append(
-            f"{rule} picks {chosen.size:,} rows with {_percent(p[inside].sum())} of the task's reads "
-            f"and {_percent(q[inside].sum())} of the background's."
+            f"{rule} picks {chosen.size:,} rows with {_percent(p[inside].sum())} of the task's "
+            f"reads and {_percent(q[inside].sum())} of the background's."
         )
     for ax in grid.ravel()[len(picked) :]:
         ax.axis("off")

@@ -230,7 +230,7 @@ def training_loss(records: Sequence[Record]) -> Figure:
     ends = [_loss_panel(ax, panel, arms, sweep) for ax, panel in zip(grid, panels, strict=False)]
     for ax in grid[max(0, len(panels) - columns) : len(panels)]:
         ax.set_xlabel("optimizer step")
-        ax.tick_params(labelbottom=True)
+        ax.xaxis.set_tick_params(labelbottom=True)
     for ax in grid[::columns]:
         ax.set_ylabel("training loss (nats a token)")
     label_ends(list(zip(grid, ends, strict=False)))

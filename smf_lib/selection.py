@@ -21,7 +21,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Reads:
-    """Reads of one optimizer step: row ids (n,) int64 ascending, counts (n,) int64, step number."""
+    """Reads of one optimizer step: row ids (n,) int64 ascending, counts (n,) int64, step number.
+
+    Rows are chosen on the CPU, so that they do not depend on the device.
+    """
 
     rows: Tensor
     counts: Tensor
@@ -128,7 +131,7 @@ def count(reads: Reads, background: BackgroundReads | None) -> Tensor:
 def random(reads: Reads, background: BackgroundReads | None) -> Tensor:
     """Rows at random among those that were read, anew at each step: a control."""
     generator = torch.Generator().manual_seed(reads.step)
-    return torch.rand(len(reads.rows), generator=generator, dtype=torch.float64).to(reads.rows.device)
+    return torch.rand(len(reads.rows), generator=generator, dtype=torch.float64)
 
 
 @register_rule("all", unlimited=True)
@@ -160,11 +163,18 @@ def select_rows(
     Equal scores go to the lower row id, so the choice never depends on the sort or the machine.
 
     Raises:
-        ValueError: unknown rule, or a rule that needs background reads and got none.
+        ValueError: unknown rule, a rule that needs background reads and got none, or one that
+            returned scores of the wrong shape.
     """
     check_background(rule, background)
     chosen = get_rule(rule)
     if chosen.unlimited or budget >= len(reads.rows):
         return reads.rows
-    order = torch.sort(chosen.score(reads, background), descending=True, stable=True).indices
+    scores = chosen.score(reads, background)
+    if scores.shape != reads.rows.shape:
+        raise ValueError(
+            f"rule={rule!r} returned scores of shape {tuple(scores.shape)} for {len(reads.rows)} "
+            "read rows; it must return one score per row in reads.rows"
+        )
+    order = torch.sort(scores, descending=True, stable=True).indices
     return reads.rows[order[:budget]].sort().values

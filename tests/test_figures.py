@@ -109,12 +109,9 @@ def texts(figure):
     hidden = set()
     for axis in (axis for ax in figure.fig.axes for axis in (ax.xaxis, ax.yaxis)):
         low, high = sorted(axis.get_view_interval())
-        seen = [
-            label
-            for place, label in zip(axis.get_majorticklocs(), axis.get_majorticklabels())
-            if low <= place <= high
-        ]
-        hidden |= set(map(id, axis.findobj(Text))) - set(map(id, [*seen, axis.label]))
+        seen = [t.label1 for t in axis.get_major_ticks() if low <= t.get_loc() <= high]
+        hidden |= set(map(id, axis.findobj(Text)))
+        hidden -= set(map(id, [*seen, axis.label])) if axis.axes.axison else set()
     found = [text for text in figure.fig.findobj(Text) if id(text) not in hidden]
     shown = [text for text in found if text.get_visible() and text.get_text().strip()]
     return [(text, text.get_window_extent(renderer)) for text in shown]

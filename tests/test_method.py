@@ -278,6 +278,7 @@ def test_what_cannot_hold_a_memory_is_refused():
 
 @pytest.mark.parametrize("setting, message", [
     ({"layers": []}, r"layers=\[\]"),
+    ({"layers": 8}, "layers=8 must be a list"),
     ({"layers": [1, 1]}, r"layers=\[1, 1\]"),
     ({"layers": [-1]}, r"layers=\[-1\]"),
     ({"integration": "add"}, "integration='add' is unknown; choose one of additive, replacement"),

@@ -282,6 +282,18 @@ def test_dropped_gradients_drop_their_reads():
         assert torch.equal(bits(one.values), bits(other.values))
 
 
+def test_an_optimizer_without_the_tables_is_reported():
+    model, ids = memory_model(trainable="values+scale"), tokens(2, 9)
+    blind = torch.optim.AdamW([p for n, p in model.named_parameters() if "scale" in n], lr=0.1)
+    for _ in range(3):
+        model(input_ids=ids, labels=ids).loss.backward()
+        blind.step()
+        model.zero_grad()
+    loss = model(input_ids=ids, labels=ids).loss
+    with pytest.warns(UserWarning, match="dropped three times.*give the optimizer.*`values`"):
+        loss.backward()
+
+
 def test_the_step_of_a_closure_uses_the_closures_reads():
     closed, plain = memory_model(), memory_model()
     optimizers = adamw(closed), adamw(plain)

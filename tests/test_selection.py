@@ -125,6 +125,15 @@ def test_a_registered_rule_is_known_to_the_configuration(rare_rule):
         register_rule("rare")(rare_rule)
 
 
+def test_scores_of_the_wrong_shape_are_refused():
+    register_rule("scalar")(lambda reads, background: torch.tensor(1.0))
+    try:
+        with pytest.raises(ValueError, match=r"rule='scalar' returned scores of shape \(\) for 2"):
+            select_rows(count_reads([torch.tensor([1, 2])]), "scalar", 1)
+    finally:
+        del RULES["scalar"]
+
+
 def test_an_unknown_rule_is_refused_with_the_known_ones():
     known = "all, count, kl, random, tfidf"
     with pytest.raises(ValueError, match=f"rule='klx' is unknown; choose one of {known}"):
