@@ -85,6 +85,13 @@ def run_parameters(wildcards):
     return notebook_parameters(**more)
 
 
+def view_parameters(wildcards):
+    if wildcards.view != "04_selection":
+        return notebook_parameters()
+    there_are = PROFILE.exam.train_rows // PROFILE.training.batch_size
+    return notebook_parameters(batches=min(40, there_are))
+
+
 def pages():
     """Files of the repository that only the pages are made of."""
     prose = [p for p in SOURCE.joinpath("book").rglob("*") if p.is_file()]
@@ -173,7 +180,7 @@ rule view:
     params:
         code=lambda w: notebook_digest(source("notebooks", f"{w.view}.ipynb")),
         settings=PROFILE.model_dump_json(),
-        parameters=notebook_parameters(),
+        parameters=view_parameters,
         log=WORK + "/logs/{view}.log",
     threads: workflow.cores
     shell:

@@ -238,8 +238,8 @@ def _reading_guide(ax: Axes, arms: Sequence[Arm], shapes: dict[str, str]) -> Non
         ("up: learned more", "normal", 0.09),
         ("right: forgot more", "normal", 0.08),
         (f"The base model answers {listed(f'{v:.0f} %' for v in bases)} of the", "normal", 0.15),
-        (f"exam, guessing {chance}, always the", "normal", 0.08),
-        (f"most frequent position {majority}.", "normal", 0.08),
+        (f"exam, guessing {chance}, the option most", "normal", 0.08),
+        (f"often right in training {majority}.", "normal", 0.08),
     ]
     place = {"transform": ax.transAxes, "color": GREY, "size": 9.5}
     top = 0.85

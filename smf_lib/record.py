@@ -139,7 +139,7 @@ class DataPart(Part):
 
 
 class Baselines(Part):
-    """Exam accuracy of guessing and of always giving the most frequent position."""
+    """Exam accuracy of guessing, and of the option that was most often right in training."""
 
     chance: float
     majority: float

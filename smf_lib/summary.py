@@ -261,10 +261,13 @@ def seeds_sentence(arms: Sequence[Arm]) -> str:
 
 
 def baseline_sentence(arms: Sequence[Arm]) -> str:
-    """Exam accuracy of the base model, of guessing and of the most frequent position."""
+    """Exam accuracy of the base model, of guessing and of the majority baseline."""
     chance = listed(f"{100 * arm.first.baselines.chance:.1f} %" for arm in arms)
     majority = listed(f"{100 * arm.first.baselines.majority:.1f} %" for arm in arms)
-    text = f"Guessing gives {chance}, always the most frequent position {majority}."
+    text = (
+        f"Guessing gives {chance}, always the option that was most often right in training "
+        f"{majority}."
+    )
     bases = [arm for arm in arms if arm.is_base and arm.has("exam_accuracy")]
     if bases:
         levels = listed(f"{level(base, 'exam_accuracy').value:.1f} %" for base in bases)
