@@ -55,11 +55,13 @@ def source(*parts):
     return str(SOURCE.joinpath(*parts))
 
 
-def further_records():
-    """Records beside those of this study's runs: of other studies, profiles and seeds."""
+def shown_records(wildcards):
+    """The records that a view reads: of this study, other studies, profiles and seeds."""
+    if wildcards.view == "04_selection":
+        return []
     found = Path("results").glob("*/*/*.json")
-    mine = [p for p in found if p.parent.name != "local" or p.parts[1] == PROFILE.name]
-    return sorted(str(p) for p in mine if str(p) not in RECORDS)
+    further = [p for p in found if p.parent.name != "local" or p.parts[1] == PROFILE.name]
+    return sorted({*RECORDS, *map(str, further)})
 
 
 def settings(**more):
@@ -145,16 +147,16 @@ rule build_memory:
         settings=settings(),
         parameters=notebook_parameters(),
         log=f"{WORK}/logs/01_build_memory.log",
+    priority: 2
     threads: workflow.cores
     shell:
         RUN_NOTEBOOK
 
 
-# The first notebook writes the background text that sparse memory runs share. It comes first so
-# that this is done once; what depends on its content is covered by `settings` and `code`.
+# A run makes what it shares with others (the background text) where it is missing, so it does not
+# depend on the first notebook; `priority` only sees to it that the two come in reading order.
 rule finetune:
     input:
-        ancient(f"{WORK}/notebooks/01_build_memory.ipynb"),
         notebook=ancient(source("notebooks", "02_finetune.ipynb")),
     output:
         record=RESULTS + "/local/{run_id}.json",
@@ -164,6 +166,7 @@ rule finetune:
         settings=run_settings,
         parameters=run_parameters,
         log=WORK + "/logs/{run_id}.log",
+    priority: 1
     threads: workflow.cores
     shell:
         RUN_NOTEBOOK
@@ -171,9 +174,7 @@ rule finetune:
 
 rule view:
     input:
-        RECORDS,
-        further_records(),
-        ancient(f"{WORK}/notebooks/01_build_memory.ipynb"),
+        shown_records,
         notebook=lambda w: ancient(source("notebooks", f"{w.view}.ipynb")),
     output:
         notebook=WORK + "/notebooks/{view}.ipynb",

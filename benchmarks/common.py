@@ -17,8 +17,10 @@ from tqdm.auto import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from smf_lib.memory import ProductKeyMemory
+from smf_lib.precision import native_bfloat16
 from smf_lib.provenance import provenance
 
+PRECISION = "bf16" if native_bfloat16("cpu") else "fp32"  # as in the study on a processor
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "benchmarks"
 
 
@@ -28,7 +30,7 @@ def options(description: str, argv: list[str] | None) -> argparse.Namespace:
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--small", action="store_true", help="tiny shapes, seconds: a test")
-    parser.add_argument("--record", action="store_true", help="write results/benchmarks/<name>.json")
+    parser.add_argument("--record", action="store_true", help="write results/benchmarks/*.json")
     arguments = parser.parse_args(argv)
     if arguments.small and arguments.record:
         parser.error("--record with --small: a small run measures nothing; leave one out")
@@ -88,8 +90,8 @@ def smol_model(layers: int, vocabulary: int, small: bool = False) -> LlamaForCau
 
 
 def causal_loss(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
-    """Loss on every token, weights in float32 and the passes under bfloat16 autocast."""
-    with torch.autocast("cpu", torch.bfloat16):
+    """Loss on every token; weights in float32, the passes in `PRECISION`."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=PRECISION == "bf16"):
         return model(input_ids=ids, labels=ids).loss
 
 
@@ -108,6 +110,7 @@ def report(name: str, arguments: argparse.Namespace, settings: dict, results: di
         "small": arguments.small,
         "settings": settings,
         "results": results,
+        "device": "cpu",
         "threads": torch.get_num_threads(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         **provenance(),

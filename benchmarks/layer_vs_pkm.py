@@ -47,7 +47,9 @@ def chosen_row_gradient(layer: ProductKeyMemory) -> torch.Tensor:
     """What the optimizer's hook does before it moves rows: choose them, and their gradient."""
     reads = count_reads([entry[0] for entry in layer.tape.entries])
     rows = select_rows(reads, "kl", BUDGET, layer.background)
-    return layer.tape.row_gradient(rows)
+    gradient = layer.tape.row_gradient(rows)
+    layer.tape.entries.clear()
+    return gradient
 
 
 def action(layer: nn.Module, x: torch.Tensor, target: torch.Tensor) -> Callable[[], float]:

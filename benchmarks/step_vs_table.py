@@ -3,10 +3,10 @@
 The row-sparse step of smf_lib, and beside it the paper's approach: a dense gradient of the whole
 table, masked to the chosen rows, and AdamW over the whole table. Each is measured within a model
 and as the memory layer alone. The model is a third of SmolLM2-135M with three memories: 10 of its
-30 layers, a third of its vocabulary, one memory, trained under bfloat16 autocast as in the study;
-the whole of it, trained densely, would need 29 GB for its tables alone. Every table lives in a
-process of its own, so that peak memory is its own; the processes take steps in turn, so that times
-compare. Tables start with random values, so that all their pages exist.
+30 layers, a third of its vocabulary, one memory, in the precision that the study uses; the whole
+of it, trained densely with a million rows a layer, would need 29 GB for its tables alone. Every
+table lives in a process of its own, so that peak memory is its own; the processes take steps in
+turn, so that times compare. Tables start with random values, so that all their pages exist.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch
 from peft import get_peft_model
 
 from benchmarks.common import (
+    PRECISION,
     causal_loss,
     interleave,
     invent_background,
@@ -232,7 +233,8 @@ def main(argv: list[str] | None = None) -> None:
         "rows": [n**2 for n in subkeys], "rounds": rounds, "dense_rounds": dense_rounds,
         "rule": RULE, "rows_per_step": BUDGET, "heads": 4, "top_k": 16, "key_dim": 128,
         "model": "10 of 30 layers and a third of the vocabulary of SmolLM2-135M, random weights, "
-                 f"one memory, in layer {MEMORY_LAYER}; bfloat16 autocast",
+                 f"one memory, in layer {MEMORY_LAYER}",
+        "precision": f"{PRECISION} in the model, fp32 in the layer alone",
     }
     results = {a: compare(a, shape, subkeys, rounds, dense_rounds) for a in ("model", "layer")}
     report("step_vs_table", arguments, settings, results)

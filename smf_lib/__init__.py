@@ -1,6 +1,7 @@
 """Sparse memory finetuning: the method, the study around it, and its figures."""
 
 from .background import collect_background, memories, read_rows
+from .compose import RowConflict, compose
 from .config import SparseMemoryConfig
 from .memory import ProductKeyMemory
 from .method import MemoryMLP, SparseMemoryModel
@@ -16,11 +17,13 @@ __all__ = [
     "ProductKeyMemory",
     "Profile",
     "Reads",
+    "RowConflict",
     "RowPatch",
     "SparseMemoryConfig",
     "SparseMemoryModel",
     "Study",
     "collect_background",
+    "compose",
     "load_profile",
     "memories",
     "read_rows",

@@ -78,7 +78,7 @@ def measure_exam(
     Args:
         model, tokenizer: a causal model, plain or wrapped by PEFT, and its tokenizer.
         questions: objects with `question`, `options` and `answer`, the right option's index.
-        batch_tokens: most tokens of a forward pass; the result does not depend on it.
+        batch_tokens: most tokens of a forward pass; beyond rounding, results do not depend on it.
         precision: "bf16" (autocast) or "fp32" (the type of the weights).
 
     Raises:

@@ -46,7 +46,7 @@ def test_step_vs_table(run_small):
 
 
 def test_step_vs_methods(run_small):
-    results = run_small("step_vs_methods")
+    (results,) = run_small("step_vs_methods").values()
     assert set(results["median_seconds"]) == {"smf", "lora", "full"}
     assert_ratio(results["smf_against_lora"])
     assert_ratio(results["smf_against_full"])
