@@ -12,8 +12,8 @@ CHOSEN = COLOURS["full"]
 PALE = "#f1f1f1"
 KEYS = 6
 TOP_FIRST, TOP_SECOND = (1, 3), (0, 4)
-BEST = ((1, 0), (1, 4), (3, 4))
-TRAINED = ((1, 4), (3, 4))
+BEST = ((1, 0), (1, 4))  # the best pair, and one that shares a sub-key with it
+TRAINED = ((1, 4),)
 
 
 @styled
@@ -45,8 +45,8 @@ def memory_diagram() -> Figure:
     alt = (
         "Diagram, from left to right: a query cut into two halves; each half points to its own "
         "list of six sub-keys, of which two are marked; a six by six grid where the marked "
-        "sub-keys meet in four cells, three of them filled; three rows of the value table that "
-        "these cells name, two of them marked as selected for the update; their weighted sum as "
+        "sub-keys meet in four cells, two of them filled; two rows of the value table that "
+        "these cells name, one of them marked as selected for the update; their weighted sum as "
         "output."
     )
     return Figure(figure, caption, alt)
@@ -175,7 +175,7 @@ def _steps(ax: Axes) -> None:
     _text(ax, 8.0, 1.1, "read for this token", ha="left", size=9)
     _box(ax, 7.4, 0.4, 0.45, 0.3, facecolor=READ, edgecolor=CHOSEN, linewidth=2.2)
     _text(
-        ax, 8.0, 0.55, "read and selected: the only rows that training changes", ha="left", size=9
+        ax, 8.0, 0.55, "read and selected: only such rows are changed by training", ha="left", size=9
     )
     for x, text in (
         (1.3, "1 split"),
