@@ -127,8 +127,10 @@ RUN_NOTEBOOK = (
 )
 
 
+# The records are asked for by name: a lost one is computed again though the pages are there.
 rule book:
     input:
+        RECORDS,
         f"{SITE}/_build/html/index.html",
 
 
