@@ -40,6 +40,7 @@ from .recording import NO_FOOTPRINT, build_record, footprint, short_hash, write_
 from .registration import NAME, PEFT_TYPE
 from .results import Metric, Record, write_record
 from .selection import get_rule
+from .sources import code_digest
 from .train import TrainingOutcome, finetune, peak_memory
 
 
@@ -138,13 +139,14 @@ class Study:
     # ------------------------------------------------------------------ the steps of a run
 
     def digest(self, spec: RunSpec) -> str:
-        """A short name for everything that the outcome of a run depends on."""
+        """A short name for everything that the outcome of a run depends on, code included."""
         p = self.profile
         settings = [spec.settings, p.training, p.memory, p.evaluation, p.probes, p.background]
         content = [s.model_dump() for s in settings]
         precision = resolve_precision(p.training.precision)
         model, exam = self.model_files.sha256, self.exam.sha256
-        return short_hash(content, precision, spec.seed, model, exam)
+        code = code_digest("train", "method", "background", "evaluate", "probes")
+        return short_hash(content, precision, spec.seed, model, exam, code)
 
     def run_dir(self, spec: RunSpec) -> Path:
         return self.work / "runs" / f"{spec.run_id}-{self.digest(spec)}"

@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 
+from smf_lib import sources
 from smf_lib.background import memories
 from smf_lib.profiles import PROFILE_DIR
 from smf_lib.recording import footprint
@@ -134,6 +135,19 @@ def test_changed_settings_never_meet_old_files(tmp_path):
     spec = study.profile.run("smf-kl")
     assert study.run_dir(spec) != other.run_dir(other.profile.run("smf-kl"))
     assert study.run_dir(spec) != study.run_dir(study.profile.run("smf-kl", 1))
+
+
+def test_changed_code_never_meets_old_files(tmp_path, monkeypatch):
+    study = smoke(tmp_path)
+    spec = study.profile.run("smf-kl")
+    before = study.run_dir(spec)
+    package = tmp_path / "smf_lib"
+    shutil.copytree(sources.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(sources, "PACKAGE", package)
+    assert study.run_dir(spec) == before
+    rule = package / "selection.py"
+    rule.write_text(rule.read_text().replace("torch.log(reads.share / q)", "(reads.share - q)"))
+    assert study.run_dir(spec) != before
 
 
 def test_background_counts_do_not_depend_on_being_kept(tmp_path):
