@@ -3,7 +3,7 @@
     snakemake --cores all --rerun-triggers mtime params input --config profile=quick -- book
 
 Everything is written under the working directory: work/<profile>/ and results/<profile>/local/.
-A run is repeated when its settings or the code that it uses change (see smf_lib/sources.py).
+A run is repeated when its settings or the code that it uses change (see smf_lib/book/sources.py).
 Targets: `book`; `study` (all records, no pages); or any file that a rule makes.
 """
 
@@ -16,9 +16,9 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
-from smf_lib.plan import describe_plan, other_builds
+from smf_lib.book.plan import describe_plan, other_builds
 from smf_lib.profiles import load_profile
-from smf_lib.sources import code_digest, notebook_digest
+from smf_lib.book.sources import code_digest, notebook_digest
 
 # Every choice of the scheduler is told in a line; the notebooks' own lines say more.
 logger.addFilter(lambda r: not r.getMessage().startswith(("Select jobs", "Execute ")))
@@ -122,7 +122,7 @@ if busy:
 # A file and not a module is run here, so that the package is imported by the kernel alone. `exec`
 # makes it a child of Snakemake, with which it ends, however that ends.
 RUN_NOTEBOOK = (
-    f"exec {sys.executable} -P {source('smf_lib', 'notebooks.py')} {{input.notebook}} "
+    f"exec {sys.executable} -P {source('smf_lib', 'book', 'notebooks.py')} {{input.notebook}} "
     "{output.notebook} --log {params.log} --parameters {params.parameters:q}"
 )
 
@@ -198,7 +198,7 @@ rule pages:
     output:
         f"{SITE}/_build/html/index.html",
     params:
-        code=code_digest("book"),
+        code=code_digest("book.build"),
         profile=PROFILE.model_dump_json(),
         arguments=["--profile", PROFILE_NAME, "--source", str(SOURCE)],
         log=f"{WORK}/logs/book.log",

@@ -31,6 +31,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBa
 from . import evaluate, probes
 from .architecture import default_layers, find_mlps
 from .background import collect_background, memories
+from .book.sources import code_digest
 from .config import SparseMemoryConfig
 from .exam import Exam, build_exam
 from .models import ModelFiles, load_model, resolve_model
@@ -40,7 +41,6 @@ from .recording import NO_FOOTPRINT, build_record, footprint, short_hash, write_
 from .registration import NAME, PEFT_TYPE
 from .results import Metric, Record, write_record
 from .selection import get_rule
-from .sources import code_digest
 from .train import TrainingOutcome, finetune, peak_memory
 
 

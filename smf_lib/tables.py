@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from .costfigure import count, duration, mean_cost, memory, size
+from .figures.costs import count, duration, mean_cost, memory, size
 from .record import MetricName, Record
 from .stats import Interval
 from .summary import (

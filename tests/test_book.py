@@ -11,8 +11,8 @@ import yaml
 from helpers_book import executed, notebook, write
 from helpers_records import make_record
 
-from smf_lib import book
-from smf_lib.pages import BookError
+from smf_lib.book import build
+from smf_lib.book.pages import BookError
 from smf_lib.profiles import load_profile
 from smf_lib.results import write_record
 
@@ -45,7 +45,7 @@ def study(tmp_path):
 
 def staged(study):
     source, root = study
-    return book.stage(PROFILE, source, root, root / "site")
+    return build.stage(PROFILE, source, root, root / "site")
 
 
 def test_every_run_of_the_first_seed_has_a_page(study):
@@ -117,9 +117,9 @@ def test_a_broken_record_is_named(study):
 
 def test_swept_methods_have_a_page_a_learning_rate():
     sweep = load_profile("sweep")
-    runs = book.shown_runs(sweep)
+    runs = build.shown_runs(sweep)
     assert len(runs) == len(sweep.runs()) // len(sweep.seeds) or len(sweep.seeds) == 1
-    described = [book.describe_run(sweep, run) for run in runs]
+    described = [build.describe_run(sweep, run) for run in runs]
     assert len(set(described)) == len(described)
     assert any("learning rate" in text for text in described)
 

@@ -11,8 +11,8 @@ from helpers_records import TRUE_EFFECTS, make_record, study_records, sweep_reco
 from matplotlib.text import Annotation, Text
 
 from smf_lib import figures
-from smf_lib.figstyle import COLOURS, FURTHER, method_colours, text_colour
-from smf_lib.labels import Label, _spread, place_labels
+from smf_lib.figures.labels import Label, _spread, place_labels
+from smf_lib.figures.style import COLOURS, FURTHER, method_colours, text_colour
 from smf_lib.results import ResultsError
 
 ROWS = 512
@@ -149,7 +149,7 @@ def test_labels_do_not_overlap(figure, records):
 
 
 def test_many_labels_at_one_point_find_places():
-    from smf_lib.figstyle import new_figure
+    from smf_lib.figures.style import new_figure
 
     figure = new_figure(4)
     ax = figure.subplots()

@@ -14,8 +14,8 @@ import pytest
 from helpers_book import notebook, write
 from papermill.exceptions import PapermillExecutionError
 
-from smf_lib import notebooks
-from smf_lib.notebooks import PlainLines, heading, run_notebook
+from smf_lib.book import notebooks
+from smf_lib.book.notebooks import PlainLines, heading, run_notebook
 
 
 def test_progress_bar_becomes_few_lines(monkeypatch):

@@ -4,7 +4,7 @@ import pytest
 from helpers_book import PNG, executed, figure_html, html_output, notebook, write
 from nbformat import v4
 
-from smf_lib.pages import (
+from smf_lib.book.pages import (
     BookError,
     as_page,
     for_download,

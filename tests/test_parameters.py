@@ -4,7 +4,7 @@ import ast
 
 import pytest
 
-from smf_lib.parameters import Parameter, fill_in, parameter_table, read_parameters
+from smf_lib.book.parameters import Parameter, fill_in, parameter_table, read_parameters
 
 CELL = """profile = "quick"  # a name, or the path of a file
 rate = None  # a positive number

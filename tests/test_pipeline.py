@@ -15,9 +15,9 @@ import nbformat
 import pytest
 from bs4 import BeautifulSoup
 
+from smf_lib.book.site_check import check_site
 from smf_lib.profiles import load_profile
 from smf_lib.results import read_records
-from smf_lib.site_check import check_site
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 COPIED = ["smf_lib", "notebooks", "book", "profiles", "Snakefile", "_config.yml", "_toc.yml"]
@@ -181,7 +181,7 @@ def test_editing_a_notebooks_text_runs_nothing(study):
     ("file", "before", "after", "repeated", "kept"),
     [
         ("smf_lib/train.py", "weight_decay=0.0", "weight_decay=0.1", ["finetune", "view"], []),
-        ("smf_lib/costfigure.py", "def ", "x = 1\n\n\ndef ", ["view"], ["finetune"]),
+        ("smf_lib/figures/costs.py", "def ", "x = 1\n\n\ndef ", ["view"], ["finetune"]),
         ("profiles/smoke.yaml", "label: LoRA r 4", "label: LoRA", ["finetune"], ["build_memory"]),
         ("profiles/smoke.yaml", "through the whole", "through all", ["pages"], ["finetune"]),
     ],

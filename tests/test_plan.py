@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from helpers_records import make_record
 
-from smf_lib.plan import describe_plan, other_builds
+from smf_lib.book.plan import describe_plan, other_builds
 from smf_lib.profiles import load_profile
 from smf_lib.results import write_record
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from smf_lib.site_check import check_site
+from smf_lib.book.site_check import check_site
 
 GOOD = """<html><head><link rel="stylesheet" href="a.css">
 <link rel="canonical" href="https://example.org/"><script src="_static/mathjax/m.js"></script></head>

@@ -8,8 +8,8 @@ import pytest
 import torch
 import yaml
 
-from smf_lib import sources
 from smf_lib.background import memories
+from smf_lib.book import sources
 from smf_lib.profiles import PROFILE_DIR
 from smf_lib.recording import footprint
 from smf_lib.results import read_record

@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike, NDArray
 
-from .figstyle import COLOURS, FURTHER, GREY, Figure, new_figure, styled
 from .labels import Label, place_labels
+from .style import COLOURS, FURTHER, GREY, Figure, new_figure, styled
 
 RULE_COLOURS = {
     "kl": COLOURS["smf-kl"],

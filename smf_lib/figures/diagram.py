@@ -3,7 +3,7 @@
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
-from .figstyle import COLOURS, GREY, Figure, new_figure, styled
+from .style import COLOURS, GREY, Figure, new_figure, styled
 
 FIRST = COLOURS["lora"]
 SECOND = COLOURS["smf-tfidf"]

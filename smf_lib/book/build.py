@@ -19,10 +19,10 @@ from pathlib import Path
 import nbformat
 import yaml
 
+from ..profiles import Profile, RunSpec, load_profile
+from ..record import Record
+from ..results import ResultsError, read_record
 from .pages import BookError, as_page, for_download, read_notebook, used_values, with_outputs
-from .profiles import Profile, RunSpec, load_profile
-from .record import Record
-from .results import ResultsError, read_record
 from .site_check import check_site
 
 HTML = Path("_build") / "html"
@@ -262,7 +262,3 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,6 +1,6 @@
 """Run one notebook with papermill: progress as plain lines, the executed copy whole or not at all.
 
-    python -P smf_lib/notebooks.py notebooks/02_finetune.ipynb out.ipynb \
+    python -P smf_lib/book/notebooks.py notebooks/02_finetune.ipynb out.ipynb \
         --log run.log --parameters '{"method": "lora", "seed": 1}'
 
 The workflow calls this file as a script, so it imports nothing of the package: the kernel does.

@@ -6,9 +6,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
-from .figstyle import Figure, method_colours, new_figure, styled
-from .record import Record
-from .summary import Arm, arm_name, group_arms, listed, method_rank
+from ..record import Record
+from ..summary import Arm, arm_name, group_arms, listed, method_rank
+from .style import Figure, method_colours, new_figure, styled
 
 LOG_RATIO = 20
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import psutil
 
-from .profiles import Profile
+from ..profiles import Profile
 
 
 def describe_plan(profile: Profile, jobs: Iterable[Any], results: Path) -> list[str]:

@@ -6,19 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from .figstyle import (
-    GREY,
-    Figure,
-    method_colours,
-    new_figure,
-    shade,
-    study_shapes,
-    styled,
-    text_colour,
-)
-from .labels import Label, label_ends, place_labels
-from .record import Record
-from .summary import (
+from ..record import Record
+from ..summary import (
     Arm,
     arm_name,
     baseline_sentence,
@@ -30,6 +19,17 @@ from .summary import (
     rate_text,
     seeds_sentence,
     setting_sentence,
+)
+from .labels import Label, label_ends, place_labels
+from .style import (
+    GREY,
+    Figure,
+    method_colours,
+    new_figure,
+    shade,
+    study_shapes,
+    styled,
+    text_colour,
 )
 
 

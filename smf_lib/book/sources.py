@@ -10,15 +10,15 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-PACKAGE = Path(__file__).resolve().parent
+PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def code_digest(*modules: str) -> str:
-    """Digest of these modules of `smf_lib` ("study", not "smf_lib.study") and all they import.
+    """Digest of these modules of `smf_lib` ("study", "figures.rows") and all they import.
 
     What the package itself imports is always among it.
     """
-    parts = [_without_docstrings(module) for module in sorted(_closure(["__init__", *modules]))]
+    parts = [_without_docstrings(module) for module in sorted(_closure(["", *modules]))]
     return _digest(parts)
 
 
@@ -31,7 +31,7 @@ def notebook_digest(path: str | Path) -> str:
     cells = code_cells(path)
     modules: set[str] = set()
     for cell in cells:
-        modules |= _imports(ast.parse(_plain_python(cell)), "")
+        modules |= _imports(ast.parse(_plain_python(cell)), None)
     data = [
         hashlib.sha256(file.read_bytes()).hexdigest()
         for file in sorted((PACKAGE / "data").glob("*.jsonl"))
@@ -59,9 +59,14 @@ def _plain_python(cell: str) -> str:
     return "\n".join("" if line.lstrip()[:1] in ("%", "!") else line for line in cell.split("\n"))
 
 
+# In what follows a module is named by its path from the package, with dots: "figures.rows"; "" is
+# the package itself, and "figures" the file `figures/__init__.py`.
 def _module_file(module: str) -> Path | None:
-    file = PACKAGE / f"{module}.py"
-    return file if file.is_file() else None
+    path = PACKAGE.joinpath(*module.split(".")) if module else PACKAGE
+    for file in (path / "__init__.py", path.with_suffix(".py")):
+        if file.is_file():
+            return file
+    return None
 
 
 def _closure(modules: Iterable[str]) -> set[str]:
@@ -74,15 +79,18 @@ def _closure(modules: Iterable[str]) -> set[str]:
         if module in found or file is None:
             continue
         found.add(module)
-        waiting += _imports(ast.parse(file.read_text(encoding="utf-8")), "smf_lib")
+        above = module.rpartition(".")[0]
+        waiting.append(above)  # Python runs a subpackage's `__init__.py` before its modules
+        package = module if file.name == "__init__.py" else above
+        waiting += _imports(ast.parse(file.read_text(encoding="utf-8")), package)
     return found
 
 
-def _imports(tree: ast.AST, package: str) -> set[str]:
+def _imports(tree: ast.AST, package: str | None) -> set[str]:
     """Modules of this package that are imported anywhere in `tree`.
 
-    `package` is the package that the code belongs to ("" for a notebook): a relative import is
-    one from there.
+    `package` is the subpackage that the code belongs to, from which relative imports start; None
+    for code outside the package, as in a notebook.
     """
     found: set[str] = set()
     for node in ast.walk(tree):
@@ -91,19 +99,36 @@ def _imports(tree: ast.AST, package: str) -> set[str]:
                 if alias.name == "smf_lib":
                     found |= set(_public_names().values())
                 elif alias.name.startswith("smf_lib."):
-                    found.add(alias.name.split(".")[1])
+                    found.add(alias.name.removeprefix("smf_lib."))
         elif isinstance(node, ast.ImportFrom):
-            origin = node.module or ""
-            if node.level and package:
-                origin = f"{package}.{origin}".rstrip(".")
-            if origin == "smf_lib":
+            origin = _origin(node, package)
+            if origin is not None:
                 for alias in node.names:
-                    module = alias.name if _module_file(alias.name) else None
-                    module = module or _public_names().get(alias.name)
-                    found |= {module} if module else set(_public_names().values())
-            elif origin.startswith("smf_lib."):
-                found.add(origin.split(".")[1])
+                    found |= _taken(origin, alias.name)
     return found
+
+
+def _origin(node: ast.ImportFrom, package: str | None) -> str | None:
+    """The module that a `from ... import` names, or None where it is not of this package."""
+    if node.level == 0:
+        first, _, rest = node.module.partition(".")
+        return rest if first == "smf_lib" else None
+    if package is None:
+        return None
+    start = package.split(".") if package else []
+    start = start[: len(start) - (node.level - 1)]
+    return ".".join([*start, *([node.module] if node.module else [])])
+
+
+def _taken(origin: str, name: str) -> set[str]:
+    """Modules behind `name` when it is imported from module `origin`."""
+    module = f"{origin}.{name}" if origin else name
+    if _module_file(module):
+        return {module}
+    if origin:
+        return {origin}
+    public = _public_names()
+    return {public[name]} if name in public else set(public.values())
 
 
 def _public_names() -> dict[str, str]:
@@ -117,7 +142,7 @@ def _public_names() -> dict[str, str]:
 
 def _without_docstrings(module: str) -> str:
     """The module's syntax tree as text: neither comments, nor docstrings, nor layout."""
-    tree = ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
+    tree = ast.parse(_module_file(module).read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             first = node.body[0] if node.body else None

@@ -4,12 +4,12 @@ Those of runs take records, those of row selection take plain arrays, and the dr
 lookup takes nothing.
 """
 
-from .costfigure import cost
+from .costs import cost
 from .diagram import memory_diagram
-from .figstyle import Figure
-from .gainfigure import gain_against_forgetting
-from .rowfigures import hub_rows, overlap_heatmap, read_frequency, read_shares
-from .runfigures import exam_accuracy, learning_rate_sweep, training_loss
+from .gain import gain_against_forgetting
+from .rows import hub_rows, overlap_heatmap, read_frequency, read_shares
+from .runs import exam_accuracy, learning_rate_sweep, training_loss
+from .style import Figure
 
 __all__ = [
     "Figure",

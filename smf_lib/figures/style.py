@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure as Canvas
 
-from .summary import METHOD_ORDER
+from ..summary import METHOD_ORDER
 
 WIDTH = 8.0
 DPI = 160

@@ -8,19 +8,9 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from .figstyle import (
-    FAINT,
-    GREY,
-    Figure,
-    method_colours,
-    new_figure,
-    study_shapes,
-    styled,
-)
-from .labels import Label, place_labels
-from .record import MetricName, Record
-from .stats import Interval
-from .summary import (
+from ..record import MetricName, Record
+from ..stats import Interval
+from ..summary import (
     DRIFT_METRICS,
     Arm,
     arm_name,
@@ -34,6 +24,16 @@ from .summary import (
     seeds_sentence,
     setting_sentence,
     signed,
+)
+from .labels import Label, place_labels
+from .style import (
+    FAINT,
+    GREY,
+    Figure,
+    method_colours,
+    new_figure,
+    study_shapes,
+    styled,
 )
 
 DRIFT_TITLES = {

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
-from .figstyle import text_colour
+from .style import text_colour
 
 SIZE = 9
 
