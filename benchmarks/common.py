@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from smf_lib.files import write_whole
 from smf_lib.memory import ProductKeyMemory
 from smf_lib.precision import native_bfloat16
 from smf_lib.provenance import provenance
@@ -117,9 +117,5 @@ def report(name: str, arguments: argparse.Namespace, settings: dict, results: di
     }
     text = json.dumps(record, indent=2, allow_nan=False)
     print(text)
-    if not arguments.record:
-        return
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    temporary = RESULTS / f".{name}.{os.getpid()}.tmp"
-    temporary.write_text(text + "\n", encoding="utf-8")
-    os.replace(temporary, RESULTS / f"{name}.json")
+    if arguments.record:
+        write_whole(RESULTS / f"{name}.json", text + "\n")

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from .files import write_whole
 
 if TYPE_CHECKING:
     from smf_lib.profiles import ExamSettings
@@ -111,17 +111,8 @@ def continuation(option: str) -> str:
 
 def save_jsonl(questions: Iterable[ExamQuestion], path: str | Path) -> None:
     """Write one JSON object a line; the file appears whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(asdict(question), ensure_ascii=False) + "\n" for question in questions]
-    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.writelines(lines)
-        os.replace(scratch, path)
-    except BaseException:
-        os.unlink(scratch)
-        raise
+    write_whole(path, "".join(lines))
 
 
 def load_jsonl(path: str | Path) -> list[ExamQuestion]:

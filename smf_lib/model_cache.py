@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import platformdirs
 from filelock import FileLock
+
+from .files import whole
 
 _MANIFEST = "manifest.json"
 
@@ -67,13 +67,11 @@ def cached_folder(
 
 def _build_whole(folder: Path, build: Callable[[Path], None]) -> None:
     """Run ``build`` on a temporary folder, add its manifest, and move it into place."""
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".build-") as scratch:
-        made = Path(scratch) / folder.name
+    with whole(folder) as made:
         made.mkdir()
         build(made)
         sums = {file.name: file_sha256(file) for file in sorted(made.iterdir())}
         (made / _MANIFEST).write_text(json.dumps(sums, indent=1) + "\n", encoding="utf-8")
-        os.replace(made, folder)
 
 
 def _read_manifest(path: Path, remedy: str) -> dict[str, str]:

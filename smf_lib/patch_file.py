@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .files import whole
 from .identity import sha256_of
 
 FORMAT = "smf_lib row patch"
@@ -37,15 +37,8 @@ def write_patch_file(path: str | Path, tensors: dict[str, Tensor], content: dict
         "content": text,
         "sha256": _checksum(tensors, text),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        save_file(tensors, temporary, metadata)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole(path) as scratch:
+        save_file(tensors, scratch, metadata)
     return path
 
 

@@ -6,7 +6,6 @@ import dataclasses
 import datetime
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from torch import nn
 
 from . import probes
 from .background import memories
+from .files import write_whole
 from .precision import resolve_precision
 from .profiles import RunSpec
 from .results import Metric, Record, provenance
@@ -31,10 +31,7 @@ def short_hash(*parts) -> str:
 
 def write_json(path: Path, content) -> None:
     """Write JSON whole or not at all, making the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    scratch.write_text(json.dumps(content))
-    os.replace(scratch, path)
+    write_whole(path, json.dumps(content))
 
 
 NO_FOOTPRINT = {

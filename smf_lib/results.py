@@ -6,13 +6,13 @@ records and nothing else. The files lie in `results/<profile>/<study>/<run_id>.j
 """
 
 import json
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from .files import write_whole
 from .provenance import provenance
 from .record import METRIC_DATA, SCHEMA_VERSION, Metric, MetricName, Record
 
@@ -55,16 +55,7 @@ def write_record(path: str | Path, record: Record) -> Path:
         )
     record = record.model_copy(update={"study": path.resolve().parent.name})
     text = _compact(json.dumps(record.model_dump(mode="json"), indent=2, allow_nan=False))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, text + "\n")
     return path
 
 

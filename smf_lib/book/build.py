@@ -9,7 +9,6 @@ Used by the workflow, and by hand:
 
 import argparse
 import importlib.util
-import os
 import shutil
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from pathlib import Path
 import nbformat
 import yaml
 
+from ..files import put_in_place
 from ..profiles import Profile, RunSpec, load_profile
 from ..record import Record
 from ..results import ResultsError, read_record
@@ -96,8 +96,7 @@ def build(profile: Profile, source: Path, root: Path, log: Path) -> Path:
     if problems:
         raise BookError("\n".join(["the built pages have faults:", *problems]))
     site = work / "site"
-    shutil.rmtree(site, ignore_errors=True)
-    os.replace(draft, site)
+    put_in_place(draft, site)
     return site / HTML / "index.html"
 
 
