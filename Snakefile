@@ -66,13 +66,16 @@ def shown_records(wildcards):
 
 def settings(**more):
     """The profile's settings that decide what a run computes, as one line of JSON."""
-    left_out = WHAT_PAGES_SAY | {"methods", "seeds"}
+    left_out = WHAT_PAGES_SAY | {"methods", "seeds", "retrofit"}
     return json.dumps({**PROFILE.model_dump(mode="json", exclude=left_out), **more})
 
 
 def run_settings(wildcards):
     run = RUNS[wildcards.run_id]
-    return settings(method=run.settings.model_dump(mode="json"), seed=run.seed)
+    more = {"method": run.settings.model_dump(mode="json"), "seed": run.seed}
+    if run.settings.stage == "retrofit":
+        more["retrofit"] = PROFILE.retrofit.model_dump(mode="json")
+    return settings(**more)
 
 
 def notebook_parameters(**more):
@@ -87,11 +90,19 @@ def run_parameters(wildcards):
     return notebook_parameters(**more)
 
 
+def start_of(wildcards):
+    """The record of the run that this one goes on from, so that the two come in order."""
+    run = RUNS[wildcards.run_id]
+    if run.settings.start is None:
+        return []
+    return f"{RESULTS}/local/{PROFILE.run(run.settings.start, run.seed).run_id}.json"
+
+
 def view_parameters(wildcards):
     if wildcards.view != "04_selection":
         return notebook_parameters()
-    there_are = PROFILE.exam.train_rows // PROFILE.training.batch_size
-    return notebook_parameters(batches=min(40, there_are))
+    there_are = PROFILE.exam.train_rows or 40 * PROFILE.training.batch_size
+    return notebook_parameters(batches=min(40, there_are // PROFILE.training.batch_size))
 
 
 def pages():
@@ -159,6 +170,7 @@ rule build_memory:
 # depend on the first notebook; `priority` only sees to it that the two come in reading order.
 rule finetune:
     input:
+        start_of,
         notebook=ancient(source("notebooks", "02_finetune.ipynb")),
     output:
         record=RESULTS + "/local/{run_id}.json",

@@ -104,7 +104,7 @@ def measure_exam(
     }
     lm = SharedContextLM(model, tokenizer, batch_tokens, precision)
     items = []
-    for sample in _run_task(lm, config, rows):
+    for sample in run_task(lm, config, rows):
         scores = [score for ((score, _),) in sample["resps"]]
         items.append(float(sample["acc_norm"]) if np.isfinite(scores).all() else math.nan)
     return Measurement.of_mean("exam_accuracy", items)
@@ -151,7 +151,7 @@ def measure_knowledge(
         "process_results": _grade,
         "metric_list": [{"metric": "exact_match", **MEAN}],
     }
-    samples = _run_task(SharedContextLM(model, tokenizer, batch_tokens, precision), config, rows)
+    samples = run_task(SharedContextLM(model, tokenizer, batch_tokens, precision), config, rows)
     return Measurement.of_mean("knowledge_accuracy", [float(s["exact_match"]) for s in samples])
 
 
@@ -180,27 +180,57 @@ def measure_prose(
     """
     _check_not_empty("articles", articles)
     lm = SharedContextLM(model, tokenizer, batch_tokens, precision)
-    if window < 2 or window % 2 or window > (lm.max_length or window):
-        raise ValueError(
-            f"window={window} must be an even number from 2 to the model's {lm.max_length} tokens"
-        )
-    pairs, owners = [], []
+    check_window(window, lm.max_length)
+    texts = []
     for number, article in enumerate(articles):
         tokens = lm.tok_encode(article.text)
         if len(tokens) < 2:
             raise ValueError(f"articles: number {number} has {len(tokens)} tokens; two are needed")
-        found = list(_windows(tokens, window))
-        pairs += found
-        owners += [number] * len(found)
-    losses, counts = np.zeros(len(articles)), np.zeros(len(articles), dtype=int)
+        texts.append(list(windows(tokens, window)))
+    return perplexity("prose_perplexity", lm, texts)
+
+
+def check_window(window: int, longest: int | None) -> None:
+    """Raise ValueError unless a window is even, at least two tokens, and fits the model."""
+    if window < 2 or window % 2 or window > (longest or window):
+        raise ValueError(
+            f"window={window} must be an even number from 2 to the model's {longest} tokens"
+        )
+
+
+def windows(tokens: list[int], window: int) -> Iterator[tuple[list[int], list[int]]]:
+    """(context, scored) pairs that score every token but the first once.
+
+    From the second on, a pair is `window` tokens of which the second half is scored.
+    """
+    yield tokens[:1], tokens[1:window]
+    for start in range(window, len(tokens), window // 2):
+        yield tokens[start - window // 2 : start], tokens[start : start + window // 2]
+
+
+def perplexity(
+    name: str, lm: SharedContextLM, texts: Sequence[Sequence[tuple[list[int], list[int]]]]
+) -> Measurement:
+    """Perplexity a token over texts, each given as (context, scored) pairs of token ids.
+
+    An item is [summed negative log-likelihood in nats, scored tokens] of a text.
+    """
+    pairs = [pair for text in texts for pair in text]
+    owners = [number for number, text in enumerate(texts) for _ in text]
+    losses, counts = np.zeros(len(texts)), np.zeros(len(texts), dtype=int)
     for number, (_, scored), (log_probability, _) in zip(owners, pairs, lm.score(pairs)):
         losses[number] -= log_probability
         counts[number] += len(scored)
+    return perplexity_of(name, losses, counts)
+
+
+def perplexity_of(name: str, losses, counts) -> Measurement:
+    """exp(sum of losses / sum of counts), with the delta method's standard error over items."""
     items = [[float(loss), int(count)] for loss, count in zip(losses, counts)]
-    mean = Measurement.of_ratio("prose_perplexity", losses, counts, items)
+    mean = Measurement.of_ratio(name, losses, counts, items)
     with np.errstate(over="ignore"):
-        perplexity = float(np.exp(mean.value))
-    return Measurement(mean.name, perplexity, perplexity * mean.stderr, mean.n, items)
+        value = float(np.exp(mean.value))
+    return Measurement(mean.name, value, value * mean.stderr, mean.n, items)
 
 
 def measure_self_kl(
@@ -264,7 +294,7 @@ def _grade(doc: dict, results: Sequence[str]) -> dict[str, float]:
     return {"exact_match": float(any(given == normalise(alias) for alias in doc["aliases"]))}
 
 
-def _run_task(lm: SharedContextLM, config: dict, rows: list[dict]) -> list[dict]:
+def run_task(lm: SharedContextLM, config: dict, rows: list[dict]) -> list[dict]:
     """Run a task over rows with lm-eval and return its log of each row, in the order given."""
     source = {"custom_dataset": lambda: {"test": Dataset.from_list(rows)}, "test_split": "test"}
     with _quiet_lm_eval():
@@ -281,13 +311,6 @@ def _quiet_lm_eval() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def _windows(tokens: list[int], window: int) -> Iterator[tuple[list[int], list[int]]]:
-    """(context, scored) pairs that score every token but the first once."""
-    yield tokens[:1], tokens[1:window]
-    for start in range(window, len(tokens), window // 2):
-        yield tokens[start - window // 2 : start], tokens[start : start + window // 2]
 
 
 def _read_from_start(reader: RowReader, texts: Sequence[Sequence[int]]) -> Tensor:

@@ -1,4 +1,4 @@
-"""The exam: four-option questions about how diagnoses are coded in ICD-10-CM.
+"""The exam: four-option questions, by default about how diagnoses are coded in ICD-10-CM.
 
 The classification (public domain, United States) comes from the package ``simple-icd-10-cm``.
 Every three-character category gives one question, whose right answer is the block that the
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from .files import write_whole
 
 if TYPE_CHECKING:
-    from smf_lib.profiles import ExamSettings
+    from smf_lib.settings import ExamSettings
 
 OPTIONS = 4
 SPLITS = ("train", "validation", "test")
@@ -39,13 +39,19 @@ class ExamQuestion:
 
 @dataclass(frozen=True)
 class Exam:
-    """An exam's three disjoint splits; ``sha256`` names the content of all of them."""
+    """An exam's three disjoint splits; ``sha256`` names the content of all of them.
+
+    ``format`` names how questions become text (``smf_lib.formats``), ``notes`` says in words which
+    rows these are, where there is more to say than how many.
+    """
 
     name: str
     train: list[ExamQuestion]
     validation: list[ExamQuestion]
     test: list[ExamQuestion]
     sha256: str
+    format: str = "cloze"
+    notes: str = ""
 
     @property
     def chance(self) -> float:
@@ -96,7 +102,7 @@ def build_exam(settings: ExamSettings) -> Exam:
     test = questions[: settings.test_rows]
     validation = questions[settings.test_rows : settings.test_rows + settings.validation_rows]
     train = questions[::-1][: settings.train_rows]
-    return Exam("icd10", train, validation, test, _content_sha256(train, validation, test))
+    return Exam("icd10", train, validation, test, content_sha256(train, validation, test))
 
 
 def prompt(question: ExamQuestion) -> str:
@@ -211,6 +217,7 @@ def _distractors(category: _Category, categories: list[_Category], rng: random.R
     return rng.sample(chosen, len(chosen))
 
 
-def _content_sha256(*splits: list[ExamQuestion]) -> str:
+def content_sha256(*splits: list[ExamQuestion]) -> str:
+    """The sum that names the content of these splits."""
     rows = [[asdict(question) for question in split] for split in splits]
     return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()

@@ -58,6 +58,8 @@ class SharedContextLM(TemplateLM):
         batch_tokens: most tokens, with padding, that one forward pass reads (one text is never
             cut, however long).
         precision: "bf16" (autocast) or "fp32" (the type of the weights).
+        window: most tokens of a window when whole texts are read (`loglikelihood_rolling`); None
+            for the model's maximum, as lm-eval does.
 
     Raises:
         ValueError: an unknown precision, batch_tokens below 1, or a model with a recurrent state.
@@ -69,6 +71,7 @@ class SharedContextLM(TemplateLM):
         tokenizer: PreTrainedTokenizerBase,
         batch_tokens: int = 1536,
         precision: str = "fp32",
+        window: int | None = None,
     ):
         super().__init__()
         check_precision(precision)
@@ -77,6 +80,8 @@ class SharedContextLM(TemplateLM):
         self.reader = RowReader(model)
         self.model, self.tokenizer = model, tokenizer
         self.batch_tokens, self.precision = batch_tokens, precision
+        longest = self.max_length or DEFAULT_WINDOW
+        self.window = min(window or longest, longest)
         self._device = self.reader.device
         eos = getattr(self.reader.base.generation_config, "eos_token_id", None)
         eos = eos if isinstance(eos, list) else [eos]
@@ -123,7 +128,7 @@ class SharedContextLM(TemplateLM):
             windows = utils.get_rolling_token_windows(
                 token_list=self.tok_encode(request.args[0], add_special_tokens=False),
                 prefix_token=self.prefix_token_id,
-                max_seq_len=self.max_length or DEFAULT_WINDOW,
+                max_seq_len=self.window,
                 context_len=1,
             )
             for window in windows:

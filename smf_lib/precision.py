@@ -22,3 +22,8 @@ def resolve_precision(precision: str) -> str:
         return precision
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return "bf16" if native_bfloat16(device) else "fp32"
+
+
+def autocast(device: str, precision: str) -> torch.autocast:
+    """Autocast to bfloat16 on a device type for precision "bf16", a context without effect else."""
+    return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")

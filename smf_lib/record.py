@@ -20,11 +20,17 @@ from pydantic import (
 )
 
 SCHEMA_VERSION = 1
-MetricName = Literal["exam_accuracy", "prose_perplexity", "knowledge_accuracy", "self_kl"]
+MetricName = Literal[
+    "exam_accuracy", "letter_accuracy", "prose_perplexity", "word_perplexity",
+    "knowledge_accuracy", "exact_match", "self_kl",
+]
 METRIC_DATA = {
     "exam_accuracy": "exam",
+    "letter_accuracy": "exam",
     "prose_perplexity": "prose",
+    "word_perplexity": "prose",
     "knowledge_accuracy": "knowledge",
+    "exact_match": "knowledge",
     "self_kl": "self_text",
 }
 
@@ -96,21 +102,23 @@ class ModelPart(Part):
 
 
 class ExamPart(Part):
-    """The exam: rows trained on, rows and split measured."""
+    """The exam: rows trained on, rows and split measured; `notes` says which rows they are."""
 
     name: str
     sha256: str
     split: Literal["validation", "test"]
     train_rows: int
     rows: int
+    notes: str = ""
 
 
 class ProsePart(Part):
-    """The articles of the perplexity probe."""
+    """The articles of the perplexity probe; `source` says where they are from if not shipped."""
 
     sha256: str
     articles: int
     words: int
+    source: str = ""
 
 
 class KnowledgePart(Part):
@@ -119,6 +127,7 @@ class KnowledgePart(Part):
     sha256: str
     questions: int
     shots: int
+    source: str = ""
 
 
 class SelfTextPart(Part):
@@ -129,13 +138,27 @@ class SelfTextPart(Part):
     tokens: int
 
 
+class TextPart(Part):
+    """Texts that were read: how many, their sum, and where they are from."""
+
+    sha256: str
+    rows: int
+    source: str
+
+
 class DataPart(Part):
-    """What was trained and measured on; a probe that was not measured is absent."""
+    """What was trained and measured on; a probe that was not measured is absent.
+
+    `retrofit` is what the memory was trained on before the exam (stage 1), or instead of it;
+    `background` is absent where the base model wrote that text itself.
+    """
 
     exam: ExamPart | None = None
     prose: ProsePart | None = None
     knowledge: KnowledgePart | None = None
     self_text: SelfTextPart | None = None
+    background: TextPart | None = None
+    retrofit: TextPart | None = None
 
 
 class Baselines(Part):

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from . import probes
 from .background import memories
+from .corpora import pages
 from .files import write_whole
 from .precision import resolve_precision
 from .profiles import RunSpec
@@ -80,6 +80,7 @@ def build_record(
 ) -> Record:
     """The record of a finished run; `size` is its `footprint`, `seconds` the whole run's."""
     profile, exam = study.profile, study.exam
+    retrofitted = spec.settings.stage == "retrofit" or spec.settings.start is not None
     parts = ("exam", "probes", "background", "memory", "training", "evaluation")
     files = study.model_files
     return Record(
@@ -94,6 +95,7 @@ def build_record(
         settings={
             "method": spec.settings.model_dump(),
             **{name: getattr(profile, name).model_dump() for name in parts},
+            **({"retrofit": profile.retrofit.model_dump()} if retrofitted else {}),
             "precision": resolve_precision(profile.training.precision),
             "digest": study.digest(spec),
         },
@@ -103,7 +105,7 @@ def build_record(
             "sha256": files.sha256,
             "parameters": study.empty_model().num_parameters(),
         },
-        data=_data(study, metrics),
+        data=_data(study, metrics, retrofitted),
         metrics=metrics,
         baselines={
             "chance": exam.chance,
@@ -125,8 +127,8 @@ def build_record(
     )
 
 
-def _data(study: Study, metrics: dict[str, Metric]) -> dict:
-    """Identity and size of everything that was measured on."""
+def _data(study: Study, metrics: dict[str, Metric], retrofitted: bool) -> dict:
+    """Identity and size of everything that was trained and measured on."""
     settings, exam = study.profile.probes, study.exam
     parts = {
         "exam": {
@@ -135,22 +137,18 @@ def _data(study: Study, metrics: dict[str, Metric]) -> dict:
             "split": study.profile.evaluation.split,
             "train_rows": len(exam.train),
             "rows": metrics["exam_accuracy"].n,
+            "notes": exam.notes,
         }
     }
     if "prose_perplexity" in metrics:
-        articles = probes.load_prose(settings.prose_articles)
-        parts["prose"] = {
-            "sha256": short_hash([[a.title, a.text] for a in articles]),
-            "articles": len(articles),
-            "words": sum(len(a.text.split()) for a in articles),
-        }
+        parts["prose"] = _prose(study)
     if "knowledge_accuracy" in metrics:
-        questions, shots = probes.load_knowledge(settings.knowledge_questions)
-        shots = shots[: settings.knowledge_shots]
+        questions, shots = study.knowledge
         parts["knowledge"] = {
             "sha256": short_hash([dataclasses.asdict(q) for q in (*questions, *shots)]),
             "questions": len(questions),
             "shots": len(shots),
+            "source": _source(settings.triviaqa),
         }
     if "self_kl" in metrics:
         parts["self_text"] = {
@@ -158,4 +156,33 @@ def _data(study: Study, metrics: dict[str, Metric]) -> dict:
             "sequences": settings.self_text_sequences,
             "tokens": settings.self_text_tokens,
         }
+    for field in ("background", *(("retrofit",) if retrofitted else ())):
+        texts = study.texts(field)
+        if texts is not None:
+            parts[field] = {
+                "sha256": short_hash(texts),
+                "rows": len(texts),
+                "source": _source(getattr(study.profile, field).text),
+            }
     return parts
+
+
+def _prose(study: Study) -> dict:
+    wikitext = study.profile.probes.wikitext
+    if wikitext is None:
+        articles = [[a.title, a.text] for a in study.prose]
+        words = sum(len(text.split()) for _, text in articles)
+    else:
+        articles = pages(study.prose)
+        words = sum(len(text.split()) for text in articles)
+    return {
+        "sha256": short_hash(articles),
+        "articles": len(articles),
+        "words": words,
+        "source": _source(wikitext),
+    }
+
+
+def _source(settings) -> str:
+    """Where data came from, as the profile names it; "" for what is shipped."""
+    return "" if settings is None else f"{settings.source}, {settings.split}"

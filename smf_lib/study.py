@@ -24,18 +24,24 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from peft import get_peft_model
+from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase, set_seed
 
-from . import evaluate, probes
+from . import corpora, probes
 from .architecture import default_layers, find_mlps
 from .background import collect_background, memories
 from .book.sources import code_digest
 from .config import SparseMemoryConfig
 from .exam import Exam, build_exam
+from .files import whole
+from .formats import FORMATS, Cloze, Lettered, training_row
+from .hub import locate
+from .measuring import measure_metric, metric_names
+from .medmcqa import build_medmcqa
 from .models import ModelFiles, load_model, resolve_model
-from .precision import resolve_precision
+from .precision import autocast, resolve_precision
 from .profiles import Profile, RunSpec, load_profile
 from .recording import NO_FOOTPRINT, build_record, footprint, short_hash, write_json
 from .registration import NAME, PEFT_TYPE
@@ -69,17 +75,17 @@ class Study:
         """The study of a profile, by its name or path, checked before anything long starts.
 
         Raises:
-            ValueError: as `load_profile`; too few exam questions for the rows asked for; a model
-                that cannot be found, has too few layers or no recognisable MLP.
+            ValueError: as `load_profile`; too few exam questions for the rows asked for; data or a
+                model that cannot be found; a model with too few layers or no recognisable MLP.
         """
         study = cls(load_profile(profile), Path(root) if root else find_root())
-        probes.load_knowledge(study.profile.probes.knowledge_questions)
-        probes.load_prose(study.profile.probes.prose_articles)
-        _ = study.exam
+        _ = study.exam, study.prose, study.knowledge, study.texts("background")
+        if any(method.stage == "retrofit" for method in study.profile.methods.values()):
+            study.texts("retrofit")
         shape = study.empty_model()
         for method in study.profile.methods.values():
             if method.peft_type == NAME:
-                config = method.peft_config(study.profile.memory)
+                config = study.profile.complete(method).peft_config(study.profile.memory)
                 depth = shape.config.num_hidden_layers
                 find_mlps(shape, config.layers or default_layers(depth))
         return study
@@ -98,16 +104,54 @@ class Study:
 
     @cached_property
     def model_files(self) -> ModelFiles:
-        return resolve_model(self.profile.model)
+        named = self.profile.model
+        found = resolve_model(
+            named.model_copy(update={"source": locate(named.source, self.root)})
+        )
+        # a record names the source as the profile does, without the folders of this machine
+        return dataclasses.replace(found, source=named.source)
 
     @cached_property
     def exam(self) -> Exam:
-        return build_exam(self.profile.exam)
+        settings = self.profile.exam
+        if settings.name == "medmcqa":
+            return build_medmcqa(settings, self.root)
+        return build_exam(settings)
+
+    @cached_property
+    def prose(self) -> list:
+        """What perplexity is measured on: shipped articles, or lines of WikiText."""
+        settings = self.profile.probes
+        if settings.wikitext is not None:
+            return corpora.load_wikitext(settings.wikitext, self.root)
+        return probes.load_prose(settings.prose_articles)
+
+    @cached_property
+    def knowledge(self) -> tuple[list, list]:
+        """Questions of the knowledge probe, and the examples shown before each."""
+        settings = self.profile.probes
+        if settings.triviaqa is not None:
+            return corpora.load_triviaqa(settings.triviaqa, self.root)
+        questions, shots = probes.load_knowledge(settings.knowledge_questions)
+        return questions, shots[: settings.knowledge_shots]
+
+    def texts(self, field: str) -> list[str] | None:
+        """Texts of the profile's `background` or `retrofit` settings; None if they name none."""
+        settings = getattr(self.profile, field)
+        if settings is None or settings.text is None:
+            return None
+        wanted = settings.text
+        if field == "background":
+            wanted = wanted.model_copy(update={"rows": settings.sequences})
+        kept = self.__dict__.setdefault("kept_texts", {})
+        if field not in kept:
+            kept[field] = corpora.load_texts(f"{field}.text", wanted, self.root)
+        return kept[field]
 
     def empty_model(self) -> nn.Module:
         """The base model's modules without their weights."""
+        config = AutoConfig.from_pretrained(self.model_files.path)
         with torch.device("meta"):
-            config = AutoConfig.from_pretrained(self.model_files.path)
             return AutoModelForCausalLM.from_config(config)
 
     def load_base(self) -> tuple[nn.Module, PreTrainedTokenizerBase]:
@@ -125,9 +169,12 @@ class Study:
         return json.loads(path.read_text())
 
     def background_text(self, base=None) -> list[list[int]]:
-        """Token ids of the background text, written by the base model once and then kept."""
-        s = self.profile.background
-        return self._own_text("background", s.sequences, s.tokens, s.seed, base)
+        """Token ids of the background text: the profile's, or what the base model writes once."""
+        s, texts = self.profile.background, self.texts("background")
+        if texts is None:
+            return self._own_text("background", s.sequences, s.tokens, s.seed, base)
+        _, tokenizer = base or self.load_base()
+        return [tokenizer(text).input_ids[: s.tokens] for text in texts]
 
     def self_text(self, base=None) -> list[list[int]]:
         """Token ids of the text on which the KL divergence from the base model is measured."""
@@ -138,15 +185,27 @@ class Study:
 
     # ------------------------------------------------------------------ the steps of a run
 
+    def parent(self, spec: RunSpec) -> RunSpec | None:
+        """The run whose trained memory this one goes on from, or None."""
+        start = spec.settings.start
+        return None if start is None else self.profile.run(start, spec.seed)
+
     def digest(self, spec: RunSpec) -> str:
         """A short name for everything that the outcome of a run depends on, code included."""
-        p = self.profile
+        p, parent = self.profile, self.parent(spec)
         settings = [spec.settings, p.training, p.memory, p.evaluation, p.probes, p.background]
         content = [s.model_dump() for s in settings]
+        if spec.settings.stage == "retrofit":
+            content.append(p.retrofit.model_dump())
+        before = None if parent is None else self.digest(parent)
         precision = resolve_precision(p.training.precision)
         model, exam = self.model_files.sha256, self.exam.sha256
-        code = code_digest("train", "method", "background", "evaluate", "probes")
-        return short_hash(content, precision, spec.seed, model, exam, code)
+        return short_hash(content, before, precision, spec.seed, model, exam, self.code)
+
+    @cached_property
+    def code(self) -> str:
+        """The digest of the code that decides what a run computes."""
+        return code_digest("train", "method", "background", "measuring", "corpora", "probes")
 
     def run_dir(self, spec: RunSpec) -> Path:
         return self.work / "runs" / f"{spec.run_id}-{self.digest(spec)}"
@@ -155,20 +214,31 @@ class Study:
         """The untrained model of a run: the base model, with the method's adapter if it has one.
 
         The seed decides the initialisation (of the memory too) and the order of training. A
-        memory gets its background reads here.
+        memory gets its background reads here, and before them the trained memory of the run that
+        it goes on from, which is trained first if that was not done.
         """
+        parent = self.parent(spec)
+        if parent is not None and not self._adapter(parent).is_file():
+            self.train(parent, *self.build(parent))
         set_seed(spec.seed)
         model, tokenizer = self.load_base()
         if spec.settings.kind != "peft":
             return model, tokenizer
         config = spec.settings.peft_config(self.profile.memory)
-        if config.peft_type == PEFT_TYPE:
-            config.seed += spec.seed
-            text = self.background_text((model, tokenizer))
-            model = get_peft_model(model, config)
-            self.collect_background(model, text)
-            return model, tokenizer
-        return get_peft_model(model, config), tokenizer
+        if config.peft_type != PEFT_TYPE:
+            return get_peft_model(model, config), tokenizer
+        config.seed += spec.seed
+        text = self.background_text((model, tokenizer)) if config.update == "sparse" else None
+        model = get_peft_model(model, config)
+        if parent is not None:
+            _load_adapter(model, self._adapter(parent))
+        if text is not None:
+            self.collect_background(model, text, None if parent is None else self.digest(parent))
+        return model, tokenizer
+
+    def _adapter(self, spec: RunSpec) -> Path:
+        """Where the trained memory of a retrofit run is kept for those that go on from it."""
+        return self.run_dir(spec) / "adapter" / "adapter_model.safetensors"
 
     def memory_config(self) -> SparseMemoryConfig:
         """The profile's memory with its seed, for looking at a memory without training it."""
@@ -200,21 +270,27 @@ class Study:
         for rule in rules:
             get_rule(rule)
 
-    def collect_background(self, model: nn.Module, text: list[list[int]]) -> None:
-        """Give a model's memories their background reads; counted once for a shape, then kept."""
+    def collect_background(
+        self, model: nn.Module, text: list[list[int]], trained: str | None = None
+    ) -> None:
+        """Give a model's memories their background reads; counted once for a shape, then kept.
+
+        `trained` names the run that trained the memory before, None for a new memory.
+        """
         found = memories(model).values()
         config = model.peft_config["default"].to_dict()
         for name in ("rule", "rows_per_step", "max_grad_norm", "trainable", "target_modules"):
             config.pop(name)  # none of these decides which rows are read
-        path = self.work / f"reads-{short_hash(self.model_files.sha256, config, text)}.pt"
+        precision = resolve_precision(self.profile.training.precision)
+        parts = (self.model_files.sha256, config, text, precision, trained)
+        path = self.work / f"reads-{short_hash(*parts)}.pt"
         tables = {id(m.table): m.table for m in found}.values()
         names = ("background_counts", "background_documents", "n_background_documents")
         if not path.is_file():
-            collect_background(model, text)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            scratch = path.with_suffix(f".{os.getpid()}")
-            torch.save([[getattr(t, n).cpu() for n in names] for t in tables], scratch)
-            os.replace(scratch, path)
+            with autocast(model.device.type, precision):
+                collect_background(model, text)
+            with whole(path) as scratch:
+                torch.save([[getattr(t, n).cpu() for n in names] for t in tables], scratch)
         for table, kept in zip(tables, torch.load(path, weights_only=True)):
             for name, counts in zip(names, kept):
                 getattr(table, name).copy_(counts)
@@ -224,48 +300,54 @@ class Study:
         path = self.run_dir(spec) / "training.json"
         if spec.settings.kind == "base":
             return TrainingOutcome(0.0, 0, 0, peak_memory(), [])
-        if path.is_file() and not self._unmeasured(spec):  # all was done before; nothing to repeat
+        retrofit = spec.settings.stage == "retrofit"
+        kept = self._adapter(spec).is_file() if retrofit else not self._unmeasured(spec)
+        if path.is_file() and kept:  # nothing that would need the trained model is left to do
+            if retrofit:
+                _load_adapter(model, self._adapter(spec))
             return TrainingOutcome(**json.loads(path.read_text()))
+        settings = self.profile.retrofit.training if retrofit else self.profile.training
         outcome = finetune(
             model,
             tokenizer,
-            self.exam.train,
-            self.profile.training,
+            self.training_rows(spec, tokenizer),
+            settings,
             spec.learning_rate,
             spec.seed,
             self.run_dir(spec),
         )
         model.eval()
+        if retrofit:
+            _save_adapter(model, self._adapter(spec))
         write_json(self.run_dir(spec) / "footprint.json", footprint(model))
         write_json(path, dataclasses.asdict(outcome))
         return outcome
 
+    def training_rows(self, spec: RunSpec, tokenizer: PreTrainedTokenizerBase) -> list[dict]:
+        """What a run is trained on: token ids and labels, one text or question a row."""
+        if spec.settings.stage == "retrofit":
+            limit = self.profile.retrofit.training.max_length
+            texts = [tokenizer(text).input_ids[:limit] for text in self.texts("retrofit")]
+            return [training_row(ids, ids) for ids in texts if len(ids) > 1]
+        return [self.encode(question, tokenizer) for question in self.exam.train]
+
+    @property
+    def format(self) -> Cloze | Lettered:
+        """How questions become text."""
+        return FORMATS[self.exam.format]
+
+    def encode(self, question, tokenizer: PreTrainedTokenizerBase) -> dict:
+        """Token ids and labels of one exam question, as it is trained on."""
+        return self.format.encode(question, tokenizer, self.profile.training.max_length)
+
     def measure(self, spec: RunSpec, model: nn.Module, tokenizer) -> dict[str, Metric]:
         """Exam accuracy and the profile's forgetting probes, each kept as soon as it is done."""
-        p, settings = self.profile, self.profile.evaluation
-        precision = resolve_precision(p.training.precision)
         for metric in self._unmeasured(spec):
-            if metric == "exam_accuracy":
-                questions = self.exam.split(settings.split)
-                measured = evaluate.measure_exam(
-                    model, tokenizer, questions, settings.batch_tokens, precision
-                )
-            elif metric == "prose_perplexity":
-                articles = probes.load_prose(p.probes.prose_articles)
-                measured = evaluate.measure_prose(model, tokenizer, articles, precision=precision)
-            elif metric == "knowledge_accuracy":
-                questions, shots = probes.load_knowledge(p.probes.knowledge_questions)
-                measured = evaluate.measure_knowledge(
-                    model, tokenizer, questions, shots[: p.probes.knowledge_shots],
-                    settings.batch_tokens, precision,
-                )
-            else:
-                base, base_tokenizer = self.load_base()
-                text = self.self_text((base, base_tokenizer))
-                measured = evaluate.measure_self_kl(model, base, text, precision=precision)
+            measured = measure_metric(self, metric, model, tokenizer)
             metric_json = {k: getattr(measured, k) for k in ("value", "stderr", "n", "items")}
             write_json(self._metric_path(spec, metric), metric_json)
-        kept = {m: self._metric_path(spec, m).read_text() for m in self._metrics()}
+        names = metric_names(self.profile)
+        kept = {m: self._metric_path(spec, m).read_text() for m in names}
         return {metric: Metric(**json.loads(text)) for metric, text in kept.items()}
 
     def record(
@@ -286,13 +368,26 @@ class Study:
     def _metric_path(self, spec: RunSpec, metric: str) -> Path:
         return self.run_dir(spec) / f"{metric}.json"
 
-    def _metrics(self) -> list[str]:
-        names = {
-            "prose": "prose_perplexity",
-            "knowledge": "knowledge_accuracy",
-            "self_text": "self_kl",
-        }
-        return ["exam_accuracy", *(names[p] for p in self.profile.evaluation.probes)]
-
     def _unmeasured(self, spec: RunSpec) -> list[str]:
-        return [m for m in self._metrics() if not self._metric_path(spec, m).is_file()]
+        names = metric_names(self.profile)
+        return [m for m in names if not self._metric_path(spec, m).is_file()]
+
+
+def _save_adapter(model: nn.Module, path: Path) -> None:
+    """Keep a trained memory, whole or not at all; `path` is its safetensors file."""
+    with whole(path.parent) as scratch:
+        model.save_pretrained(scratch)
+
+
+def _load_adapter(model: nn.Module, path: Path) -> None:
+    """Put a trained memory into a model that has one of the same shape.
+
+    Raises ValueError, naming them, unless both hold the same tensors.
+    """
+    state, own = load_file(path), get_peft_model_state_dict(model)
+    differing = sorted(set(state) ^ set(own)) + sorted(
+        name for name in set(state) & set(own) if state[name].shape != own[name].shape
+    )
+    if differing:
+        raise ValueError(f"{path} and the model differ in {', '.join(differing)}")
+    set_peft_model_state_dict(model, state)

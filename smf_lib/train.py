@@ -23,12 +23,12 @@ from transformers import (
 )
 from transformers.trainer_callback import PrinterCallback
 
-from .exam import ExamQuestion, continuation, prompt
+from .files import write_whole
+from .formats import IGNORED
 from .precision import resolve_precision
-from .profiles import TrainingSettings
+from .settings import TrainingSettings
 
 COMPLETE = "complete.json"
-IGNORED = -100  # label of a token that bears no loss
 
 
 @dataclass(frozen=True)
@@ -42,58 +42,46 @@ class TrainingOutcome:
     log: list[dict]
 
 
-def encode(question: ExamQuestion, tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict:
-    """Token ids and labels of one question with its right answer; only the answer bears loss.
-
-    The answer ends with the end-of-text token, so that the model learns to stop.
-
-    Raises:
-        ValueError: the question and answer are longer than max_length.
-    """
-    context = tokenizer(prompt(question)).input_ids
-    answer = tokenizer(
-        continuation(question.options[question.answer]), add_special_tokens=False
-    ).input_ids + [tokenizer.eos_token_id]
-    if len(context) + len(answer) > max_length:
-        raise ValueError(
-            f"training.max_length={max_length} is too short: question {question.id} has "
-            f"{len(context) + len(answer)} tokens; raise training.max_length"
-        )
-    return {
-        "input_ids": context + answer,
-        "labels": [IGNORED] * len(context) + answer,
-        "attention_mask": [1] * (len(context) + len(answer)),
-    }
-
-
 def finetune(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
-    questions: Sequence[ExamQuestion],
+    rows: Sequence[dict],
     settings: TrainingSettings,
     learning_rate: float,
     seed: int,
     work_dir: Path,
 ) -> TrainingOutcome:
-    """Train `model` in place on the questions; goes on from the last checkpoint in `work_dir`.
+    """Train `model` in place on rows; goes on from the last checkpoint in `work_dir`.
+
+    A row has `input_ids`, `attention_mask` and `labels`, lists of token ids of one text.
 
     All parameters with requires_grad are trained by AdamW without weight decay, on a cosine
     schedule with warm-up; memory tables by the row-sparse step of `smf_lib.optim`. Weights stay
     float32; with precision "bf16" the forward and backward passes run under bfloat16 autocast.
-    Batches hold questions of similar length. A run that was killed and started again gives the
-    same weights as one that was not.
+    Batches hold texts of similar length. A run that was killed and started again gives the same
+    weights as one that was not. Started by `torchrun` or `accelerate launch`, the processes share
+    each batch.
+
+    Raises:
+        ValueError: training.batch_size is not a multiple of the number of processes.
     """
-    rows = [encode(q, tokenizer, settings.max_length) for q in questions]
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if settings.batch_size % processes:
+        raise ValueError(
+            f"training.batch_size={settings.batch_size} cannot be shared by {processes} "
+            "processes; make it a multiple, or start fewer"
+        )
     per_epoch = -(-len(rows) // (settings.batch_size * settings.gradient_accumulation))
     steps = per_epoch * settings.epochs
+    warmup = settings.warmup_steps
     arguments = TrainingArguments(
         output_dir=str(work_dir),
         num_train_epochs=settings.epochs,
-        per_device_train_batch_size=settings.batch_size,
+        per_device_train_batch_size=settings.batch_size // processes,
         gradient_accumulation_steps=settings.gradient_accumulation,
         learning_rate=learning_rate,
         lr_scheduler_type="cosine",
-        warmup_steps=round(settings.warmup_ratio * steps),
+        warmup_steps=round(settings.warmup_ratio * steps) if warmup is None else warmup,
         weight_decay=0.0,
         max_grad_norm=settings.max_grad_norm,
         bf16=resolve_precision(settings.precision) == "bf16",
@@ -112,7 +100,7 @@ def finetune(
     trainer = Trainer(
         model=model,
         args=arguments,
-        train_dataset=rows,
+        train_dataset=list(rows),
         data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED),
         callbacks=[clock],
     )
@@ -175,11 +163,8 @@ class _Clock(TrainerCallback):
 
     def on_save(self, args, state, control, **kwargs):
         mark = self.work_dir / f"checkpoint-{state.global_step}" / COMPLETE
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        scratch = mark.with_suffix(".tmp")
         so_far = {"seconds": self.seconds(), "peak_memory_bytes": max(self.peak, peak_memory())}
-        scratch.write_text(json.dumps(so_far))
-        os.replace(scratch, mark)
+        write_whole(mark, json.dumps(so_far))
 
 
 def _last_checkpoint(work_dir: Path) -> str | None:

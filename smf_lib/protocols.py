@@ -1,0 +1,279 @@
+"""The protocols of arXiv 2605.03229 and, beside each, the field's standard one (lm-eval's).
+
+| what | the paper's | lm-eval's |
+|---|---|---|
+| MedMCQA | `measure_options`: mean log-probability of " A. <option>" | `measure_letters`: of " A" |
+| WikiText | `measure_wikitext`: windows of 1,024, stride 512 | `measure_words`: a word's perplexity |
+| TriviaQA | `measure_trivia`: an alias is a substring | `measure_trivia_exact`: equal to an alias |
+
+The tasks of lm-eval are its own (`medmcqa`, `wikitext`, `triviaqa`), on rows given here.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import re
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import lm_eval
+import numpy as np
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from .corpora import pages
+from .evaluate import (
+    MEAN,
+    Measurement,
+    _check_not_empty,
+    check_window,
+    perplexity,
+    perplexity_of,
+    run_task,
+    windows,
+)
+from .exam import ExamQuestion
+from .formats import LETTERS
+from .lm import SharedContextLM
+
+TRIVIA_TOKENS = 32  # new tokens of an answer in the paper's protocol
+
+
+def measure_options(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[ExamQuestion],
+    text_format,
+    batch_tokens: int = 1536,
+    precision: str = "fp32",
+) -> Measurement:
+    """MedMCQA by the paper's score: the option of the largest mean log-probability a token.
+
+    Args:
+        model, tokenizer, batch_tokens, precision: as in `evaluate.measure_exam`.
+        questions: objects with `options` and `answer`, the right option's index.
+        text_format: gives `prompt(question)` and `continuations(question)`, see `formats`.
+
+    Raises:
+        ValueError: no questions, a text longer than the model's maximum, an unknown precision.
+    """
+    _check_not_empty("questions", questions)
+    lm = SharedContextLM(model, tokenizer, batch_tokens, precision)
+    pairs = [
+        lm._encode_pair(text_format.prompt(question), text)
+        for question in questions
+        for text in text_format.continuations(question)
+    ]
+    scores = iter(lm.score(pairs))
+    lengths = iter(len(continuation) for _, continuation in pairs)
+    items = []
+    for question in questions:
+        means = [next(scores)[0] / next(lengths) for _ in question.options]
+        right = float(np.argmax(means) == question.answer)
+        items.append(right if np.isfinite(means).all() else math.nan)
+    return Measurement.of_mean("exam_accuracy", items)
+
+
+def measure_letters(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[ExamQuestion],
+    batch_tokens: int = 1536,
+    precision: str = "fp32",
+) -> Measurement:
+    """MedMCQA as lm-eval's task `medmcqa` scores it: the letter of the largest log-probability.
+
+    Arguments and errors are those of `measure_options`.
+    """
+    _check_not_empty("questions", questions)
+    rows = [
+        {"question": q.question, "cop": q.answer}
+        | {f"op{letter.lower()}": option for letter, option in zip(LETTERS, q.options)}
+        for q in questions
+    ]
+    config = {
+        "task": "medmcqa",
+        "output_type": "multiple_choice",
+        "doc_to_text": _lm_eval_function("medmcqa/utils_medmcqa.py", "doc_to_text"),
+        "doc_to_target": "cop",
+        "doc_to_choice": list(LETTERS),
+        "metric_list": [{"metric": "acc", **MEAN}],
+    }
+    samples = run_task(SharedContextLM(model, tokenizer, batch_tokens, precision), config, rows)
+    items = []
+    for sample in samples:
+        finite = np.isfinite([score for ((score, _),) in sample["resps"]]).all()
+        items.append(float(sample["acc"]) if finite else math.nan)
+    return Measurement.of_mean("letter_accuracy", items)
+
+
+def measure_wikitext(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    lines: Sequence[str],
+    window: int = 1024,
+    batch_tokens: int = 1536,
+    precision: str = "fp32",
+) -> Measurement:
+    """Perplexity a token of one running text, in windows that overlap by half.
+
+    Lines are stripped and joined by an empty line; every token but the first is scored once, with
+    at least window / 2 tokens before it from the second window on. An item is a window's
+    [summed negative log-likelihood in nats, scored tokens], so the standard error is over windows.
+
+    Raises:
+        ValueError: no lines, fewer than two tokens, a window that is odd, below two or longer
+            than the model's maximum, an unknown precision.
+    """
+    _check_not_empty("lines", lines)
+    lm = SharedContextLM(model, tokenizer, batch_tokens, precision)
+    check_window(window, lm.max_length)
+    tokens = lm.tok_encode("\n\n".join(line.strip() for line in lines), add_special_tokens=False)
+    if len(tokens) < 2:
+        raise ValueError(f"lines hold {len(tokens)} tokens; two are needed")
+    return perplexity("prose_perplexity", lm, [[pair] for pair in windows(tokens, window)])
+
+
+def measure_words(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    lines: Sequence[str],
+    window: int = 2048,
+    batch_tokens: int = 1536,
+    precision: str = "fp32",
+) -> Measurement:
+    """Perplexity a word of whole articles, as lm-eval's task `wikitext` counts it.
+
+    Articles are detokenised and read from the end-of-text token on, in windows of `window` tokens
+    that do not overlap; words are those of the original text. lm-eval takes the model's maximum
+    for a window, or 2,048 where a model names none; here it is always 2,048 (or the maximum, if
+    that is smaller), which bounds the memory needed. An item is an article's [summed negative
+    log-likelihood in nats, words].
+
+    Raises:
+        ValueError: no lines, an unknown precision.
+    """
+    _check_not_empty("lines", lines)
+    lm = SharedContextLM(model, tokenizer, batch_tokens, precision, window)
+    file = "wikitext/preprocess_wikitext.py"
+    config = {
+        "task": "wikitext",
+        "output_type": "loglikelihood_rolling",
+        "doc_to_text": "",
+        "doc_to_target": _lm_eval_function(file, "wikitext_detokenizer"),
+        "process_results": _lm_eval_function(file, "process_results"),
+        "metric_list": [
+            {"metric": "word_perplexity"}, {"metric": "byte_perplexity"}, {"metric": "bits_per_byte"}
+        ],
+    }
+    samples = run_task(lm, config, [{"page": page} for page in pages(list(lines))])
+    losses, words = zip(*((-s["word_perplexity"][0], s["word_perplexity"][1]) for s in samples))
+    return perplexity_of("word_perplexity", losses, words)
+
+
+def paper_normalise(text: str) -> str:
+    """TriviaQA text as the paper's code compares it: lower case, no articles, letters a to z.
+
+    Everything but a-z, 0-9, full stop and hyphen counts as a space, accented letters too.
+    """
+    without = re.sub(r"\b(?:a|an|the)\b", " ", text.lower())
+    return " ".join(re.sub(r"[^a-z0-9.\-]", " ", without).split())
+
+
+def measure_trivia(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence,
+    fewshot: Sequence = (),
+    batch_tokens: int = 1536,
+    precision: str = "fp32",
+) -> Measurement:
+    """TriviaQA by the paper's rule: some alias is a substring of 32 greedily decoded tokens.
+
+    The rule is lenient: a short alias may stand within an unrelated word. It is kept as it is, so
+    that numbers compare with the paper's; `measure_trivia_exact` is strict. After examples, which
+    the paper does not show, the answer ends with its line.
+
+    Args:
+        model, tokenizer, batch_tokens, precision: as in `evaluate.measure_exam`.
+        questions: objects with `question` and `aliases`, the list of all right answers.
+        fewshot: objects with `question` and `answer`, shown in this order before every question.
+
+    Raises:
+        ValueError: no questions, a text longer than the model's maximum, an unknown precision.
+    """
+
+    def grade(doc: dict, results: Sequence[str]) -> dict[str, float]:
+        given = paper_normalise(results[0])
+        known = [alias for alias in map(paper_normalise, doc["aliases"]) if alias]
+        return {"contains_alias": float(any(alias in given for alias in known))}
+
+    config = {
+        "task": "triviaqa_paper",
+        "doc_to_text": "Question: {{question}}\nAnswer:",
+        "generation_kwargs": {
+            "until": ["\n"] if fewshot else [], "max_gen_toks": TRIVIA_TOKENS, "do_sample": False,
+        },
+        "process_results": grade,
+        "metric_list": [{"metric": "contains_alias", **MEAN}],
+    }
+    lm = SharedContextLM(model, tokenizer, batch_tokens, precision)
+    return _trivia("knowledge_accuracy", "contains_alias", lm, config, questions, fewshot)
+
+
+def measure_trivia_exact(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence,
+    fewshot: Sequence = (),
+    batch_tokens: int = 1536,
+    precision: str = "fp32",
+) -> Measurement:
+    """TriviaQA as lm-eval's task `triviaqa` grades it: equal to an alias.
+
+    The answer ends at a full stop, comma or line end; case and punctuation do not count. At most
+    32 tokens are generated. Arguments and errors are those of `measure_trivia`.
+    """
+    config = {
+        "task": "triviaqa",
+        "doc_to_text": "Question: {{question}}?\nAnswer:",
+        "generation_kwargs": {
+            "until": ["\n", ".", ","], "max_gen_toks": TRIVIA_TOKENS, "do_sample": False,
+        },
+        "filter_list": [{
+            "name": "remove_whitespace",
+            "filter": [{"function": "remove_whitespace"}, {"function": "take_first"}],
+        }],
+        "metric_list": [
+            {"metric": "exact_match", **MEAN, "ignore_case": True, "ignore_punctuation": True}
+        ],
+    }
+    lm = SharedContextLM(model, tokenizer, batch_tokens, precision)
+    return _trivia("exact_match", "exact_match", lm, config, questions, fewshot)
+
+
+def _trivia(
+    name: str, metric: str, lm, config: dict, questions: Sequence, fewshot: Sequence
+) -> Measurement:
+    _check_not_empty("questions", questions)
+    rows = [{"question": q.question, "aliases": list(q.aliases)} for q in questions]
+    shots = [{"question": shot.question, "aliases": [shot.answer]} for shot in fewshot]
+    config |= {
+        "output_type": "generate_until",
+        "doc_to_target": "aliases",
+        "num_fewshot": len(shots),
+        "fewshot_config": {"sampler": "first_n", "samples": shots} if shots else None,
+    }
+    return Measurement.of_mean(name, [float(s[metric]) for s in run_task(lm, config, rows)])
+
+
+@lru_cache
+def _lm_eval_function(file: str, name: str) -> Callable:
+    """A function that a bundled task of lm-eval is made with, taken from lm-eval's own file."""
+    path = Path(lm_eval.__file__).parent / "tasks" / file
+    spec = importlib.util.spec_from_file_location(f"lm_eval_task_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return getattr(module, name)
