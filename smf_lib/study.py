@@ -15,10 +15,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 import time
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -27,22 +25,19 @@ import torch
 from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedTokenizerBase, set_seed
 
-from . import corpora, probes
+from . import processes
 from .architecture import default_layers, find_mlps
 from .background import collect_background, memories
 from .book.sources import code_digest
 from .config import SparseMemoryConfig
-from .exam import Exam, build_exam
 from .files import whole
-from .formats import FORMATS, Cloze, Lettered, training_row
-from .hub import locate
+from .formats import training_row
+from .materials import Materials, find_root
 from .measuring import measure_metric, metric_names
-from .medmcqa import build_medmcqa
-from .models import ModelFiles, load_model, resolve_model
 from .precision import autocast, resolve_precision
-from .profiles import Profile, RunSpec, load_profile
+from .profiles import RunSpec, load_profile
 from .recording import NO_FOOTPRINT, build_record, footprint, short_hash, write_json
 from .registration import NAME, PEFT_TYPE
 from .results import Metric, Record, write_record
@@ -50,25 +45,10 @@ from .selection import get_rule
 from .train import TrainingOutcome, finetune, peak_memory
 
 
-def find_root() -> Path:
-    """Where work/ and results/ lie: SMF_ROOT if set, else the repository, else this folder."""
-    if "SMF_ROOT" in os.environ:
-        return Path(os.environ["SMF_ROOT"]).resolve()
-    here = Path.cwd().resolve()
-    for folder in (here, *here.parents):
-        if (folder / "profiles").is_dir() and (folder / "smf_lib").is_dir():
-            return folder
-    return here
-
-
-@dataclass(frozen=True)
-class Study:
-    """A profile and the folder its files go to."""
+class Study(Materials):
+    """A profile with the steps of its runs."""
 
     STUDY: ClassVar[str] = "local"  # this machine's, beside recorded ones, in results/<profile>/
-
-    profile: Profile
-    root: Path
 
     @classmethod
     def load(cls, profile: str, root: str | Path | None = None) -> Study:
@@ -89,99 +69,6 @@ class Study:
                 depth = shape.config.num_hidden_layers
                 find_mlps(shape, config.layers or default_layers(depth))
         return study
-
-    # ------------------------------------------------------------------ what a study is made of
-
-    @property
-    def work(self) -> Path:
-        """Folder of everything that can be made again."""
-        return self.root / "work" / self.profile.name
-
-    @property
-    def results(self) -> Path:
-        """Folder of the records of this profile, one subfolder a study."""
-        return self.root / "results" / self.profile.name
-
-    @cached_property
-    def model_files(self) -> ModelFiles:
-        named = self.profile.model
-        found = resolve_model(
-            named.model_copy(update={"source": locate(named.source, self.root)})
-        )
-        # a record names the source as the profile does, without the folders of this machine
-        return dataclasses.replace(found, source=named.source)
-
-    @cached_property
-    def exam(self) -> Exam:
-        settings = self.profile.exam
-        if settings.name == "medmcqa":
-            return build_medmcqa(settings, self.root)
-        return build_exam(settings)
-
-    @cached_property
-    def prose(self) -> list:
-        """What perplexity is measured on: shipped articles, or lines of WikiText."""
-        settings = self.profile.probes
-        if settings.wikitext is not None:
-            return corpora.load_wikitext(settings.wikitext, self.root)
-        return probes.load_prose(settings.prose_articles)
-
-    @cached_property
-    def knowledge(self) -> tuple[list, list]:
-        """Questions of the knowledge probe, and the examples shown before each."""
-        settings = self.profile.probes
-        if settings.triviaqa is not None:
-            return corpora.load_triviaqa(settings.triviaqa, self.root)
-        questions, shots = probes.load_knowledge(settings.knowledge_questions)
-        return questions, shots[: settings.knowledge_shots]
-
-    def texts(self, field: str) -> list[str] | None:
-        """Texts of the profile's `background` or `retrofit` settings; None if they name none."""
-        settings = getattr(self.profile, field)
-        if settings is None or settings.text is None:
-            return None
-        wanted = settings.text
-        if field == "background":
-            wanted = wanted.model_copy(update={"rows": settings.sequences})
-        kept = self.__dict__.setdefault("kept_texts", {})
-        if field not in kept:
-            kept[field] = corpora.load_texts(f"{field}.text", wanted, self.root)
-        return kept[field]
-
-    def empty_model(self) -> nn.Module:
-        """The base model's modules without their weights."""
-        config = AutoConfig.from_pretrained(self.model_files.path)
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config)
-
-    def load_base(self) -> tuple[nn.Module, PreTrainedTokenizerBase]:
-        """The base model in float32 on this machine's device, and its tokenizer."""
-        model, tokenizer = load_model(self.model_files)
-        return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
-
-    def _own_text(self, name: str, sequences: int, tokens: int, seed: int, base=None):
-        wanted = (self.model_files.sha256, sequences, tokens, seed)
-        path = self.work / f"{name}-{short_hash(*wanted)}.json"
-        if not path.is_file():
-            model, tokenizer = base or self.load_base()
-            text = probes.write_self_text(model, tokenizer, sequences, tokens, seed)
-            write_json(path, text)
-        return json.loads(path.read_text())
-
-    def background_text(self, base=None) -> list[list[int]]:
-        """Token ids of the background text: the profile's, or what the base model writes once."""
-        s, texts = self.profile.background, self.texts("background")
-        if texts is None:
-            return self._own_text("background", s.sequences, s.tokens, s.seed, base)
-        _, tokenizer = base or self.load_base()
-        return [tokenizer(text).input_ids[: s.tokens] for text in texts]
-
-    def self_text(self, base=None) -> list[list[int]]:
-        """Token ids of the text on which the KL divergence from the base model is measured."""
-        s = self.profile.probes
-        return self._own_text(
-            "self-text", s.self_text_sequences, s.self_text_tokens, s.self_text_seed, base
-        )
 
     # ------------------------------------------------------------------ the steps of a run
 
@@ -317,10 +204,12 @@ class Study:
             self.run_dir(spec),
         )
         model.eval()
-        if retrofit:
-            _save_adapter(model, self._adapter(spec))
-        write_json(self.run_dir(spec) / "footprint.json", footprint(model))
-        write_json(path, dataclasses.asdict(outcome))
+        if processes.is_first():
+            if retrofit:
+                _save_adapter(model, self._adapter(spec))
+            write_json(self.run_dir(spec) / "footprint.json", footprint(model))
+            write_json(path, dataclasses.asdict(outcome))
+        processes.wait_for_all()
         return outcome
 
     def training_rows(self, spec: RunSpec, tokenizer: PreTrainedTokenizerBase) -> list[dict]:
@@ -330,15 +219,6 @@ class Study:
             texts = [tokenizer(text).input_ids[:limit] for text in self.texts("retrofit")]
             return [training_row(ids, ids) for ids in texts if len(ids) > 1]
         return [self.encode(question, tokenizer) for question in self.exam.train]
-
-    @property
-    def format(self) -> Cloze | Lettered:
-        """How questions become text."""
-        return FORMATS[self.exam.format]
-
-    def encode(self, question, tokenizer: PreTrainedTokenizerBase) -> dict:
-        """Token ids and labels of one exam question, as it is trained on."""
-        return self.format.encode(question, tokenizer, self.profile.training.max_length)
 
     def measure(self, spec: RunSpec, model: nn.Module, tokenizer) -> dict[str, Metric]:
         """Exam accuracy and the profile's forgetting probes, each kept as soon as it is done."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 import time
@@ -23,6 +22,7 @@ from transformers import (
 )
 from transformers.trainer_callback import PrinterCallback
 
+from . import processes
 from .files import write_whole
 from .formats import IGNORED
 from .precision import resolve_precision
@@ -65,10 +65,9 @@ def finetune(
     Raises:
         ValueError: training.batch_size is not a multiple of the number of processes.
     """
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if settings.batch_size % processes:
+    if settings.batch_size % processes.count():
         raise ValueError(
-            f"training.batch_size={settings.batch_size} cannot be shared by {processes} "
+            f"training.batch_size={settings.batch_size} cannot be shared by {processes.count()} "
             "processes; make it a multiple, or start fewer"
         )
     per_epoch = -(-len(rows) // (settings.batch_size * settings.gradient_accumulation))
@@ -77,7 +76,7 @@ def finetune(
     arguments = TrainingArguments(
         output_dir=str(work_dir),
         num_train_epochs=settings.epochs,
-        per_device_train_batch_size=settings.batch_size // processes,
+        per_device_train_batch_size=settings.batch_size // processes.count(),
         gradient_accumulation_steps=settings.gradient_accumulation,
         learning_rate=learning_rate,
         lr_scheduler_type="cosine",
@@ -174,5 +173,5 @@ def _last_checkpoint(work_dir: Path) -> str | None:
         if (folder / COMPLETE).is_file():
             whole.append(folder)
         else:
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)
     return str(max(whole, key=lambda f: int(f.name.rpartition("-")[2]))) if whole else None
