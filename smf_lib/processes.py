@@ -18,6 +18,15 @@ def is_first() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def check_share(field: str, batch_size: int) -> None:
+    """Raise ValueError unless the processes can share a batch evenly; `field` names its size."""
+    if batch_size % count():
+        raise ValueError(
+            f"{field}={batch_size} cannot be shared by {count()} processes; make it a multiple, "
+            "or start fewer"
+        )
+
+
 def join() -> None:
     """Meet the other processes, each with a GPU of its own where there are any."""
     if count() == 1:

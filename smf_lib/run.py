@@ -37,6 +37,7 @@ def main(argv: list[str] | None = None) -> None:
         study = Study.load(arguments.profile)
         seed = study.profile.seeds[0] if arguments.seed is None else arguments.seed
         spec = study.profile.run(arguments.method, seed, arguments.learning_rate)
+        processes.check_share("training.batch_size", study.profile.training.batch_size)
     except ValueError as error:
         sys.exit(f"error: {error}")
     processes.join()

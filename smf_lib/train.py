@@ -65,11 +65,7 @@ def finetune(
     Raises:
         ValueError: training.batch_size is not a multiple of the number of processes.
     """
-    if settings.batch_size % processes.count():
-        raise ValueError(
-            f"training.batch_size={settings.batch_size} cannot be shared by {processes.count()} "
-            "processes; make it a multiple, or start fewer"
-        )
+    processes.check_share("training.batch_size", settings.batch_size)
     per_epoch = -(-len(rows) // (settings.batch_size * settings.gradient_accumulation))
     steps = per_epoch * settings.epochs
     warmup = settings.warmup_steps
