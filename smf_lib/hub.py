@@ -6,6 +6,9 @@ is tried first, a relative one below the study's root, and what is not there is 
 
 from __future__ import annotations
 
+import contextlib
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
@@ -52,7 +55,8 @@ def load_rows(
         if local:
             rows = _folder_rows(Path(place), split)
         else:
-            rows = datasets.load_dataset(source, config, split=split, revision=revision)
+            with _quiet_retries():
+                rows = datasets.load_dataset(source, config, split=split, revision=revision)
     except Exception as error:
         reason = (str(error).strip().splitlines() or ["no message"])[0]
         if local:
@@ -73,6 +77,18 @@ def load_rows(
             f"{', '.join(missing)}; name a data set in the columns of the Hub"
         )
     return rows
+
+
+@contextlib.contextmanager
+def _quiet_retries() -> Iterator[None]:
+    """Keep the Hub client's line for each vain attempt to itself; the error at the end says it."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _folder_rows(folder: Path, split: str) -> datasets.Dataset:
