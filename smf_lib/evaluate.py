@@ -85,7 +85,7 @@ def measure_exam(
         ValueError: no questions, a question without a right option, a text longer than the
             model's maximum, an unknown precision.
     """
-    _check_not_empty("questions", questions)
+    check_not_empty("questions", questions)
     for q in questions:
         if not 0 <= q.answer < len(q.options) or not all(q.options):
             raise ValueError(
@@ -132,7 +132,7 @@ def measure_knowledge(
         ValueError: no questions, a question without aliases, a text longer than the model's
             maximum, an unknown precision.
     """
-    _check_not_empty("questions", questions)
+    check_not_empty("questions", questions)
     for q in questions:
         if not q.aliases or not all(normalise(alias) for alias in q.aliases):
             raise ValueError(
@@ -178,7 +178,7 @@ def measure_prose(
         ValueError: no articles, an article of fewer than two tokens, a window that is odd, below
             two or longer than the model's maximum, an unknown precision.
     """
-    _check_not_empty("articles", articles)
+    check_not_empty("articles", articles)
     lm = SharedContextLM(model, tokenizer, batch_tokens, precision)
     check_window(window, lm.max_length)
     texts = []
@@ -254,7 +254,7 @@ def measure_self_kl(
         ValueError: no sequences, an empty one or one longer than the models' maximum, a
             batch_size below one, an unknown precision.
     """
-    _check_not_empty("sequences", sequences)
+    check_not_empty("sequences", sequences)
     readers = RowReader(base_model), RowReader(model)
     limit = min(reader.max_length or math.inf for reader in readers)
     lengths = [len(sequence) for sequence in sequences]
@@ -318,6 +318,6 @@ def _read_from_start(reader: RowReader, texts: Sequence[Sequence[int]]) -> Tenso
     return reader.read(reader.start().select([0] * len(texts)), texts, all_logits=True)
 
 
-def _check_not_empty(name: str, items: Sequence) -> None:
+def check_not_empty(name: str, items: Sequence) -> None:
     if not len(items):
         raise ValueError(f"{name} is empty; give at least one")

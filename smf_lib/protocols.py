@@ -27,7 +27,7 @@ from .corpora import pages
 from .evaluate import (
     MEAN,
     Measurement,
-    _check_not_empty,
+    check_not_empty,
     check_window,
     perplexity,
     perplexity_of,
@@ -59,7 +59,7 @@ def measure_options(
     Raises:
         ValueError: no questions, a text longer than the model's maximum, an unknown precision.
     """
-    _check_not_empty("questions", questions)
+    check_not_empty("questions", questions)
     lm = SharedContextLM(model, tokenizer, batch_tokens, precision)
     pairs = [
         lm._encode_pair(text_format.prompt(question), text)
@@ -87,7 +87,7 @@ def measure_letters(
 
     Arguments and errors are those of `measure_options`.
     """
-    _check_not_empty("questions", questions)
+    check_not_empty("questions", questions)
     rows = [
         {"question": q.question, "cop": q.answer}
         | {f"op{letter.lower()}": option for letter, option in zip(LETTERS, q.options)}
@@ -127,7 +127,7 @@ def measure_wikitext(
         ValueError: no lines, fewer than two tokens, a window that is odd, below two or longer
             than the model's maximum, an unknown precision.
     """
-    _check_not_empty("lines", lines)
+    check_not_empty("lines", lines)
     lm = SharedContextLM(model, tokenizer, batch_tokens, precision)
     check_window(window, lm.max_length)
     tokens = lm.tok_encode("\n\n".join(line.strip() for line in lines), add_special_tokens=False)
@@ -155,7 +155,7 @@ def measure_words(
     Raises:
         ValueError: no lines, an unknown precision.
     """
-    _check_not_empty("lines", lines)
+    check_not_empty("lines", lines)
     lm = SharedContextLM(model, tokenizer, batch_tokens, precision, window)
     file = "wikitext/preprocess_wikitext.py"
     config = {
@@ -257,7 +257,7 @@ def measure_trivia_exact(
 def _trivia(
     name: str, metric: str, lm, config: dict, questions: Sequence, fewshot: Sequence
 ) -> Measurement:
-    _check_not_empty("questions", questions)
+    check_not_empty("questions", questions)
     rows = [{"question": q.question, "aliases": list(q.aliases)} for q in questions]
     shots = [{"question": shot.question, "aliases": [shot.answer]} for shot in fewshot]
     config |= {
