@@ -4,11 +4,15 @@ The model has the architecture of SmolLM2-135M with random weights, which take t
 trained ones. Methods have the settings of profiles/quick.yaml; all train with AdamW, under
 bfloat16 autocast where the machine has it in hardware. They take steps in turn in one process, on
 the same tokens: 36 in a sequence, as the study's training questions have on average, and 128.
+
+Sparse memory finetuning steps within `smf_lib.kept_casts`, LoRA as PEFT gives it. Beside these two
+stand the same without and with kept casts, which any method with frozen weights can use.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -26,7 +30,7 @@ from benchmarks.common import (
     smol_model,
     timed,
 )
-from smf_lib import SparseMemoryConfig
+from smf_lib import SparseMemoryConfig, kept_casts
 from smf_lib.background import memories
 
 LORA = {
@@ -36,6 +40,7 @@ MEMORY = {
     "layers": [8, 15, 22], "num_subkeys": 64, "num_heads": 4, "top_k": 16, "key_dim": 128,
     "rule": "kl", "rows_per_step": 512,
 }
+KEPT = ("smf", "lora, casts kept")  # arms that step within kept_casts
 
 
 def models(layers: int, small: bool) -> dict[str, nn.Module]:
@@ -45,11 +50,20 @@ def models(layers: int, small: bool) -> dict[str, nn.Module]:
         return smol_model(layers, 49_152, small)
 
     memory = MEMORY | ({"layers": [1, 2]} if small else {})
-    smf = get_peft_model(base(), SparseMemoryConfig(task_type="CAUSAL_LM", **memory))
-    for layer in memories(smf).values():
-        invent_background(layer)
-    lora = get_peft_model(base(), LoraConfig(task_type="CAUSAL_LM", **LORA))
-    return {"smf": smf, "lora": lora, "full": base()}
+
+    def smf() -> nn.Module:
+        model = get_peft_model(base(), SparseMemoryConfig(task_type="CAUSAL_LM", **memory))
+        for layer in memories(model).values():
+            invent_background(layer)
+        return model
+
+    def lora() -> nn.Module:
+        return get_peft_model(base(), LoraConfig(task_type="CAUSAL_LM", **LORA))
+
+    return {
+        "smf": smf(), "lora": lora(), "full": base(),
+        "smf, casts not kept": smf(), "lora, casts kept": lora(),
+    }
 
 
 def stepper(model: nn.Module, sequences: int, length: int) -> Callable[[], float]:
@@ -79,14 +93,20 @@ def main(argv: list[str] | None = None) -> None:
         layers, sequences, lengths, rounds = 4, 2, (8,), 2
     found = models(layers, arguments.small)
     results = {}
-    for length in lengths:
-        steppers = {name: stepper(model, sequences, length) for name, model in found.items()}
-        seconds = interleave(steppers, rounds, warmup=2)
-        results[f"{sequences} x {length} tokens"] = {
-            "median_seconds": medians(seconds),
-            "smf_against_lora": ratio(seconds, "smf", "lora"),
-            "smf_against_full": ratio(seconds, "smf", "full"),
-        }
+    with ExitStack() as stack:
+        for name in KEPT:
+            stack.enter_context(kept_casts(found[name]))
+        for length in lengths:
+            steppers = {name: stepper(model, sequences, length) for name, model in found.items()}
+            seconds = interleave(steppers, rounds, warmup=2)
+            results[f"{sequences} x {length} tokens"] = {
+                "median_seconds": medians(seconds),
+                "smf_against_lora": ratio(seconds, "smf", "lora"),
+                "smf_against_full": ratio(seconds, "smf", "full"),
+                "casts_not_kept_smf_against_lora": ratio(seconds, "smf, casts not kept", "lora"),
+                "casts_not_kept_smf_against_full": ratio(seconds, "smf, casts not kept", "full"),
+                "casts_kept_smf_against_lora": ratio(seconds, "smf", "lora, casts kept"),
+            }
     settings = {
         "layers": layers, "sequences": sequences, "lengths": lengths, "rounds": rounds,
         "lora": LORA, "memory": MEMORY, "precision": PRECISION,

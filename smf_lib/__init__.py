@@ -3,6 +3,7 @@
 from .background import collect_background, memories, read_rows
 from .compose import RowConflict, compose
 from .config import SparseMemoryConfig
+from .frozen import kept_casts
 from .memory import ProductKeyMemory
 from .method import MemoryMLP, SparseMemoryModel
 from .patches import RowPatch
@@ -24,6 +25,7 @@ __all__ = [
     "Study",
     "collect_background",
     "compose",
+    "kept_casts",
     "load_profile",
     "memories",
     "read_rows",

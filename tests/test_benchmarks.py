@@ -47,9 +47,14 @@ def test_step_vs_table(run_small):
 
 def test_step_vs_methods(run_small):
     (results,) = run_small("step_vs_methods").values()
-    assert set(results["median_seconds"]) == {"smf", "lora", "full"}
-    assert_ratio(results["smf_against_lora"])
-    assert_ratio(results["smf_against_full"])
+    assert set(results.pop("median_seconds")) == {
+        "smf", "lora", "full", "smf, casts not kept", "lora, casts kept"
+    }
+    for kept in ("", "casts_not_kept_"):
+        for other in ("lora", "full"):
+            assert_ratio(results.pop(f"{kept}smf_against_{other}"))
+    assert_ratio(results.pop("casts_kept_smf_against_lora"))
+    assert not results
 
 
 def test_layer_vs_pkm(run_small):

@@ -9,7 +9,7 @@ from helpers_models import bits
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smf_lib.memory import ProductKeyMemory
+from smf_lib.memory import ProductKeyMemory, candidate_pairs
 from smf_lib.padding import real_tokens, token_mask
 from smf_lib.selection import RowUpdates
 
@@ -82,6 +82,41 @@ def test_lookup_equals_brute_force_over_all_rows(
     expected = np.exp(best - best.max(-1, keepdims=True))
     expected /= expected.sum(-1, keepdims=True)
     np.testing.assert_allclose(weights.detach().numpy(), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("k, pairs", [(1, 1), (2, 3), (3, 5), (16, 50)])
+def test_candidate_pairs_are_those_that_can_win_and_no_others(k, pairs):
+    first, second = candidate_pairs(k, torch.device("cpu"))
+    assert len(first) == pairs and (first[0], second[0]) == (0, 0)
+    for i, j in zip(first.tolist(), second.tolist()):  # halves for which this pair does win
+        below = torch.arange(k)
+        sums = -(below > i).float()[:, None] - (below > j).float()[None, :]
+        assert sums[i, j] == 0 and (sums == 0).sum() <= k
+    rest = torch.ones(k, k, dtype=torch.bool)
+    rest[first, second] = False
+    assert all((i + 1) * (j + 1) > k for i, j in rest.nonzero().tolist())
+
+
+def test_equal_scores_are_resolved_alike_for_every_token():
+    layer = memory(num_subkeys=9, top_k=4)
+    layer.keys.data.zero_()
+    indices, weights = layer.lookup(torch.randn(50, 8))
+    assert (indices == indices[0]).all() and torch.equal(weights, torch.full_like(weights, 0.25))
+    assert all(len(set(row)) == 4 for row in indices.view(100, 4).tolist())
+
+
+def test_only_what_is_trained_below_gets_a_gradient():
+    """The lowest memory's search builds no graph; a higher one's reaches its input."""
+    layer = memory(updates=COUNT)
+    for name, parameter in layer.named_parameters():
+        parameter.requires_grad_(name in ("values", "anchor"))
+    x = torch.randn(7, 8)
+    assert not layer.lookup(x)[1].requires_grad
+    layer(x).sum().backward()
+    assert len(layer.tape.entries) == 1 and layer.keys.grad is None
+    x.requires_grad_()
+    layer(x).sum().backward()
+    assert x.grad.abs().sum() > 0 and layer.keys.grad is None
 
 
 @pytest.mark.parametrize("gated", [False, True])
