@@ -92,9 +92,16 @@ def _quiet_retries() -> Iterator[None]:
 
 
 def _folder_rows(folder: Path, split: str) -> datasets.Dataset:
-    files = {f.stem: f for f in sorted(folder.iterdir()) if f.suffix in EXTENSIONS}
-    kinds = {EXTENSIONS[f.suffix] for f in files.values()}
+    files = [f for f in sorted(folder.iterdir()) if f.suffix in EXTENSIONS]
+    named = {file.stem: str(file) for file in files}
+    kinds = {EXTENSIONS[file.suffix] for file in files}
     if len(kinds) != 1:
         raise ValueError(f"it holds {len(files)} data files of {len(kinds)} formats")
-    named = {name: str(file) for name, file in files.items()}
-    return datasets.load_dataset(kinds.pop(), data_files=named, split=split)
+    if len(named) != len(files):
+        raise ValueError("it holds two data files of one split")
+    wanted = {part.partition("[")[0].strip() for part in split.split("+")}
+    if not wanted <= set(named):
+        raise ValueError(f"it has {', '.join(file.name for file in files)}")
+    # only these: the columns of all files that are read together have to agree
+    chosen = {name: file for name, file in named.items() if name in wanted}
+    return datasets.load_dataset(kinds.pop(), data_files=chosen, split=split)

@@ -73,13 +73,16 @@ def build_medmcqa(settings: MedMCQASettings, root: str | Path) -> MedMCQA:
     if settings.order == "shuffled":
         test = _shuffled(test, settings.seed)
     wanted = settings.validation_rows
-    validation, train = _clear(train[:wanted])[0], train[wanted:]
+    held_out = _take("validation_rows", train, wanted, settings.train_split)
+    validation, train = _clear(held_out)[0], train[wanted:]
+    if not train:
+        raise ValueError(f"exam.validation_rows={wanted} leaves no question to train on; lower it")
     train = _take("train_rows", train, settings.train_rows, settings.train_split)
     test = _take("test_rows", test, settings.test_rows, settings.test_split)
     notes = (
         f"{settings.source}: trained on {len(train)} of {len(pool)} rows of {settings.train_split}"
         f" ({repeated} repeats left out), tested on {len(test)} rows of {settings.test_split} "
-        f"({ambiguous} with equal options and {seen} that are also in training left out)"
+        f"({ambiguous} with equal options and {seen} repeats or also in training left out)"
         + ("; single-choice questions only" if settings.single_choice else "")
     )
     sha = content_sha256(train, validation, test)

@@ -42,3 +42,38 @@ def sparse_llama():
     from helpers_models import memory_model
 
     return memory_model()
+
+
+@pytest.fixture(scope="session")
+def datasets_cache(tmp_path_factory):
+    """A cache of `datasets` of the tests' own."""
+    import datasets
+
+    before = datasets.config.HF_DATASETS_CACHE
+    datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")
+    yield datasets.config.HF_DATASETS_CACHE
+    datasets.config.HF_DATASETS_CACHE = before
+
+
+@pytest.fixture(scope="session")
+def qwen2(tmp_path_factory):
+    """The folder of a tiny random Qwen2 with a byte-level tokenizer."""
+    from helpers_hub import write_qwen2
+
+    return write_qwen2(tmp_path_factory.mktemp("models") / "tiny-qwen2")
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory, datasets_cache):
+    """A folder with every data set of `helpers_hub`."""
+    from helpers_hub import write_data
+
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def hub(monkeypatch, data, qwen2):
+    """A stand-in for the Hub that serves both; the list of what is asked for."""
+    from helpers_hub import serve
+
+    return serve(monkeypatch, data, qwen2)
