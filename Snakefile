@@ -56,11 +56,13 @@ def source(*parts):
 
 
 def shown_records(wildcards):
-    """The records that a view reads: of this study, other studies, profiles and seeds."""
+    """The records that a view reads: of this study, other studies, profiles, seeds, benchmarks."""
     if wildcards.view == "04_selection":
         return []
     found = Path("results").glob("*/*/*.json")
     further = [p for p in found if p.parent.name != "local" or p.parts[1] == PROFILE.name]
+    if wildcards.view == "05_cost":
+        further += Path("results", "benchmarks").glob("*.json")
     return sorted({*RECORDS, *map(str, further)})
 
 

@@ -107,10 +107,17 @@ def main(argv: list[str] | None = None) -> None:
                 "casts_not_kept_smf_against_full": ratio(seconds, "smf, casts not kept", "full"),
                 "casts_kept_smf_against_lora": ratio(seconds, "smf", "lora, casts kept"),
             }
+    config = found["full"].config
     settings = {
         "layers": layers, "sequences": sequences, "lengths": lengths, "rounds": rounds,
         "lora": LORA, "memory": MEMORY, "precision": PRECISION,
         "model": "architecture of SmolLM2-135M, random weights",
+        "shape": {
+            "hidden_size": config.hidden_size,
+            "intermediate_size": config.intermediate_size,
+            "key_value_size": config.num_key_value_heads * config.head_dim,
+            "vocab_size": config.vocab_size,
+        },
         "trainable_parameters": {
             name: sum(p.numel() for p in model.parameters() if p.requires_grad)
             for name, model in found.items()

@@ -4,6 +4,7 @@ Those of runs take records, those of row selection take plain arrays, and the dr
 lookup takes nothing.
 """
 
+from .benchmarks import benchmark
 from .costs import cost
 from .diagram import memory_diagram
 from .gain import gain_against_forgetting
@@ -13,6 +14,7 @@ from .style import Figure
 
 __all__ = [
     "Figure",
+    "benchmark",
     "cost",
     "exam_accuracy",
     "gain_against_forgetting",
