@@ -196,10 +196,11 @@ class SparseMemoryModel(BaseTuner):
 
 
 def _refuse_quantised(name: str, mlp: nn.Module) -> None:
-    for parameter in mlp.parameters():
-        if not parameter.is_floating_point():
+    held = [*mlp.parameters(), *mlp.buffers()]  # some formats keep packed weights in buffers
+    for tensor in held:
+        if not tensor.is_floating_point() or tensor.element_size() < 2:
             raise ValueError(
-                f"{name} holds {parameter.dtype} weights: a memory beside or in place of a "
+                f"{name} holds {tensor.dtype} weights: a memory beside or in place of a "
                 "quantised MLP is not supported; load the model in float32 or bfloat16"
             )
 

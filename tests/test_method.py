@@ -258,20 +258,30 @@ def test_merging_is_refused_with_the_reason():
     assert torch.equal(logits(model), expected)
 
 
-class Int8Linear(nn.Module):
-    """Stands in for a quantised linear map."""
+class QuantisedLinear(nn.Module):
+    """Stands in for a quantised linear map, whose weight is a parameter or, packed, a buffer."""
 
-    def __init__(self, out_features, in_features):
+    def __init__(self, dtype, packed):
         super().__init__()
-        weight = torch.ones(out_features, in_features, dtype=torch.int8)
-        self.weight = nn.Parameter(weight, requires_grad=False)
+        weight = torch.ones(48, 32).to(dtype)
+        if packed:
+            self.register_buffer("qweight", weight)
+        else:
+            self.weight = nn.Parameter(weight, requires_grad=False)
 
 
-def test_what_cannot_hold_a_memory_is_refused():
+@pytest.mark.parametrize("dtype, packed", [
+    (torch.int8, False), (torch.uint8, False), (torch.float8_e4m3fn, False), (torch.int32, True),
+], ids=str)
+def test_a_quantised_mlp_is_refused(dtype, packed):
     quantised = tiny_model()
-    quantised.model.layers[2].mlp.up_proj = Int8Linear(48, 32)
-    with pytest.raises(ValueError, match=r"layers.2.mlp holds torch.int8.*float32 or bfloat16"):
+    mlp = quantised.model.layers[2].mlp
+    mlp.gate_proj = mlp.up_proj = mlp.down_proj = QuantisedLinear(dtype, packed)
+    with pytest.raises(ValueError, match=f"layers.2.mlp holds {dtype}.*float32 or bfloat16"):
         memory_model(model=quantised)
+
+
+def test_layers_out_of_range_are_refused():
     with pytest.raises(ValueError, match=r"layers=\[4, 9\] do not exist.*numbered 0 to 3"):
         memory_model(layers=[0, 4, 9])
 

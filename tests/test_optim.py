@@ -225,6 +225,30 @@ def test_packed_sequences_without_a_mask_all_count():
     assert [sum(counts) for _, counts in taped_reads(model)] == [12 * 8, 12 * 8]
 
 
+def test_packed_sequences_give_the_rows_and_values_of_the_sequences_apart():
+    """Two texts and padding in one row: a block mask keeps the texts apart and padding out."""
+    first, second = tokens(1, 5, seed=1), tokens(1, 6, seed=2)
+    ids = torch.cat([first, second, torch.zeros(1, 3, dtype=torch.int64)], dim=1)
+    text = torch.tensor([0] * 5 + [1] * 6 + [2] * 3)
+    allowed = torch.tril(text[:, None] == text[None, :]) & (text < 2)[None, :]
+    positions = torch.tensor([[*range(5), *range(6), *range(3)]])
+    labels = ids.masked_fill((text == 2)[None], -100)
+    labels[0, 5] = -100  # no text predicts the other's first token
+    packed, apart = memory_model(), memory_model()
+    optimizers = adamw(packed), adamw(apart)
+    for _ in range(2):
+        train_step(packed, optimizers[0], ids, labels=labels, position_ids=positions,
+                   attention_mask=allowed[None, None])
+        for one in (first, second):
+            share = (one.shape[1] - 1) / 9
+            (apart(input_ids=one, labels=one).loss * share).backward()
+        optimizers[1].step()
+        optimizers[1].zero_grad()
+    for one, other in zip(tables(packed), tables(apart)):
+        assert torch.equal(one.row_updates, other.row_updates) and one.row_updates.any()
+        torch.testing.assert_close(one.values, other.values, rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize("settings", [{}, {"fused": True}, {"foreach": True}, {"amsgrad": False}])
 def test_saved_and_loaded_optimizer_goes_on_bit_for_bit(settings):
     straight, resumed = memory_model(rule="random"), memory_model(rule="random")
