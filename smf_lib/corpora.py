@@ -17,7 +17,7 @@ from .probes import KnowledgeQuestion
 if TYPE_CHECKING:
     from .settings import TextSettings, TriviaQASettings, WikiTextSettings
 
-PAGE_HEADING = re.compile(r"^\s*=\s[^=].*[^=]\s=\s*$")  # " = Title = ", not " = = Section = = "
+PAGE_HEADING = re.compile(r"^\s*=\s[^=](?:.*[^=])?\s=\s*$")  # " = Title = ", not " = = Section = = "
 
 
 def load_wikitext(settings: WikiTextSettings, root: str | Path) -> list[str]:
@@ -74,9 +74,13 @@ def load_triviaqa(
 
     found, shots = read(settings.split), []
     if settings.shots:
-        shots = random.Random(f"shots {settings.seed}").sample(
-            read(settings.shots_split), settings.shots
-        )
+        pool = read(settings.shots_split)
+        if settings.shots > len(pool):
+            raise ValueError(
+                f"probes.triviaqa.shots={settings.shots} is more than the {len(pool)} questions of "
+                f"{settings.shots_split!r}; lower probes.triviaqa.shots"
+            )
+        shots = random.Random(f"shots {settings.seed}").sample(pool, settings.shots)
     if settings.order == "shuffled":
         found = random.Random(f"triviaqa {settings.seed}").sample(found, len(found))
     return _first("probes.triviaqa.questions", found, settings.questions), shots

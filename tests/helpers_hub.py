@@ -116,9 +116,9 @@ def serve(monkeypatch, data: Path, model: Path | None = None) -> list[tuple]:
     """
     asked, load = [], datasets.load_dataset
 
-    def load_dataset(path, name=None, *, split=None, revision=None, data_files=None, **options):
+    def load_dataset(path, name=None, split=None, revision=None, **options):
         if path not in DATA:
-            return load(path, name, split=split, revision=revision, data_files=data_files, **options)
+            return load(path, name, split=split, revision=revision, **options)
         asked.append((path, name, split, revision))
         folder, configurations = DATA[path]
         if name not in configurations:

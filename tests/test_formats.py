@@ -9,7 +9,10 @@ from smf_lib.formats import FORMATS, IGNORED, Cloze, Lettered, training_row
 from smf_lib.medmcqa import MedMCQAQuestion
 
 OPTIONS = ["Aspirin", "Iron", "Zinc", "Gold"]
-LETTERED = "Medical exam question:\nQuestion: Which one?\nA. Aspirin\nB. Iron\nC. Zinc\nD. Gold\nAnswer:"
+LETTERED = (
+    "Medical exam question:\nQuestion: Which one?\n"
+    "A. Aspirin\nB. Iron\nC. Zinc\nD. Gold\nAnswer:"
+)
 
 
 @pytest.fixture(scope="module")
