@@ -159,11 +159,17 @@ def load_profile(name_or_path: str | Path, directory: Path = PROFILE_DIR) -> Pro
     try:
         return Profile(**content)
     except ValidationError as error:
-        lines = [
-            f"  {'.'.join(str(part) for part in e['loc'])} = {e['input']!r}: {e['msg']}"
-            for e in error.errors()
-        ]
+        lines = [_error_line(e["loc"], e["input"], e["msg"]) for e in error.errors()]
         raise ValueError(f"profile {path} has invalid fields:\n" + "\n".join(lines)) from None
+
+
+def _error_line(place: tuple, value: object, message: str) -> str:
+    """A field with dots, its value and the rule, from what pydantic says of an invalid profile."""
+    if not place:  # of the whole profile; the message names the field
+        return f"  {message}"
+    if place[0] == "exam" and len(place) > 2:
+        place = (place[0], *place[2:])  # without the name of the exam, which is not a field
+    return f"  {'.'.join(map(str, place))} = {value!r}: {message}"
 
 
 def _read_profile(path: Path, directory: Path, extending: tuple[Path, ...]) -> dict:

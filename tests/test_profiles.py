@@ -1,8 +1,12 @@
 """Profiles: what is wrong is said at once, with the field, the value and what is allowed."""
 
+import peft
 import pytest
+import torch
+import transformers
 import yaml
 
+from smf_lib.background import memories
 from smf_lib.profiles import PROFILE_DIR, Profile, load_profile
 
 
@@ -58,13 +62,13 @@ def test_quick_and_sweep_agree_on_all_but_rates_and_amounts():
     "change, message",
     [
         (lambda c: c.update(colour="red"), r"colour = 'red': Extra inputs"),
-        (lambda c: c["exam"].update(train_rows=0), r"exam.train_rows = 0: .*greater than or equal"),
+        (lambda c: c["exam"].update(train_rows=0), r" exam.train_rows = 0: .*greater than or eq"),
         (lambda c: c["training"].update(precision="fp8"), r"training.precision = 'fp8': .*'bf16'"),
         (lambda c: c["training"].update(epochs="two"), r"training.epochs = 'two': .*integer"),
         (lambda c: c["memory"].update(top_k=99), r"top_k=99 must be at most num_subkeys=8"),
         (
             lambda c: c["methods"]["lora"].update(peft_type="LORRA"),
-            r"methods.lora: peft_type='LORRA' is unknown; PEFT has .*LORA",
+            r"fields:\n  \S.* methods.lora: peft_type='LORRA' is unknown; PEFT has .*LORA",
         ),
         (
             lambda c: c["methods"]["lora"]["settings"].update(rank=4),
@@ -77,6 +81,11 @@ def test_quick_and_sweep_agree_on_all_but_rates_and_amounts():
         (lambda c: c["methods"]["full"].update(learning_rate=-1.0), r"learning_rate=-1.0 must be"),
         (lambda c: c["methods"]["full"].pop("learning_rate"), r"kind='base' takes none"),
         (lambda c: c["methods"]["base"].update(settings={"r": 1}), r"only for kind='peft'"),
+        (lambda c: c["exam"].update(name="bar"), r"exam = .*'icd10', 'medmcqa'"),
+        (
+            lambda c: c.update(exam={"name": "medmcqa", "test_rows": 0}),
+            r" exam.test_rows = 0: .*greater than or equal",
+        ),
         (lambda c: c.update(seeds=[]), r"seeds = \[\]: .*at least 1"),
     ],
 )
@@ -125,3 +134,279 @@ def test_settings_do_not_change_after_loading():
     assert isinstance(profile, Profile)
     with pytest.raises(ValueError):
         profile.training.epochs = 2
+
+
+# ---------------------------------------------------------------------- extends
+
+
+def written(folder, name, text):
+    (folder / f"{name}.yaml").write_text(text)
+    return folder / f"{name}.yaml"
+
+
+@pytest.fixture
+def profiles(tmp_path):
+    """A folder with a copy of the profile smoke, named below."""
+    text = (PROFILE_DIR / "smoke.yaml").read_text().replace("name: smoke", "name: below")
+    written(tmp_path, "below", text)
+    return tmp_path
+
+
+def test_a_profile_takes_over_what_it_does_not_say_itself(profiles):
+    path = written(
+        profiles, "above",
+        "extends: below\nname: above\ntraining: {epochs: 3}\nseeds: [5, 6]\n"
+        "methods: {lora: {settings: {r: 2}, learning_rate: 0.5}}\n",
+    )
+    below, above = (load_profile(name, profiles) for name in ("below", "above"))
+    assert (above.name, above.title, above.seeds) == ("above", below.title, [5, 6])
+    assert above.training.model_dump() == below.training.model_dump() | {"epochs": 3}
+    assert list(above.methods) == list(below.methods)
+    assert above.methods["lora"].settings == below.methods["lora"].settings | {"r": 2}
+    assert above.methods["lora"].label == "LoRA r 4" and above.methods["lora"].learning_rate == 0.5
+    assert load_profile(path, profiles) == above  # by its path as by its name
+
+
+def test_lists_are_replaced_and_not_merged(profiles):
+    written(
+        profiles, "above",
+        "extends: below\nname: above\nmemory: {layers: [0]}\nevaluation: {probes: [prose]}\n"
+        "methods: {full: {learning_rate: [0.1, 0.2]}}\n",
+    )
+    above = load_profile("above", profiles)
+    assert above.memory.layers == [0] and above.evaluation.probes == ["prose"]
+    assert above.methods["full"].learning_rate == [0.1, 0.2]
+
+
+def test_null_takes_an_entry_out(profiles):
+    written(
+        profiles, "above",
+        "extends: below\nname: above\nmethods: {lora: null, smf-kl: {settings: null}}\n"
+        "probes: null\nmemory: {layers: null}\n",
+    )
+    above = load_profile("above", profiles)
+    assert list(above.methods) == ["base", "full", "smf-kl", "smf-tfidf"]
+    assert above.methods["smf-kl"].settings == {}
+    assert above.probes == Profile.model_fields["probes"].default
+    assert above.memory.layers is None
+
+
+def test_profiles_extend_over_several_steps_and_by_a_path_from_their_own_folder(profiles):
+    (profiles / "sub").mkdir()
+    written(profiles, "middle", "extends: below\nname: middle\nseeds: [3]\n")
+    path = written(
+        profiles / "sub", "above", "extends: ../middle.yaml\nname: above\nexam: {test_rows: 2}\n"
+    )
+    above = load_profile(path, profiles)
+    assert (above.seeds, above.exam.test_rows, above.exam.train_rows) == ([3], 2, 24)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("extends: nosuch\n", r"profile='nosuch' does not exist .*above, below"),
+        ("extends: above\n", r"extends='above' goes round in a circle"),
+        ("extends: one\n", r"goes round in a circle; take it out of .*one.yaml|above.yaml"),
+        ("extends: [below]\n", r"extends=\['below'\] must be the name of a profile"),
+        ("extends: below\nmethods: {new: null}\n", r"methods.new = None"),
+        ("extends: below\nexam: {rows: 5}\n", r"exam.*rows = 5: Extra inputs"),
+        ("extends: below\nmethods: {lora: {settings: {rank: 5}}}\n", r"unknown fields \['rank'\]"),
+    ],
+)
+def test_what_is_wrong_with_extending_is_said(profiles, text, message):
+    written(profiles, "one", "extends: above\nname: one\n")
+    written(profiles, "above", text)
+    with pytest.raises(ValueError, match=message):
+        load_profile("above", profiles)
+
+
+# ---------------------------------------------------------------------- stage 1
+
+
+def staged(tmp_path, **changes):
+    """The smoke profile with a retrofit and a method that goes on from it, both changed."""
+
+    def two_stages(content):
+        content["retrofit"] = {"text": {"source": "somewhere"}}
+        memory = {"kind": "peft", "peft_type": "SPARSE_MEMORY", "learning_rate": 1e-3}
+        content["methods"]["first"] = memory | {
+            "label": "First", "stage": "retrofit",
+            "settings": {"gated": True, "update": "dense", "trainable": "memory"},
+        }
+        content["methods"]["second"] = memory | {"label": "Second", "start": "first"}
+        for name, change in changes.items():
+            if name == "retrofit":
+                content["retrofit"] = change
+            else:
+                content["methods"][name] |= change
+
+    return changed(tmp_path, two_stages)
+
+
+def test_a_child_has_the_memory_of_its_parent_and_updates_of_its_own(tmp_path):
+    profile = load_profile(
+        staged(tmp_path, second={"settings": {"rule": "tfidf", "rows_per_step": 3}})
+    )
+    child = profile.run("second")
+    assert child.settings.settings == {"gated": True, "rule": "tfidf", "rows_per_step": 3}
+    config = child.settings.peft_config(profile.memory)
+    assert (config.gated, config.update, config.trainable) == (True, "sparse", "values")
+    parent = profile.run("first").settings.peft_config(profile.memory)
+    assert (parent.gated, parent.update, parent.trainable) == (True, "dense", "memory")
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"second": {"start": "nosuch"}}, r"methods.second: start='nosuch' must name .* has first"),
+        ({"second": {"start": "smf-kl"}}, r"start='smf-kl' must name a method of stage 'retrofit'"),
+        ({"second": {"start": "second"}}, r"start='second' must name a method"),
+        ({"first": {"learning_rate": [1e-3, 2e-3]}}, r"start='first' .* with one learning rate"),
+        ({"retrofit": None}, r"methods.first: stage='retrofit' needs the profile's `retrofit`"),
+        (
+            {"second": {"settings": {"gated": False}}},
+            r"methods.second: settings \['gated'\] cannot differ from those of start='first'",
+        ),
+        ({"second": {"settings": {"num_subkeys": 4, "top_k": 2}}}, r"\['num_subkeys', 'top_k'\]"),
+        ({"second": {"settings": {"integration": "replacement"}}}, r"\['integration'\] cannot"),
+        ({"second": {"settings": {"rule": "k1"}}}, r"methods.second: rule='k1' is unknown"),
+        ({"lora": {"start": "first"}}, r"start='first' are for peft_type='SPARSE_MEMORY' only"),
+        ({"full": {"stage": "retrofit"}}, r"stage='retrofit' .* peft_type='SPARSE_MEMORY' only"),
+        ({"second": {"stage": "pretrain"}}, r"methods.second.stage = 'pretrain': .*'retrofit'"),
+        (
+            {
+                "first": {"settings": {"integration": "replacement"}},
+                "second": {"settings": {"trainable": "values+scale"}},
+            },
+            r"methods.second: trainable='values\+scale' needs integration='additive'",
+        ),
+    ],
+)
+def test_what_is_wrong_with_two_stages_is_said(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        load_profile(staged(tmp_path, **changes))
+
+
+# ---------------------------------------------------------------------- the paper's settings
+
+
+@pytest.fixture(scope="module")
+def paper():
+    return load_profile("paper")
+
+
+def memory_of(paper, method):
+    return paper.run(method, 1).settings.peft_config(paper.memory)
+
+
+STAGE_1 = ("retrofit-additive", "retrofit-replacement")
+STAGE_2 = {
+    "additive-kl": "kl", "additive-tfidf": "tfidf", "additive-s-kl": "kl",
+    "additive-s-tfidf": "tfidf", "replacement-kl": "kl", "replacement-tfidf": "tfidf",
+}
+
+
+def test_the_papers_model_and_data(paper):
+    assert (paper.model.source, paper.model.revision) == ("Qwen/Qwen2.5-0.5B-Instruct", None)
+    exam = paper.exam
+    assert (exam.source, exam.train_split, exam.test_split) == (
+        "openlifescienceai/medmcqa", "train", "validation",
+    )
+    assert (exam.train_rows, exam.test_rows, exam.option_rows) == (60000, 1000, None)
+    assert (exam.single_choice, exam.format, exam.order) == (True, "lettered", "file")
+    wikitext = paper.probes.wikitext
+    assert (wikitext.source, wikitext.config) == ("Salesforce/wikitext", "wikitext-103-v1")
+    assert (wikitext.split, wikitext.lines, wikitext.window) == ("test", 1000, 1024)
+    trivia = paper.probes.triviaqa
+    assert (trivia.source, trivia.config) == ("mandarjoshi/trivia_qa", "rc.nocontext")
+    assert (trivia.split, trivia.questions, trivia.shots, trivia.order) == (
+        "validation", 1000, 0, "file",
+    )
+    assert len(paper.seeds) == 3 and paper.evaluation.split == "test"
+
+
+@pytest.mark.parametrize("method", [*STAGE_1, *STAGE_2])
+def test_the_papers_memory(paper, method):
+    memory = memory_of(paper, method)
+    assert memory.layers == [6, 12, 18]
+    assert (memory.num_subkeys, memory.num_heads, memory.top_k, memory.key_dim) == (128, 4, 16, 256)
+    assert (memory.gated, memory.query_norm, memory.share_values) == (True, False, False)
+    assert (memory.initial_values, memory.initial_scale) == ("random", 0.01)
+    assert memory.integration == ("replacement" if "replacement" in method else "additive")
+
+
+@pytest.mark.parametrize("method", STAGE_1)
+def test_the_papers_stage_1(paper, method):
+    settings, memory = paper.methods[method], memory_of(paper, method)
+    assert (settings.stage, settings.learning_rate) == ("retrofit", 5e-4)
+    assert (memory.update, memory.trainable) == ("dense", "memory")
+    text, training = paper.retrofit.text, paper.retrofit.training
+    assert (text.source, text.split, text.rows) == ("OpenAssistant/oasst1", "train", 50000)
+    assert (training.epochs, training.batch_size * training.gradient_accumulation) == (2, 16)
+    assert training.max_length == 1024
+
+
+@pytest.mark.parametrize("method, rule", list(STAGE_2.items()))
+def test_the_papers_stage_2(paper, method, rule):
+    settings, memory = paper.methods[method], memory_of(paper, method)
+    assert settings.start == f"retrofit-{memory.integration}"
+    assert (settings.learning_rate, memory.rule, memory.rows_per_step) == (5e-4, rule, 512)
+    assert (memory.update, memory.max_grad_norm) == ("sparse", 1.0)
+    assert memory.trainable == ("values+scale" if "-s-" in method else "values")
+    background = paper.background
+    assert (background.sequences, background.text.source) == (2000, "OpenAssistant/oasst1")
+
+
+def test_the_papers_training(paper):
+    training = paper.training
+    assert (training.epochs, training.batch_size * training.gradient_accumulation) == (3, 16)
+    assert (training.max_length, training.warmup_steps, training.max_grad_norm) == (1024, 100, 1.0)
+    lora = paper.methods["lora"]
+    config = lora.peft_config(paper.memory)
+    assert (config.r, config.lora_alpha, config.lora_dropout) == (16, 32, 0.05)
+    assert (config.target_modules, lora.learning_rate) == ("all-linear", 2e-4)
+    assert (paper.methods["full"].kind, paper.methods["full"].learning_rate) == ("full", 5e-5)
+
+
+def qwen():
+    """The paper's model without weights."""
+    shape = transformers.Qwen2Config(
+        vocab_size=151936, hidden_size=896, intermediate_size=4864, num_hidden_layers=24,
+        num_attention_heads=14, num_key_value_heads=2, tie_word_embeddings=True,
+    )
+    with torch.device("meta"):
+        return transformers.AutoModelForCausalLM.from_config(shape)
+
+
+@pytest.mark.parametrize("method", ["retrofit-additive", "retrofit-replacement", "additive-kl"])
+def test_the_papers_memory_has_52_million_parameters_and_44_million_values(paper, method):
+    with torch.device("meta"):
+        model = peft.get_peft_model(qwen(), memory_of(paper, method))
+    found = memories(model).values()
+    assert [memory.values.shape for memory in found] == [(16384, 896)] * 3
+    values = sum(memory.values.numel() for memory in found)
+    total = sum(p.numel() for memory in found for p in memory.parameters())
+    assert round(values / 1e6) == 44 and round(total / 1e6) == 52
+
+
+def test_the_papers_lora_has_all_seven_projections(paper):
+    with torch.device("meta"):
+        model = peft.get_peft_model(qwen(), paper.methods["lora"].peft_config(paper.memory))
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    adapted = {name.partition(".lora_")[0].rpartition(".")[2] for name in trained}
+    assert adapted == {
+        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
+    }
+
+
+def test_the_arms_of_the_paper_are_the_same_in_every_profile_of_its_task(paper):
+    for name in ("medmcqa", "medmcqa-smollm2"):
+        profile = load_profile(name)
+        assert profile.methods.keys() == paper.methods.keys()
+        for arm, method in profile.methods.items():
+            own, papers = method.model_dump(), paper.methods[arm].model_dump()
+            own.pop("learning_rate"), papers.pop("learning_rate")
+            assert own == papers, (name, arm)
+    assert set(load_profile("medmcqa-qwen-coder").methods) >= {
+        "base", "smf-kl", "smf-tfidf", "lora", "full", "additive-kl", "replacement-kl", *STAGE_1,
+    }
