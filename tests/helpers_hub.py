@@ -9,9 +9,11 @@ from pathlib import Path
 import datasets
 import huggingface_hub
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM
-
-from smf_lib.models import _build_tiny_random, _tiny_settings
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
 DATA = {  # Hub id: (folder, the configurations that there are)
@@ -98,13 +100,25 @@ def write_data(folder: Path) -> Path:
 
 
 def write_qwen2(folder: Path) -> Path:
-    """A Qwen2 of 4 layers and width 32 with random weights, one token a byte."""
-    folder.mkdir(parents=True)
-    _build_tiny_random(folder)
-    settings = _tiny_settings()
+    """A Qwen2 of 4 layers and width 32 with random weights, one token a byte.
+
+    Its special tokens are Qwen2.5's: a text begins with none, a turn ends with `<|im_end|>`.
+    """
+    vocabulary = sorted(ByteLevel.alphabet()) + ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    backend = Tokenizer(BPE({token: index for index, token in enumerate(vocabulary)}, merges=[]))
+    backend.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    backend.decoder = ByteLevelDecoder()
+    named = {"pad_token": "<|endoftext|>", "eos_token": "<|im_end|>"}
+    PreTrainedTokenizerFast(tokenizer_object=backend, **named).save_pretrained(folder)
+    config = Qwen2Config(
+        vocab_size=len(vocabulary) + 5, hidden_size=32, intermediate_size=64, num_hidden_layers=4,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=4096,
+        initializer_range=0.1, tie_word_embeddings=True, bos_token_id=256, eos_token_id=258,
+        pad_token_id=256,
+    )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.pop("seed"))
-        Qwen2ForCausalLM(Qwen2Config(**settings)).save_pretrained(folder)
+        torch.manual_seed(0)
+        Qwen2ForCausalLM(config).save_pretrained(folder)
     return folder
 
 

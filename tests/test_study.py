@@ -10,11 +10,12 @@ import yaml
 
 from smf_lib.background import memories
 from smf_lib.book import sources
+from smf_lib.formats import IGNORED
 from smf_lib.profiles import PROFILE_DIR
 from smf_lib.recording import footprint
 from smf_lib.results import read_record
 from smf_lib.study import Study
-from smf_lib.train import COMPLETE, IGNORED, encode
+from smf_lib.train import COMPLETE
 
 
 def smoke(tmp_path, **changes):
@@ -47,7 +48,7 @@ def test_only_the_answer_bears_loss_and_it_is_the_right_one(tmp_path):
     study = smoke(tmp_path)
     _, tokenizer = study.load_base()
     question = study.exam.train[0]
-    row = encode(question, tokenizer, 320)
+    row = study.encode(question, tokenizer)
     answer = [t for t, label in zip(row["input_ids"], row["labels"]) if label != IGNORED]
     assert tokenizer.decode(answer[:-1]) == " " + question.options[question.answer]
     assert answer[-1] == tokenizer.eos_token_id
@@ -144,10 +145,10 @@ def test_changed_code_never_meets_old_files(tmp_path, monkeypatch):
     package = tmp_path / "smf_lib"
     shutil.copytree(sources.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(sources, "PACKAGE", package)
-    assert study.run_dir(spec) == before
+    assert smoke(tmp_path).run_dir(spec) == before
     rule = package / "selection.py"
     rule.write_text(rule.read_text().replace("torch.log(reads.share / q)", "(reads.share - q)"))
-    assert study.run_dir(spec) != before
+    assert smoke(tmp_path).run_dir(spec) != before
 
 
 def test_background_counts_do_not_depend_on_being_kept(tmp_path):
