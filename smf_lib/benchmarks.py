@@ -32,10 +32,13 @@ def read_benchmark(results: Path, name: str) -> Benchmark | None:
     return record
 
 
-def multiplications(settings: dict[str, Any]) -> dict[str, tuple[float, float, float]]:
+def multiplications(
+    settings: dict[str, Any], batch: str
+) -> dict[str, tuple[float, float, float]]:
     """Multiply-adds a token of one step by method: forward, backward to activations, to weights.
 
-    settings: those of the record "step_vs_methods". Linear maps and the memory are counted;
+    settings: those of the record "step_vs_methods"; batch: the name of one of its batches. Linear
+    maps and the memory are counted, the map to the vocabulary only where a token bears loss;
     attention scores, normalisation and the optimizer are not.
     """
     shape, memory, rank = settings["shape"], settings["memory"], settings["lora"]["r"]
@@ -43,7 +46,8 @@ def multiplications(settings: dict[str, Any]) -> dict[str, tuple[float, float, f
     maps = [(width, width), (width, kv), (width, kv), (width, width)]
     maps += [(width, inner), (width, inner), (inner, width)]
     layer = sum(a * b for a, b in maps)
-    head, layers = width * shape["vocab_size"], settings["layers"]
+    scored = settings["batches"][batch]["scored"] / settings["batches"][batch]["length"]
+    head, layers = scored * width * shape["vocab_size"], settings["layers"]
     body = layers * layer + head
     lora = layers * rank * sum(a + b for a, b in maps)
     query = memory["num_heads"] * memory["key_dim"]
@@ -58,24 +62,24 @@ def multiplications(settings: dict[str, Any]) -> dict[str, tuple[float, float, f
 
 
 def expected_steps(record: Benchmark | None) -> pd.DataFrame:
-    """One row a method: multiply-adds a token in millions, and SMF's total against the method's.
+    """One row a batch and method: multiply-adds a token in millions, and SMF's total against it.
 
     Empty if the benchmark of methods is not on record, since that says for which model to count.
     """
     if record is None:
         return pd.DataFrame()
-    counts = multiplications(record["settings"])
-    smf = sum(counts["smf"])
     parts = ("forward", "backward, activations", "backward, weights")
-    return pd.DataFrame(
-        [
-            {"method": METHODS[name]}
-            | {f"{part} (M)": f"{value / 1e6:.0f}" for part, value in zip(parts, count)}
-            | {"together (M)": f"{sum(count) / 1e6:.0f}",
-               "sparse memory against it": f"{smf / sum(count):.2f}"}
-            for name, count in counts.items()
-        ]
-    )
+    rows = []
+    for batch in record["settings"]["batches"]:
+        counts = multiplications(record["settings"], batch)
+        for name, count in counts.items():
+            rows.append(
+                {"batch": batch, "method": METHODS[name]}
+                | {f"{part} (M)": f"{value / 1e6:.0f}" for part, value in zip(parts, count)}
+                | {"together (M)": f"{sum(count) / 1e6:.0f}",
+                   "sparse memory against it": f"{sum(counts['smf']) / sum(count):.2f}"}
+            )
+    return pd.DataFrame(rows)
 
 
 METHODS = {"smf": "Sparse memory", "lora": "LoRA", "full": "Full finetuning"}

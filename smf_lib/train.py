@@ -14,7 +14,6 @@ import torch
 from torch import nn
 from tqdm import tqdm
 from transformers import (
-    DataCollatorForSeq2Seq,
     PreTrainedTokenizerBase,
     Trainer,
     TrainerCallback,
@@ -24,9 +23,10 @@ from transformers.trainer_callback import PrinterCallback
 
 from . import processes
 from .files import write_whole
-from .formats import IGNORED
+from .frozen import kept_casts
 from .precision import resolve_precision
 from .settings import TrainingSettings
+from .shortcuts import AnswerCollator, plain_attention
 
 COMPLETE = "complete.json"
 
@@ -58,7 +58,7 @@ def finetune(
     All parameters with requires_grad are trained by AdamW without weight decay, on a cosine
     schedule with warm-up; memory tables by the row-sparse step of `smf_lib.optim`. Weights stay
     float32; with precision "bf16" the forward and backward passes run under bfloat16 autocast.
-    Batches hold texts of similar length. A run that was killed and started again gives the same
+    What a step need not compute it leaves out, for all methods alike (`shortcuts`, `frozen`). Batches hold texts of similar length. A run that was killed and started again gives the same
     weights as one that was not. Started by `torchrun` or `accelerate launch`, the processes share
     each batch.
 
@@ -96,11 +96,13 @@ def finetune(
         model=model,
         args=arguments,
         train_dataset=list(rows),
-        data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED),
+        data_collator=AnswerCollator(tokenizer, model),
         callbacks=[clock],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=_last_checkpoint(work_dir))
+    longest = max(len(row["input_ids"]) for row in rows)
+    with kept_casts(model), plain_attention(model, longest):
+        trainer.train(resume_from_checkpoint=_last_checkpoint(work_dir))
     history = trainer.state.log_history
     losses = [{"step": e["step"], "loss": e["loss"]} for e in history if "loss" in e]
     return TrainingOutcome(

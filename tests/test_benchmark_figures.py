@@ -10,12 +10,15 @@ from smf_lib import figures
 from smf_lib.benchmarks import NAMES, expected_steps, multiplications, read_benchmark
 from smf_lib.figures import Figure
 
+SHORT, LONG = "8 x 36 tokens, loss on 9", "8 x 128 tokens, loss on 128"
 METHODS_SETTINGS = {
     "layers": 30, "precision": "bf16", "lora": {"r": 16},
     "memory": {"layers": [8, 15, 22], "num_subkeys": 64, "num_heads": 4, "top_k": 16,
                "key_dim": 128},
     "shape": {"hidden_size": 576, "intermediate_size": 1536, "key_value_size": 192,
               "vocab_size": 49_152},
+    "batches": {SHORT: {"sequences": 8, "length": 36, "scored": 9},
+                LONG: {"sequences": 8, "length": 128, "scored": 128}},
 }
 
 
@@ -43,9 +46,10 @@ def table_result(first: float) -> dict:
 
 def step(smf: float) -> dict:
     seconds = {"smf": smf, "lora": 2.1 * smf, "full": 1.8 * smf,
-               "smf, casts not kept": 1.1 * smf, "lora, casts kept": 1.9 * smf}
+               "smf, plain": 1.3 * smf, "lora, plain": 3 * smf, "full, plain": 2.5 * smf}
     return {"median_seconds": seconds, "smf_against_lora": ratio(0.476),
-            "smf_against_full": ratio(0.556)}
+            "smf_against_full": ratio(0.556), "smf_against_plain_lora": ratio(0.333),
+            "smf_against_plain_full": ratio(0.4)}
 
 
 def saved_sizes() -> list[dict]:
@@ -59,7 +63,7 @@ def saved_sizes() -> list[dict]:
 RESULTS = {
     "step_vs_table": ({"precision": "bf16"}, {a: table_result(s) for a, s in
                                               (("model", 0.3), ("layer", 0.03))}),
-    "step_vs_methods": (METHODS_SETTINGS, {"8 x 36 tokens": step(0.4), "8 x 128 tokens": step(1.6)}),
+    "step_vs_methods": (METHODS_SETTINGS, {SHORT: step(0.4), LONG: step(1.6)}),
     "layer_vs_pkm": ({"precision": "fp32"}, {
         f"{tokens} tokens, {n**2} rows": {
             "package_against_smf_lib": {"whole": ratio(1 + 10 / n), "values": ratio(1 + n / 128)}
@@ -127,7 +131,7 @@ def test_other_files_are_refused_by_name(folder):
 
 
 def test_multiplications_count_the_parameters_that_each_pass_uses():
-    found = multiplications(METHODS_SETTINGS)
+    found = multiplications(METHODS_SETTINGS, LONG)
     body = 30 * (2 * 576**2 + 2 * 576 * 192 + 3 * 576 * 1536) + 576 * 49_152
     assert body == 134_479_872  # the linear maps of SmolLM2-135M, its head among them
     assert found["full"] == (body, body, body)
@@ -136,5 +140,7 @@ def test_multiplications_count_the_parameters_that_each_pass_uses():
     assert found["smf"][0] == body + 3 * lookup
     assert found["smf"][1] == body - 9 * 3_538_944 + 2 * lookup  # nothing up to layer 8's MLP
     shown = expected_steps(record("step_vs_methods"))
-    assert list(shown["sparse memory against it"]) == ["1.00", "0.84", "0.59"]
+    assert list(shown["sparse memory against it"])[3:] == ["1.00", "0.84", "0.59"]
+    head, short = 576 * 49_152, multiplications(METHODS_SETTINGS, SHORT)
+    assert short["full"][0] == body - 0.75 * head  # 9 of 36 tokens bear loss
     assert expected_steps(None).empty

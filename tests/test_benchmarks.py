@@ -48,12 +48,11 @@ def test_step_vs_table(run_small):
 def test_step_vs_methods(run_small):
     (results,) = run_small("step_vs_methods").values()
     assert set(results.pop("median_seconds")) == {
-        "smf", "lora", "full", "smf, casts not kept", "lora, casts kept"
+        "smf", "lora", "full", "smf, plain", "lora, plain", "full, plain"
     }
-    for kept in ("", "casts_not_kept_"):
+    for pair in ("smf_against_", "smf_against_plain_", "plain_smf_against_plain_"):
         for other in ("lora", "full"):
-            assert_ratio(results.pop(f"{kept}smf_against_{other}"))
-    assert_ratio(results.pop("casts_kept_smf_against_lora"))
+            assert_ratio(results.pop(pair + other))
     assert not results
 
 
