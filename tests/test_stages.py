@@ -200,6 +200,15 @@ def test_the_background_is_read_by_the_trained_memory(runs, hub):
     assert not all(torch.equal(first, second) for first, second in zip(kept, counted(untrained)))
 
 
+def test_memories_that_were_trained_otherwise_do_not_share_their_background_reads(tmp_path, hub):
+    counts = []
+    for rate in (1e-4, 0.5):
+        study = small(tmp_path, methods={"retrofit-additive": {"learning_rate": rate}})
+        model, _ = study.build(study.profile.run("additive-kl", 1))
+        counts.append(torch.cat([m.background_counts for m in memories(model).values()]))
+    assert not torch.equal(*counts)
+
+
 def test_stage_1_is_a_language_model_of_whole_replies(runs, hub):
     study = runs[0]
     _, tokenizer = study.load_base()
