@@ -18,7 +18,12 @@ from .record import MetricName, Record
 from .results import ResultsError, paired_key
 from .stats import Interval, McNemar
 
-METHOD_ORDER = ("base", "full", "lora", "smf-kl", "smf-tfidf")
+METHOD_ORDER = (
+    "base", "full", "lora", "smf-kl", "smf-tfidf", "smf-random", "smf-all",
+    "additive-kl", "additive-tfidf", "additive-s-kl", "additive-s-tfidf", "replacement-kl",
+    "replacement-tfidf", "retrofit-additive", "retrofit-replacement", "osf", "ia3", "ln-tuning",
+)  # fmt: skip
+PERPLEXITIES = ("prose_perplexity", "word_perplexity")
 DRIFT_METRICS = ("prose_perplexity", "knowledge_accuracy", "self_kl")
 PROBES = {
     "prose_perplexity": "perplexity",
@@ -101,7 +106,7 @@ def base_of(arm: Arm, arms: Sequence[Arm]) -> Arm:
 def level(arm: Arm, metric: MetricName) -> Interval:
     """The metric itself: accuracies in percent, perplexity, KL in nats a token."""
     items = arm.items(metric)
-    if metric == "prose_perplexity":
+    if metric in PERPLEXITIES:
         return stats.perplexity_interval(items)
     if metric == "self_kl":
         return stats.mean_interval(items)
@@ -115,13 +120,7 @@ def change(arm: Arm, base: Arm, metric: MetricName) -> Interval:
     """
     if metric == "self_kl":
         return level(arm, metric)
-    check_paired(arm, base, metric)
-    ours, theirs = arm.items(metric), base.items(metric)
-    if metric == "prose_perplexity":
-        interval = stats.perplexity_ratio(ours, theirs).scaled(100, offset=-1)
-    else:
-        interval = stats.accuracy_difference(ours, theirs).scaled(100)
-    return replace(interval, seeds=len(arm.records))
+    return replace(contrast(arm, base, metric), seeds=len(arm.records))
 
 
 def drift(arm: Arm, base: Arm, metric: MetricName) -> Interval:
@@ -139,12 +138,25 @@ def check_paired(first: Arm, second: Arm, metric: MetricName) -> None:
         )
 
 
-def compare(first: Arm, second: Arm) -> tuple[Interval, McNemar | None]:
-    """Exam accuracy of `first` minus `second` in points; McNemar's test for single runs."""
-    check_paired(first, second, "exam_accuracy")
-    a, b = first.items("exam_accuracy"), second.items("exam_accuracy")
-    single = len(a) == len(b) == 1
-    return stats.accuracy_difference(a, b).scaled(100), stats.mcnemar(a, b) if single else None
+def contrast(first: Arm, second: Arm, metric: MetricName, level: float = 0.95) -> Interval:
+    """`first` against `second` on the same items: points, per cent of perplexity, or nats.
+
+    Raises ResultsError if the two were measured on different items.
+    """
+    check_paired(first, second, metric)
+    a, b = first.items(metric), second.items(metric)
+    if metric in PERPLEXITIES:
+        return stats.perplexity_ratio(a, b, level).scaled(100, offset=-1)
+    return stats.accuracy_difference(a, b, level).scaled(1 if metric == "self_kl" else 100)
+
+
+def compare(
+    first: Arm, second: Arm, metric: MetricName = "exam_accuracy"
+) -> tuple[Interval, McNemar | None]:
+    """Accuracy of `first` minus `second` in points; McNemar's test for single runs."""
+    difference = contrast(first, second, metric)
+    a, b = first.items(metric), second.items(metric)
+    return difference, stats.mcnemar(a, b) if len(a) == len(b) == 1 else None
 
 
 def retention(arm: Arm, reference: Arm, base: Arm) -> Interval:

@@ -234,9 +234,9 @@ def test_overlap_and_shares_say_true_numbers():
 
 
 def test_colours_are_stable_distinct_and_readable():
-    colours = method_colours(["smf-random", "dora", "lora"])
+    colours = method_colours(["vera", "dora", "lora"])
     assert colours["lora"] == COLOURS["lora"]
-    assert colours["dora"] == FURTHER[0] and colours["smf-random"] == FURTHER[1]
+    assert colours["dora"] == FURTHER[0] and colours["vera"] == FURTHER[1]
     assert len({*COLOURS.values(), *FURTHER}) == len(COLOURS) + len(FURTHER)
     for colour in (*COLOURS.values(), *FURTHER):
         linear = [

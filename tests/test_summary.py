@@ -12,7 +12,7 @@ def test_arms_group_seeds_and_keep_order():
     records = study_records(seeds=(1, 0), methods=("smf-kl", "lora", "base"))
     records += [make_record("ia3"), make_record("dora")]
     arms = summary.group_arms(records)
-    assert [arm.first.method for arm in arms] == ["base", "lora", "smf-kl", "dora", "ia3"]
+    assert [arm.first.method for arm in arms] == ["base", "lora", "smf-kl", "ia3", "dora"]
     assert [record.seed for record in arms[1].records] == [0, 1]
     assert arms[1].items("exam_accuracy").shape == (2, 400)
     assert arms[1].items("prose_perplexity").shape == (2, 40, 2)
@@ -104,3 +104,25 @@ def test_rates_are_written_as_people_do(rate, text):
 def test_words():
     assert summary.signed(-0.04, 1) == "+0.0" and summary.signed(-0.06, 1) == "-0.1"
     assert summary.listed(["a", "b", "a", "c"]) == "a, b and c" and summary.listed([]) == ""
+
+
+def test_contrast_of_two_trained_arms_in_the_units_of_the_metric():
+    records = study_records(methods=("base", "lora", "smf-kl"))
+    _, lora, smf = summary.group_arms(records)
+    gain = summary.contrast(lora, smf, "exam_accuracy")
+    a, b = (100 * arm.first.metrics["exam_accuracy"].value for arm in (lora, smf))
+    assert gain.value == pytest.approx(a - b) and gain.low < gain.value < gain.high
+    a, b = (arm.first.metrics["prose_perplexity"].value for arm in (lora, smf))
+    ratio = summary.contrast(lora, smf, "prose_perplexity")
+    assert ratio.value == pytest.approx(100 * (a / b - 1))
+    wider = summary.contrast(lora, smf, "prose_perplexity", 0.999)
+    assert wider.low < ratio.low < ratio.high < wider.high
+    a, b = (arm.first.metrics["self_kl"].value for arm in (lora, smf))
+    assert summary.contrast(lora, smf, "self_kl").value == pytest.approx(a - b, abs=1e-5)
+
+
+def test_words_have_a_perplexity_too():
+    record = make_record("lora")
+    words = {"word_perplexity": record.metrics["prose_perplexity"]}
+    arm = summary.Arm((record.model_copy(update={"metrics": words}),))
+    assert summary.level(arm, "word_perplexity").value == pytest.approx(np.exp(610 / 200))

@@ -23,14 +23,33 @@ WIDTH = 8.0
 DPI = 160
 GREY = "#5f5f5f"
 FAINT = "#c8c8c8"
+# Methods of one family share a hue; within a family the mark tells the rule.
 COLOURS = {
     "base": "#6e6e6e",
     "full": "#d55e00",
     "lora": "#e69f00",
     "smf-kl": "#0072b2",
     "smf-tfidf": "#56b4e9",
+    "smf-random": "#004c78",
+    "smf-all": "#7fa8c9",
+    "additive-kl": "#009e73",
+    "additive-tfidf": "#5cc4a5",
+    "additive-s-kl": "#00664a",
+    "additive-s-tfidf": "#8fb8a9",
+    "replacement-kl": "#cc79a7",
+    "replacement-tfidf": "#e0a8c6",
+    "retrofit-additive": "#33493f",
+    "retrofit-replacement": "#8a4a70",
+    "osf": "#a5aa00",
+    "ia3": "#767a00",
+    "ln-tuning": "#c6c94a",
 }
-FURTHER = ("#009e73", "#cc79a7", "#7f3c8d", "#a5aa00", "#8c564b", "#00868b", "#b22222")
+FURTHER = ("#8c564b", "#7f3c8d", "#00868b", "#b22222", "#b3b3b3", "#5b3a29", "#4b4bb0")
+RULE_MARKERS = {
+    "smf-tfidf": "s", "smf-random": "X", "smf-all": "P",
+    "additive-tfidf": "s", "additive-s-kl": "D", "additive-s-tfidf": "v", "replacement-tfidf": "s",
+    "retrofit-additive": "^", "retrofit-replacement": "^", "ia3": "s", "ln-tuning": "D",
+}  # fmt: skip
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 STYLE = {
     "font.family": "DejaVu Sans",
@@ -112,6 +131,11 @@ def method_colours(methods: Iterable[str]) -> dict[str, str]:
     further = sorted(set(methods) - set(METHOD_ORDER))
     extra = {name: FURTHER[i % len(FURTHER)] for i, name in enumerate(further)}
     return COLOURS | extra
+
+
+def method_shape(method: str) -> str:
+    """The mark of a method among those of its family; further methods have a dot."""
+    return RULE_MARKERS.get(method, "o")
 
 
 def study_shapes(studies: Iterable[str]) -> dict[str, str]:
