@@ -125,6 +125,7 @@ class Published(Part):
     questions: dict[PaperMetric, int]
     seeds: int = Field(ge=1)
     arms: dict[str, PublishedArm]
+    setting: dict[str, str | int]
     claims: tuple[Claim, ...]
     differences: tuple[Difference, ...]
 

@@ -158,7 +158,7 @@ def mean_interval(items: ArrayLike, level: float = 0.95, seed: int = 0) -> Inter
 def accuracy_interval(outcomes: ArrayLike, level: float = 0.95, seed: int = 0) -> Interval:
     """Interval for the share of right answers; Wilson with one seed, resampling with several."""
     values = by_seed(outcomes)
-    if len(values) > 1:
+    if len(values) > 1 or not np.isfinite(values).all():
         return mean_interval(values, level, seed)
     return wilson_interval(int(values.sum()), values.shape[1], level)
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from smf_lib.profiles import load_profile
 from smf_lib.results import Record
 
 LABELS = {
@@ -219,4 +220,47 @@ def sweep_records(study="sweep"):
             force = (0.1, 0.4, 1.0, 3.5)[step]
             effect = (reached, nll * force, lost * force, kl * force)
             records.append(simulated(method, effect, split="validation", study=study, rate=rate))
+    return records
+
+
+PAPER_EFFECTS = {
+    "base": (0.0, 0.0, 0.0, 0.0),
+    "full": (0.054, 0.30, 0.09, 0.30),
+    "lora": (0.046, 0.15, 0.06, 0.20),
+    "smf-kl": (0.030, 0.004, 0.0, 0.010),
+    "smf-tfidf": (0.020, 0.002, 0.0, 0.006),
+    "smf-random": (0.020, 0.006, 0.01, 0.012),
+    "smf-all": (0.035, 0.012, 0.01, 0.020),
+    "retrofit-additive": (0.002, -0.03, 0.0, 0.05),
+    "additive-kl": (0.025, -0.03, 0.004, 0.06),
+    "additive-tfidf": (0.003, -0.028, 0.002, 0.052),
+    "additive-s-kl": (0.034, 0.0, 0.03, 0.08),
+    "additive-s-tfidf": (0.024, -0.01, 0.02, 0.07),
+    "retrofit-replacement": (-0.01, 0.22, 0.08, 0.30),
+    "replacement-kl": (0.01, 0.23, 0.077, 0.32),
+    "replacement-tfidf": (0.011, 0.23, 0.05, 0.31),
+    "osf": (0.04, 0.08, 0.05, 0.10),
+    "ia3": (0.015, 0.001, 0.005, 0.004),
+    "ln-tuning": (0.01, 0.0, 0.0, 0.003),
+}
+
+
+def paper_records(
+    profile="medmcqa-smollm2", methods=tuple(PAPER_EFFECTS), seeds=(0,), study="reference"
+):
+    """Every arm of the paper's comparison, with effects like the published ones."""
+    named = {name: method.label for name, method in load_profile("medmcqa").methods.items()}
+    records = []
+    for method in methods:
+        for seed in seeds if method != "base" else (0,):
+            run_id = "base" if method == "base" else f"{method}-seed{seed}"
+            made = {"profile": profile, "study": study, "label": named[method], "run_id": run_id}
+            record = simulated(method, PAPER_EFFECTS[method], seed, **made)
+            for standard, own in {
+                "word_perplexity": "prose_perplexity", "exact_match": "knowledge_accuracy"
+            }.items():  # fmt: skip
+                record.metrics[standard] = record.metrics[own].model_copy()
+            stage = "retrofit" if method.startswith("retrofit") else "exam"
+            record.settings["method"]["stage"] = stage
+            records.append(record)
     return records

@@ -212,3 +212,8 @@ def test_scaled_interval_keeps_its_order():
     ratio = stats.Interval(1.05, 1.01, 1.1, 9).scaled(100, offset=-1)
     assert (ratio.value, ratio.low) == pytest.approx((5, 1))
     assert ratio.clear and not stats.Interval(0, -1, 1, 9).clear
+
+
+def test_accuracy_of_a_diverged_run_is_unknown():
+    interval = stats.accuracy_interval([1.0, math.nan, 0.0])
+    assert not interval.known and "diverged" in interval.reason
