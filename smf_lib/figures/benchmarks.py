@@ -110,13 +110,15 @@ def step_of_methods(record: Benchmark) -> Figure:
             method = name.partition(",")[0]
             colour = {"smf": SMF, "lora": COLOURS["lora"], "full": OTHER}[method]
             ax.barh(row, seconds[name], height=0.62, color=colour, alpha=1 if name == method else 0.5)
-            ax.annotate(
-                duration(seconds[name]), (seconds[name], row), xytext=(4, 0),
-                textcoords="offset points", va="center", size=9, color="#333333",
-            )
+            end = seconds[name]
             if name == method != "smf":
                 share = sum(expected[method]) / sum(expected["smf"]) * seconds["smf"]
                 ax.plot([share] * 2, [row - 0.4, row + 0.4], color="#222222", lw=1.4)
+                end = max(end, share)
+            ax.annotate(
+                duration(seconds[name]), (end, row), xytext=(4, 0),
+                textcoords="offset points", va="center", size=9, color="#333333",
+            )
         ax.set_title(batch)
         ax.set_xlim(0, 1.25 * max(seconds.values()))
         ax.set_yticks(range(len(names)), list(names.values()))
