@@ -4,6 +4,7 @@ Every cell is a string that can be shown as it is; what cannot be said is a dash
 notebook's output, `markdown` for the text of a page.
 """
 
+import html
 import json
 from collections.abc import Sequence
 from itertools import combinations
@@ -13,6 +14,7 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 
 from .figures.costs import count, duration, mean_cost, memory, size
+from .figures.style import CROWDED
 from .record import MetricName, Record
 from .stats import Interval
 from .summary import (
@@ -117,14 +119,17 @@ def comparison_table(records: Sequence[Record]) -> pd.DataFrame:
     """Every pair of methods of one study on the same questions: difference, interval, p-value.
 
     The p-value is McNemar's exact one; it is given for single runs, not over several seeds.
-    Methods with several learning rates are left out. Raises ValueError if no pair is left.
+    Methods with several learning rates are left out; of many methods only the pairs with the base
+    model, full finetuning or LoRA are listed. Raises ValueError if no pair is left.
     """
     arms = [arm for arm in group_arms(records) if arm.has("exam_accuracy")]
     single = [arm for arm in arms if arm_name(arm, arms) == arm.first.label]
     several = len({arm.where for arm in single}) > 1
+    crowded = len({arm.first.method for arm in single}) > CROWDED
     rows = []
     for second, first in combinations(single, 2):
-        if first.where != second.where:
+        common = {first.first.method, second.first.method} & {"base", "full", "lora"}
+        if first.where != second.where or (crowded and not common):
             continue
         difference, test = compare(first, second)
         row = {"Study": first.where} if several else {}
@@ -275,9 +280,13 @@ def parameters_table(settings: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame({"Parameter": rows.keys(), "Value": rows.values()})
 
 
-def show(table: pd.DataFrame) -> Styler:
-    """The table as a notebook shows it: no row numbers, cells as they are."""
-    return table.style.hide(axis="index")
+def show(table: pd.DataFrame, caption: str = "") -> Styler:
+    """The table as a notebook shows it: no row numbers, cells as they are, the caption above."""
+    shown = table.style.hide(axis="index")
+    if not caption:
+        return shown
+    style = {"selector": "caption", "props": "caption-side: top; text-align: left"}
+    return shown.set_caption(html.escape(caption)).set_table_styles([style])
 
 
 def markdown(table: pd.DataFrame) -> str:

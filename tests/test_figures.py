@@ -7,12 +7,27 @@ from itertools import combinations
 import matplotlib
 import numpy as np
 import pytest
-from helpers_records import TRUE_EFFECTS, make_record, study_records, sweep_records
+from helpers_records import (
+    TRUE_EFFECTS,
+    make_record,
+    paper_records,
+    study_records,
+    sweep_records,
+)
 from matplotlib.text import Annotation, Text
 
 from smf_lib import figures
 from smf_lib.figures.labels import Label, _spread, place_labels
-from smf_lib.figures.style import COLOURS, FURTHER, method_colours, text_colour
+from smf_lib.figures.style import (
+    COLOURS,
+    FURTHER,
+    method_colours,
+    method_family,
+    method_shape,
+    text_colour,
+)
+from smf_lib.profiles import load_profile
+from smf_lib.published import load_published
 from smf_lib.results import ResultsError
 
 ROWS = 512
@@ -77,6 +92,8 @@ RECORD_SETS = {
     "one probe": lambda: without(study_records(), "prose_perplexity", "knowledge_accuracy"),
     "a diverged run": diverged,
     "further methods": lambda: study_records() + [make_record("ia3"), make_record("dora")],
+    "every arm": paper_records,
+    "every arm twice": lambda: paper_records() + paper_records(study="local", seeds=(1,)),
 }
 PLAIN = {
     "read_frequency": lambda: figures.read_frequency(*counts(), picked()),
@@ -88,10 +105,10 @@ PLAIN = {
 }
 NEEDED = {
     "gain": [name for name in RECORD_SETS if name != "further methods"],
-    "accuracy": ["two studies", "a sweep", "identical runs"],
+    "accuracy": ["two studies", "a sweep", "identical runs", "every arm"],
     "rates": ["two studies", "a sweep", "one method"],
-    "loss": ["one study", "two studies", "a sweep", "further methods"],
-    "cost": ["two studies", "a sweep", "identical runs", "further methods"],
+    "loss": ["one study", "two studies", "a sweep", "further methods", "every arm"],
+    "cost": ["two studies", "a sweep", "identical runs", "further methods", "every arm"],
 }
 ALL = [(figure, records) for figure, names in NEEDED.items() for records in names]
 
@@ -146,6 +163,56 @@ def test_labels_do_not_overlap(figure, records):
         wide = min(a.x1, b.x1) - max(a.x0, b.x0)
         high = min(a.y1, b.y1) - max(a.y0, b.y0)
         assert min(wide, high) < 2, f"{first} lies on {second}"
+
+
+def test_many_methods_are_told_apart_by_hue_and_mark():
+    methods = load_profile("medmcqa").methods
+    colours = method_colours(methods)
+    assert len({(colours[m], method_shape(m)) for m in methods}) == len(methods)
+    for start in ("smf-", "additive-", "replacement-"):
+        family = [method for method in methods if method.startswith(start)]
+        assert len({method_shape(method) for method in family}) == len(family)
+    assert method_family("lora") == method_family("base") == "Without a memory"
+    legend = drawn("gain", "every arm").fig.legends[0]
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert sorted(labels) == sorted(method.label for method in methods.values())
+
+
+def published_figure(records, name="medmcqa-smollm2"):
+    return figures.published_against_measured({f"{name}/reference": records}, load_published())
+
+
+MAIN = ("base", "full", "lora", "smf-kl", "additive-kl", "retrofit-additive")
+PAPER_FIGURES = {
+    "nothing measured": lambda: figures.published_against_measured({}, load_published()),
+    "the base alone": lambda: published_figure(paper_records(methods=("base",))),
+    "one arm": lambda: published_figure(paper_records(methods=("base", "lora"))),
+    "main arms": lambda: published_figure(paper_records(methods=MAIN)),
+    "every arm": lambda: published_figure(paper_records()),
+    "three studies": lambda: figures.published_against_measured(
+        {name: paper_records(name, MAIN) for name in ("paper", "medmcqa", "medmcqa-smollm2")},
+        load_published(),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PAPER_FIGURES)
+def test_published_and_measured_stand_side_by_side(name):
+    figure = PAPER_FIGURES[name]()
+    check_complete(figure)
+    titles = [ax.get_title(loc="left") for ax in figure.fig.axes]
+    assert titles[0] == "Published: arXiv 2605.03229v2"
+    assert "Full finetuning +5.4 points at +43.8 %" in figure.alt
+    boxes = [(t.get_text(), box) for t, box in texts(figure) if isinstance(t, Annotation)]
+    for (first, a), (second, b) in combinations(boxes, 2):
+        wide, high = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
+        assert min(wide, high) < 2, f"{first} lies on {second}"
+
+
+def test_a_study_without_trained_arms_is_named_and_not_drawn():
+    figure = PAPER_FIGURES["the base alone"]()
+    assert "Without a trained arm to draw: medmcqa-smollm2/reference." in figure.caption
+    assert not any("Measured" in ax.get_title(loc="left") for ax in figure.fig.axes)
 
 
 def test_many_labels_at_one_point_find_places():

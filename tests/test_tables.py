@@ -1,7 +1,7 @@
 """Tables: true numbers as text, heads with units, honest about seeds and gaps."""
 
 import pytest
-from helpers_records import make_record, study_records, sweep_records
+from helpers_records import make_record, paper_records, study_records, sweep_records
 
 from smf_lib import tables
 from smf_lib.results import ResultsError
@@ -65,6 +65,18 @@ def test_comparison_over_seeds_has_no_mcnemar():
         tables.comparison_table(study_records(methods=("base",)))
 
 
+def test_of_many_methods_each_is_compared_with_the_usual_ones():
+    table = tables.comparison_table(paper_records())
+    assert len(table) == 3 * 15 + 3
+    usual = {"Base", "Full finetuning", "LoRA r 16"}
+    assert all(usual & {a, b} for a, b in zip(table["Method"], table["Compared with"]))
+
+
+def test_every_arm_has_a_row_of_results():
+    table = tables.results_table(paper_records())
+    assert len(table) == 18 and table["Method"].is_unique
+
+
 def test_equal_gain_table_and_its_reason():
     table = tables.equal_gain_table(sweep_records())
     assert len(set(table["At exam gain (points)"])) == 1
@@ -117,3 +129,4 @@ def test_tables_can_be_shown():
     table = tables.parameters_table({"a|b": 1})
     assert tables.markdown(table).splitlines()[2] == "| a\\|b | 1 |"
     assert "<table" in tables.show(table).to_html()
+    assert ">a &lt; b.</caption>" in tables.show(table, "a < b.").to_html()

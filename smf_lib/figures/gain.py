@@ -27,9 +27,11 @@ from ..summary import (
 )
 from .labels import Label, place_labels
 from .style import (
+    CROWDED,
     FAINT,
     GREY,
     Figure,
+    mark_style,
     method_colours,
     new_figure,
     study_shapes,
@@ -48,7 +50,8 @@ def gain_against_forgetting(records: Sequence[Record]) -> Figure:
     """Exam gain (points) against drift, one panel a probe, one mark an arm.
 
     Several learning rates of a method are joined in their order, starting at the base model.
-    Studies differ in the shape of the mark. Raises ValueError if no trained run has both the
+    Studies differ in the shape of the mark; many methods are told apart by it, named in a legend,
+    and studies then differ in the filling. Raises ValueError if no trained run has both the
     exam and a probe, ResultsError if a study has no base run.
     """
     arms = [arm for arm in group_arms(records) if arm.has("exam_accuracy")]
@@ -58,21 +61,25 @@ def gain_against_forgetting(records: Sequence[Record]) -> Figure:
         raise ValueError("records hold no trained run with exam_accuracy and a forgetting probe")
     gains = {arm: change(arm, base_of(arm, arms), "exam_accuracy") for arm in trained}
     shapes = study_shapes(arm.where for arm in arms)
+    crowded = len({arm.first.method for arm in trained}) > CROWDED
     rows, columns = (1, len(panels)) if len(panels) < 3 else (2, 2)
-    figure = new_figure(4.4 if rows == 1 else 7.2)
+    figure = new_figure((4.4 if rows == 1 else 7.2) + (1.3 if crowded else 0))
     grid = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
     drifts = {}
     for ax, metric in zip(grid, panels, strict=False):
         shown = [arm for arm in trained if arm.has(metric)]
         drifts[metric] = {arm: drift(arm, base_of(arm, arms), metric) for arm in shown}
-        _gain_panel(ax, metric, gains, drifts[metric], shapes)
-    _widen(grid[0], 4.0, "y")
+        _gain_panel(ax, metric, gains, drifts[metric], shapes, crowded)
+    widen(grid[0], 4.0, "y")
     for ax in grid[::columns]:
         ax.set_ylabel("exam gain (points)")
     if len(panels) == 3:
-        _reading_guide(grid[3], arms, shapes)
-    elif len(shapes) > 1:
+        _reading_guide(grid[3], arms, shapes, crowded)
+    elif len(shapes) > 1 and not crowded:
         _shape_legend(figure, shapes)
+    if crowded:
+        _method_legend(figure, arms)
+        return Figure(figure, *_words(arms, gains, drifts))
     for ax, metric in zip(grid, panels, strict=False):
         _name_marks(ax, gains, drifts[metric], _base_label(arms))
     return Figure(figure, *_words(arms, gains, drifts))
@@ -116,6 +123,7 @@ def _gain_panel(
     gains: dict[Arm, Interval],
     drifts: dict[Arm, Interval],
     shapes: dict[str, str],
+    crowded: bool,
 ) -> None:
     """Marks, intervals, zero lines and sweep lines of one probe."""
     colours = method_colours(arm.first.method for arm in gains)
@@ -126,17 +134,8 @@ def _gain_panel(
             continue
         x, y = interval.value, gains[arm].value
         colour = colours[arm.first.method]
-        _bars(ax, interval, gains[arm], colour)
-        ax.plot(
-            x,
-            y,
-            shapes[arm.where],
-            color=colour,
-            markersize=7,
-            markeredgecolor="white",
-            markeredgewidth=0.7,
-            zorder=4,
-        )
+        bars(ax, interval, gains[arm], colour)
+        ax.plot(x, y, color=colour, **_mark(arm, shapes, crowded, colour))
     for method, points in _sweep_lines(gains, drifts):
         xs, ys = zip(*points, strict=True)
         ax.plot(xs, ys, color=colours[method], linewidth=0.9, alpha=0.7, zorder=2)
@@ -145,8 +144,19 @@ def _gain_panel(
     ax.set(title=title, xlabel=label)
     ax.margins(0.12)
     ax.xaxis.set_major_locator(MaxNLocator(5))
-    _widen(ax, {"prose_perplexity": 0.5, "knowledge_accuracy": 2.0, "self_kl": 0.002}[metric], "x")
-    _spread_axis(ax, [interval for interval in drifts.values() if interval.known])
+    widen(ax, {"prose_perplexity": 0.5, "knowledge_accuracy": 2.0, "self_kl": 0.002}[metric], "x")
+    known = [interval for interval in drifts.values() if interval.known]
+    spread_axis(ax, known, 8 if crowded else 20)
+
+
+def _mark(arm: Arm, shapes: dict[str, str], crowded: bool, colour: str) -> dict:
+    """The arm's mark: shaped by study, or, with many methods, by method and filled by study."""
+    if not crowded:
+        return mark_style("") | {"marker": shapes[arm.where]}
+    style = mark_style(arm.first.method)
+    if list(shapes).index(arm.where):
+        style |= {"markerfacecolor": "white", "markeredgecolor": colour, "markeredgewidth": 1.3}
+    return style
 
 
 def _sweep_lines(
@@ -161,14 +171,14 @@ def _sweep_lines(
     return [(method, points) for (_, method), points in lines.items() if len(points) > 2]
 
 
-def _widen(ax: Axes, span: float, axis: str) -> None:
+def widen(ax: Axes, span: float, axis: str) -> None:
     """Show at least `span` on an axis, so that rounding noise is not blown up."""
     low, high = ax.get_xlim() if axis == "x" else ax.get_ylim()
     room = max(0.0, span - (high - low)) / 2
     (ax.set_xlim if axis == "x" else ax.set_ylim)(low - room, high + room)
 
 
-def _bars(ax: Axes, across: Interval, up: Interval, colour: str) -> None:
+def bars(ax: Axes, across: Interval, up: Interval, colour: str) -> None:
     """The 95 % intervals of a mark in both directions, where they are known."""
     style = {"color": colour, "linewidth": 1.3, "alpha": 0.55, "zorder": 3}
     if across.bounded:
@@ -177,10 +187,13 @@ def _bars(ax: Axes, across: Interval, up: Interval, colour: str) -> None:
         ax.plot([across.value] * 2, [up.low, up.high], **style)
 
 
-def _spread_axis(ax: Axes, drifts: Sequence[Interval]) -> None:
-    """Make the axis logarithmic beyond the noise, if a few large drifts hide all others."""
+def spread_axis(ax: Axes, drifts: Sequence[Interval], ratio: float = 20) -> None:
+    """Make the axis logarithmic beyond the noise, if a few large drifts hide all others.
+
+    ratio: how many times the median the largest drift must be.
+    """
     sizes = sorted(abs(interval.value) for interval in drifts)
-    if len(sizes) < 3 or not sizes[-1] > 20 * sizes[len(sizes) // 2] > 0:
+    if len(sizes) < 3 or not sizes[-1] > ratio * sizes[len(sizes) // 2] > 0:
         return
     noise = sorted(interval.high - interval.low for interval in drifts)[len(drifts) // 2] / 2
     scale = max(sizes[len(sizes) // 2], noise)
@@ -189,7 +202,7 @@ def _spread_axis(ax: Axes, drifts: Sequence[Interval]) -> None:
     below = any(interval.value < 0 or interval.low < 0 for interval in drifts)
     ax.set_xscale("symlog", linthresh=threshold)
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.set_xlim(min(low, -threshold) if below else -0.2 * threshold, high)
+    ax.set_xlim(min(low, -threshold) if below else -0.2 * threshold, 1.15 * high)
     title = ax.get_xlabel().removesuffix(")")
     ax.set_xlabel(f"{title}; log beyond {threshold:g})", size=9.5)
 
@@ -227,7 +240,9 @@ def _name_marks(
     place_labels(ax, labels, marks, boxes, lines)
 
 
-def _reading_guide(ax: Axes, arms: Sequence[Arm], shapes: dict[str, str]) -> None:
+def _reading_guide(
+    ax: Axes, arms: Sequence[Arm], shapes: dict[str, str], crowded: bool
+) -> None:
     """The fourth cell beside three panels: how to read them, and the mark of each study."""
     ax.axis("off")
     chance = listed(f"{100 * arm.first.baselines.chance:.0f} %" for arm in arms)
@@ -248,9 +263,13 @@ def _reading_guide(ax: Axes, arms: Sequence[Arm], shapes: dict[str, str]) -> Non
         ax.text(0.12, top, text, weight=weight, **place)
     if len(shapes) > 1:
         top -= 0.06
-        for name, shape in shapes.items():
+        for rank, (name, shape) in enumerate(shapes.items()):
             top -= 0.09
-            ax.plot(0.14, top + 0.018, shape, transform=ax.transAxes, color=GREY, markersize=7)
+            filling = "white" if crowded and rank else GREY
+            ax.plot(
+                0.14, top + 0.018, "o" if crowded else shape, transform=ax.transAxes, color=GREY,
+                markersize=7, markerfacecolor=filling,
+            )  # fmt: skip
             ax.text(0.19, top, f"study {name}", **place)
 
 
@@ -261,6 +280,20 @@ def _shape_legend(figure: Canvas, shapes: dict[str, str]) -> None:
         for name, shape in shapes.items()
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+
+
+def _method_legend(figure: Canvas, arms: Sequence[Arm]) -> None:
+    """The mark of each method, below the panels."""
+    colours = method_colours(arm.first.method for arm in arms)
+    names = {arm.first.method: arm.first.label for arm in arms}
+    handles = [
+        Line2D([], [], color=colours[method], label=label, **mark_style(method))
+        for method, label in names.items()
+    ]
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9,
+        columnspacing=1.2, handletextpad=0.3,
+    )  # fmt: skip
 
 
 def _arm_sentence(

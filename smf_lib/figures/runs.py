@@ -22,9 +22,11 @@ from ..summary import (
 )
 from .labels import Label, label_ends, place_labels
 from .style import (
+    CROWDED,
     GREY,
     Figure,
     method_colours,
+    method_family,
     new_figure,
     shade,
     study_shapes,
@@ -212,15 +214,18 @@ def _label_of(method: str, arms: Sequence[Arm]) -> str:
 def training_loss(records: Sequence[Record]) -> Figure:
     """Training loss (nats a token) against optimizer step, a running mean over a twentieth.
 
-    A method with several learning rates gets a panel of its own, with a line a rate. Raises
-    ValueError if no record holds a training log.
+    A method with several learning rates gets a panel of its own, with a line a rate; many methods
+    get a panel a family. Raises ValueError if no record holds a training log.
     """
     arms = [arm for arm in group_arms(records) if arm.first.training_log]
     if not arms:
         raise ValueError("records hold no training_log")
     methods = list(dict.fromkeys(arm.first.method for arm in arms))
     sweep = any(arm_name(arm, arms) != arm.first.label for arm in arms)
-    panels = [[a for a in arms if a.first.method == m] for m in methods] if sweep else [arms]
+    titles = {arm: arm.first.label for arm in arms} if sweep else dict.fromkeys(arms, "")
+    if not sweep and len(methods) > CROWDED:
+        titles = {arm: method_family(arm.first.method) for arm in arms}
+    panels = [[a for a in arms if titles[a] == title] for title in dict.fromkeys(titles.values())]
     columns = min(2, len(panels))
     rows = math.ceil(len(panels) / columns)
     figure = new_figure(4.2 if rows == 1 else 3.1 * rows)
@@ -228,6 +233,8 @@ def training_loss(records: Sequence[Record]) -> Figure:
     for ax in grid[len(panels) :]:
         ax.axis("off")
     ends = [_loss_panel(ax, panel, arms, sweep) for ax, panel in zip(grid, panels, strict=False)]
+    for ax, panel in zip(grid, panels, strict=False):
+        ax.set_title(titles[panel[0]])
     for ax in grid[max(0, len(panels) - columns) : len(panels)]:
         ax.set_xlabel("optimizer step")
         ax.xaxis.set_tick_params(labelbottom=True)
@@ -261,8 +268,6 @@ def _loss_panel(ax: Axes, panel: Sequence[Arm], arms: Sequence[Arm], sweep: bool
     """Draw the arms of one panel; returns a label for each line's end."""
     colours = method_colours(arm.first.method for arm in arms)
     ax.grid(axis="y")
-    if sweep:
-        ax.set_title(panel[0].first.label)
     labels = []
     for rank, arm in enumerate(panel):
         colour = colours[arm.first.method]

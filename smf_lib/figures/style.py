@@ -50,6 +50,11 @@ RULE_MARKERS = {
     "additive-tfidf": "s", "additive-s-kl": "D", "additive-s-tfidf": "v", "replacement-tfidf": "s",
     "retrofit-additive": "^", "retrofit-replacement": "^", "ia3": "s", "ln-tuning": "D",
 }  # fmt: skip
+FAMILIES = {
+    "smf-": "Memory that starts at zero", "additive-": "Additive memory after stage 1",
+    "replacement-": "Replacement memory after stage 1", "retrofit-": "Stage 1",
+}  # fmt: skip
+CROWDED = 9  # more methods than this are not named beside their marks, but in a legend
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 STYLE = {
     "font.family": "DejaVu Sans",
@@ -136,6 +141,24 @@ def method_colours(methods: Iterable[str]) -> dict[str, str]:
 def method_shape(method: str) -> str:
     """The mark of a method among those of its family; further methods have a dot."""
     return RULE_MARKERS.get(method, "o")
+
+
+def mark_style(method: str) -> dict:
+    """How a method's mark is drawn where the mark tells methods apart."""
+    shape = method_shape(method)
+    size = {"X": 8, "P": 8, "^": 8, "v": 8, "D": 6.2}.get(shape, 7)
+    return {
+        "marker": shape, "linestyle": "", "markersize": size, "markeredgecolor": "white",
+        "markeredgewidth": 0.7, "zorder": 4,
+    }  # fmt: skip
+
+
+def method_family(method: str) -> str:
+    """The family that a method belongs to, by its name."""
+    for start, family in FAMILIES.items():
+        if method.startswith(start):
+            return family
+    return "Without a memory"
 
 
 def study_shapes(studies: Iterable[str]) -> dict[str, str]:
