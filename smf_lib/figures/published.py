@@ -44,15 +44,19 @@ def published_against_measured(
         empty += [] if points else [where]
     shown = {point.method: point.label for points in panels.values() for point in points}
     methods = paper_order(list(shown), published)
-    rows = (len(panels) + 2) // 2  # the last cell, or a row of its own, holds the legend
-    figure = new_figure(3.6 * rows if len(panels) > 1 else 4.0)
+    rows, odd = (len(panels) + 1) // 2, len(panels) % 2
+    below = 0.0 if odd else 0.4 + 0.2 * (len(methods) // 4 + 1)
+    figure = new_figure((4.0 if rows == 1 else 3.6 * rows) + below)
     grid = figure.subplots(rows, 2, squeeze=False).ravel()
     for ax, (title, points) in zip(grid, panels.items(), strict=False):
         _panel(ax, title, points, title == published.paper)
-    legend, *spare = grid[len(panels) :]
-    _legend(legend, methods, shown)
-    for ax in spare:
-        ax.axis("off")
+    handles = _handles(methods, shown)
+    style = {"handles": handles, "frameon": False, "fontsize": 9, "handletextpad": 0.3}
+    if odd:  # the last cell is free
+        grid[-1].axis("off")
+        grid[-1].legend(loc="center", ncols=1 if len(handles) < 11 else 2, **style)
+    else:
+        figure.legend(loc="outside lower center", ncols=4, **style)
     for ax, points in zip(grid, panels.values(), strict=False):
         _names(ax, points)
     caption = (
@@ -115,19 +119,14 @@ def _panel(ax: Axes, title: str, points: Sequence[Point], first: bool) -> None:
     spread_axis(ax, [point.drift for point in points], 8)
 
 
-def _legend(ax: Axes, methods: Sequence[str], names: Mapping[str, str]) -> None:
-    """The mark of every method, in the paper's order, in two columns where they are many."""
+def _handles(methods: Sequence[str], names: Mapping[str, str]) -> list[Line2D]:
+    """The mark of every method with its name, in the paper's order, the base first."""
     colours = method_colours(methods)
     shown = [("base", "Base"), *((method, names[method]) for method in methods)]
-    handles = [
+    return [
         Line2D([], [], color=colours[method], label=label, **mark_style(method))
         for method, label in shown
     ]
-    ax.axis("off")
-    ax.legend(
-        handles=handles, loc="center", ncols=1 if len(handles) < 11 else 2, frameon=False,
-        fontsize=9, columnspacing=1.2, handletextpad=0.3,
-    )  # fmt: skip
 
 
 def _names(ax: Axes, points: Sequence[Point]) -> None:
