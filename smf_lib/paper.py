@@ -17,13 +17,13 @@ from itertools import combinations
 from pathlib import Path
 from typing import Literal
 
-from .figures.costs import count
 from .profiles import Profile, load_profile
 from .published import Claim, Published
-from .record import MetricName, Record
+from .record import METRIC_DATA, MetricName, Record
 from .results import read_records
 from .stats import Interval
 from .summary import METHOD_ORDER, Arm, contrast, group_arms, level, listed
+from .units import count
 
 ABSENT = "not on record"
 MAIN = (
@@ -96,8 +96,11 @@ def label_of(method: str, arms: Mapping[str, Arm]) -> str:
 # ----------------------------------------------------------------- what was run, in words
 
 
-def setting_caption(records: Sequence[Record]) -> str:
-    """Model, training, what was scored, seeds and machine of one study, as its records say."""
+def setting_caption(records: Sequence[Record], metric: MetricName | None = None) -> str:
+    """Model, training, what was scored, and seeds of one study, as its records say.
+
+    metric: name what this was scored on only; by default everything, and the rows of the exam.
+    """
     arms = list(arms_of(records).values())
     trained = [arm for arm in arms if not arm.is_base and _stage(arm) == "exam"]
     models = [f"{a.first.model.name} ({count(a.first.model.parameters)} parameters)" for a in arms]
@@ -108,42 +111,48 @@ def setting_caption(records: Sequence[Record]) -> str:
         passes = "once" if epochs == "1" else f"{epochs} times"
         rows = listed(f"{exam.train_rows:,}" for exam in exams)
         parts.append(f"trained on {rows} questions, {passes}")
-    parts += _scored(arms)
+    parts += _scored(arms, metric)
     seeds = sorted({len(arm.records) for arm in arms if not arm.is_base})
-    named = {1: "one seed"}.get(seeds[-1], f"{seeds[0]} to {seeds[-1]} seeds") if seeds else ""
-    if len(seeds) == 1 and seeds[0] > 1:
-        named = f"{seeds[0]} seeds"
-    machines = listed(
-        f"{a.first.hardware.gpu or a.first.hardware.cpu}, {a.first.hardware.cores} cores"
-        for a in arms
-    )
-    text = "; ".join([*parts, *([named] if named else []), f"run on {machines}"])
+    if seeds:
+        several = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else str(seeds[0])
+        parts.append("one seed" if seeds == [1] else f"{several} seeds")
     covered = "items only, not the luck of training" if seeds == [1] else "items and seeds"
-    return f"{text}. Brackets are 95 % intervals over {covered}."
+    text = f"{'; '.join(parts)}. Brackets are 95 % intervals over {covered}."
+    notes = listed(f"{a.first.data.exam.notes}." for a in arms if metric is None and _notes(a))
+    return f"{text} {notes}".strip()
 
 
 def _stage(arm: Arm) -> str:
     return arm.first.settings["method"].get("stage", "exam")
 
 
-def _scored(arms: Sequence[Arm]) -> list[str]:
+def _notes(arm: Arm) -> str:
+    return arm.first.data.exam.notes if arm.first.data.exam else ""
+
+
+def _scored(arms: Sequence[Arm], metric: MetricName | None) -> list[str]:
     """What the exam and the probes were scored on: counts and sources."""
     data = [arm.first.data for arm in arms]
     parts = []
     scored = {"cloze": "the options' own words (cloze)", "lettered": "lettered options"}
     formats = [arm.first.settings.get("exam", {}).get("format") for arm in arms]
     how = listed(scored[name] for name in formats if name in scored)
-    exams = [f"{d.exam.rows:,} questions" for d in data if d.exam]
+    wanted = {METRIC_DATA[metric]} if metric else {"exam", "prose", "knowledge"}
+    exams = [f"{d.exam.rows:,} questions" for d in data if d.exam and "exam" in wanted]
     if exams:
         parts.append(f"scored on {listed(exams)}" + (f" by {how}" if how else ""))
-    prose = [f"{d.prose.words:,} words{_from(d.prose.source)}" for d in data if d.prose]
+    prose = [
+        f"{d.prose.words:,} words{_from(d.prose.source)}"
+        for d in data
+        if d.prose and "prose" in wanted
+    ]
     if prose:
         parts.append(f"perplexity on {listed(prose)}")
     trivia = [
         f"{d.knowledge.questions:,} questions{_from(d.knowledge.source)} after "
         f"{d.knowledge.shots or 'no'} examples"
         for d in data
-        if d.knowledge
+        if d.knowledge and "knowledge" in wanted
     ]
     if trivia:
         parts.append(f"trivia on {listed(trivia)}")
@@ -164,7 +173,8 @@ def missing_sentence(records: Sequence[Record], profile: Profile | None = None) 
     missing = [method.label for name, method in profile.methods.items() if name not in arms]
     if not missing:
         return f"Every method of profile {profile.name} is on record."
-    return f"Not on record yet, of the methods of profile {profile.name}: {listed(missing)}."
+    names = "; ".join(missing)
+    return f"Not on record yet, of the methods of profile {profile.name}: {names}."
 
 
 # ----------------------------------------------------------------- ordering

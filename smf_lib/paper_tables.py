@@ -12,7 +12,6 @@ from pathlib import Path
 import pandas as pd
 
 from .estimate import H100, Lengths, Machine, estimate, lengths_of
-from .figures.costs import count
 from .paper import (
     ABSENT,
     MAIN,
@@ -31,6 +30,7 @@ from .published import Claim, Number, PaperMetric, Published
 from .record import MetricName, Record
 from .summary import Arm, change, compare, contrast, level, listed, rate_text, signed
 from .tables import DASH, number, p_text
+from .units import count
 
 STANDARD: dict[MetricName, str] = {
     "exam_accuracy": "MedMCQA, paper's score",

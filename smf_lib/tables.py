@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from .figures.costs import count, duration, mean_cost, memory, size
+from .figures.costs import mean_cost
 from .figures.style import CROWDED
 from .record import MetricName, Record
 from .stats import Interval
@@ -31,6 +31,7 @@ from .summary import (
     retention,
     signed,
 )
+from .units import count, duration, memory, size
 
 DASH = "–"
 

@@ -49,16 +49,20 @@ def test_order_is_the_papers_then_ours_then_by_name():
     assert order == ["base", "additive-kl", "full", "smf-kl", "zeta"]
 
 
-def test_the_caption_says_model_rows_budget_seeds_and_machine():
+def test_the_caption_says_model_rows_budget_and_seeds():
     records = paper_records(methods=FEW)
     records[0].settings["exam"] = {"format": "cloze"}
     text = paper.setting_caption(records)
     for part in (
         "medmcqa-smollm2/reference", "SmolLM2-135M-Instruct (135 M parameters)",
         "trained on 1,000 questions, once", "400 questions", "(cloze)", "9,000 words",
-        "after 5 examples", "one seed", "Test CPU, 2 cores", "not the luck of training",
+        "after 5 examples", "one seed", "not the luck of training",
     ):  # fmt: skip
         assert part in text
+    text = paper.setting_caption(records, "word_perplexity")
+    assert "9,000 words" in text and "400 questions" not in text and "examples" not in text
+    records[0].data.exam.notes = "drawn from somewhere"
+    assert paper.setting_caption(records).endswith("luck of training. drawn from somewhere.")
     several = paper.setting_caption(paper_records(methods=FEW, seeds=(0, 1, 2)))
     assert "3 seeds" in several and "one seed" not in several
     assert "one seed" not in paper.setting_caption(paper_records(methods=("base",)))
@@ -69,7 +73,7 @@ def test_missing_arms_are_named():
     assert "Stage 1, additive" in text and "LoRA" not in text
     assert paper.missing_sentence(paper_records()).startswith("Every method of profile")
     text = paper.missing_sentence(paper_records(methods=FEW), load_profile("quick"))
-    assert text == "Not on record yet, of the methods of profile quick: SMF (KL) and SMF (TF-IDF)."
+    assert text == "Not on record yet, of the methods of profile quick: SMF (KL); SMF (TF-IDF)."
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,32 @@
+"""Times, counts and bytes in words, for figures and tables."""
+
+from collections.abc import Sequence
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: `43 s`, `4.2 min`, `1.5 h`."""
+    if seconds < 100:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 6000 else f"{seconds / 3600:.3g} h"
+
+
+def count(number: float) -> str:
+    """A large number in words: `950`, `2.13 M`."""
+    return _scaled(number, 1000, ("", " k", " M", " G"))
+
+
+def size(number: float) -> str:
+    """Bytes in words, decimal units: `19.6 MB`."""
+    return _scaled(number, 1000, (" B", " kB", " MB", " GB", " TB"))
+
+
+def memory(number: float) -> str:
+    """Bytes in words, binary units: `1.6 GiB`."""
+    return _scaled(number, 1024, (" B", " KiB", " MiB", " GiB", " TiB"))
+
+
+def _scaled(number: float, step: int, units: Sequence[str]) -> str:
+    power = 0
+    while abs(number) >= 0.9995 * step and power < len(units) - 1:
+        number, power = number / step, power + 1
+    return f"{number:.3g}{units[power]}"
