@@ -24,7 +24,8 @@ from smf_lib.book.sources import code_digest, notebook_digest
 logger.addFilter(lambda r: not r.getMessage().startswith(("Select jobs", "Execute ")))
 
 SOURCE = Path(os.path.relpath(workflow.basedir))
-VIEWS = ["03_results", "04_selection", "05_cost"]
+VIEWS = ["03_results", "04_selection", "05_cost", "06_paper"]
+PAPER_STUDIES = ["medmcqa-qwen-coder", "medmcqa-smollm2", "paper"]
 
 os.environ["SMF_ROOT"] = os.getcwd()
 PROFILE_NAME = str(config.get("profile", "quick"))
@@ -56,11 +57,16 @@ def source(*parts):
 
 
 def shown_records(wildcards):
-    """The records that a view reads: of this study, other studies, profiles, seeds, benchmarks."""
+    """The records that a view reads (of this study, others, benchmarks), and other files it reads."""
     if wildcards.view == "04_selection":
         return []
-    found = Path("results").glob("*/*/*.json")
+    found = list(Path("results").glob("*/*/*.json"))
     further = [p for p in found if p.parent.name != "local" or p.parts[1] == PROFILE.name]
+    if wildcards.view == "06_paper":
+        names = [*PAPER_STUDIES, "medmcqa"]
+        further += [p for p in found if p.parts[1] in names]
+        further += [source("profiles", f"{name}.yaml") for name in names]
+        further += [source("smf_lib", "data", "published.yaml")]
     if wildcards.view == "05_cost":
         further += Path("results", "benchmarks").glob("*.json")
     return sorted({*RECORDS, *map(str, further)})
@@ -101,6 +107,9 @@ def start_of(wildcards):
 
 
 def view_parameters(wildcards):
+    if wildcards.view == "06_paper":
+        own = PROFILE.exam.name == "medmcqa" and PROFILE.name not in PAPER_STUDIES
+        return json.dumps({"studies": [*([PROFILE_NAME] if own else []), *PAPER_STUDIES]})
     if wildcards.view != "04_selection":
         return notebook_parameters()
     there_are = PROFILE.exam.train_rows or 40 * PROFILE.training.batch_size

@@ -21,7 +21,7 @@ from .profiles import Profile, load_profile
 from .published import Claim, Published
 from .record import METRIC_DATA, MetricName, Record
 from .results import read_records
-from .stats import Interval
+from .stats import Interval, wilson_interval
 from .summary import METHOD_ORDER, Arm, contrast, group_arms, level, listed
 from .units import count
 
@@ -175,6 +175,23 @@ def missing_sentence(records: Sequence[Record], profile: Profile | None = None) 
         return f"Every method of profile {profile.name} is on record."
     names = "; ".join(missing)
     return f"Not on record yet, of the methods of profile {profile.name}: {names}."
+
+
+def question_noise_sentence(published: Published) -> str:
+    """How far the published base accuracy is uncertain by the choice of its questions alone."""
+    n = published.questions["exam_accuracy"]
+    base = published.arms["base"].exam_accuracy
+    interval = wilson_interval(round(n * base.value), n).scaled(100)
+    smallest = min(
+        abs(published.change(claim.first, claim.second, claim.metric) or math.inf)
+        for claim in published.claims
+        if claim.metric == "exam_accuracy"
+    )
+    return (
+        f"The base model's {100 * base.value:.1f} % is a share of {n:,} questions, and by their "
+        f"choice alone its 95 % interval reaches from {interval.low:.1f} to {interval.high:.1f} %. "
+        f"The smallest of the published differences on the exam is {smallest:.1f} points."
+    )
 
 
 # ----------------------------------------------------------------- ordering

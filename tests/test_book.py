@@ -18,7 +18,9 @@ from smf_lib.results import write_record
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PROFILE = load_profile("smoke").model_copy(update={"seeds": [0, 1]})
-NAMES = ["01_build_memory", "02_finetune", "03_results", "04_selection", "05_cost"]
+NAMES = [
+    "01_build_memory", "02_finetune", "03_results", "04_selection", "05_cost", "06_paper"
+]  # fmt: skip
 
 
 @pytest.fixture

@@ -168,3 +168,9 @@ def test_every_arm_named_here_is_a_method_of_the_profile():
     methods = load_profile("medmcqa").methods.keys()
     assert set(paper.MAIN) <= methods and PAPER_EFFECTS.keys() == methods
     assert {name for _, *pair in paper.QUESTIONS for name in pair} <= methods
+
+
+def test_the_noise_of_the_published_questions_is_computed():
+    text = paper.question_noise_sentence(PUBLISHED)
+    assert "34.4 % is a share of 1,000 questions" in text and "31.5 to 37.4 %" in text
+    assert text.endswith("is 0.8 points.")
