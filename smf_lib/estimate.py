@@ -9,7 +9,8 @@ is a few per cent.
 A small model in small batches does not keep a large GPU busy: each micro-batch takes a time of its
 own, however short its texts, in which operations are launched one by one. The time is the larger
 of the two, arithmetic and launching. The constants of `Machine` are assumptions, not
-measurements, so a time is good to a factor of two or so.
+measurements: take a time of training to be right within a factor of two, and one of measuring,
+which is short beside it, within its order of magnitude.
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ MAIN = (
 SHORT = {
     "exam_accuracy": "MedMCQA",
     "letter_accuracy": "MedMCQA, letters",
-    "prose_perplexity": "perplexity",
-    "word_perplexity": "perplexity of words",
+    "prose_perplexity": "Perplexity",
+    "word_perplexity": "Perplexity of words",
     "knowledge_accuracy": "TriviaQA",
     "exact_match": "TriviaQA, exact",
     "self_kl": "KL from base",

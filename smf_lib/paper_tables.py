@@ -47,7 +47,7 @@ def setting_table(profiles: Sequence[Profile], published: Published) -> pd.DataF
     """
     columns = {profile.name: _setting(profile) for profile in profiles}
     rows = [
-        {"Aspect": aspect, "Paper": str(text)} | {name: own[aspect] for name, own in columns.items()}
+        {"Aspect": aspect, "Published": str(text)} | {name: own[aspect] for name, own in columns.items()}
         for aspect, text in published.setting.items()
     ]
     return pd.DataFrame(rows)
@@ -261,7 +261,7 @@ def contrast_table(
         ("exam_accuracy", "MedMCQA (points)", 1),
         ("prose_perplexity", "Perplexity (%)", 1),
         ("knowledge_accuracy", "TriviaQA (points)", 1),
-        ("self_kl", "KL from base (nats)", 4),
+        ("self_kl", "KL from base (nats)", 3),
     )
     rows = []
     for question, first, second in questions:
@@ -349,7 +349,7 @@ def to_run_table(
                     "Runs": str(len(left)),
                     "Tokens a run": count(one.tokens).strip() if one.tokens else DASH,
                     "FLOP a run": f"{one.flops:.1e}".replace("e+", "e"),
-                    hours: f"{len(left) * one.hours:.2g}",
+                    hours: _hours(len(left) * one.hours),
                 }
             )
     everything = {
@@ -360,6 +360,10 @@ def to_run_table(
         hours: f"{total:.0f}",
     }
     return pd.DataFrame([*rows, everything]).fillna(DASH)
+
+
+def _hours(hours: float) -> str:
+    return "< 0.1" if hours < 0.1 else f"{hours:.2g}"
 
 
 def _waiting(

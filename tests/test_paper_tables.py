@@ -35,7 +35,7 @@ def test_exam_stands_beside_the_published_with_majority_and_chance():
     assert "[" in lora[3] and "[" in lora[4]
     base = list(row(table, "Base"))
     assert base[1] == "34.4 ± 0.2" and base[2] == base[4] == DASH
-    assert list(row(table, "Additive (TF-IDF)"))[1] == "near the base, almost no drift"
+    assert list(row(table, "Additive (TF-IDF)"))[1] == "near the base"
     assert list(row(table, "Majority class"))[3] == "27.0"
 
 
@@ -81,7 +81,7 @@ def test_contrasts_name_what_is_missing():
     check_text(table)
     assert len(table) == len(QUESTIONS)
     alone = row(table, "What stage 1 alone does, additive", "Question")
-    assert alone["Differs clearly in"] == "perplexity and KL from base"
+    assert alone["Differs clearly in"] == "Perplexity and KL from base"
     few = tables.contrast_table(paper_records(methods=FEW))
     alone = row(few, "What stage 1 alone does, additive", "Question")
     assert alone["Differs clearly in"] == f"{ABSENT}: Stage 1, additive"
@@ -119,7 +119,7 @@ def test_commands_name_methods_and_seeds_that_there_are():
         method = words[len(words) - 1 - words[::-1].index("method") + 1].rstrip(";")
         assert profile.methods[method].label == line["Method"]
         assert "notebooks/02_finetune.ipynb" in words and "profile" in words
-        assert float(line["Hours on one NVIDIA H100 SXM"]) > 0
+        assert float(line["Hours on one NVIDIA H100 SXM"].lstrip("< ")) > 0
 
 
 def test_what_is_on_record_or_settled_need_not_be_run():
@@ -144,12 +144,12 @@ def test_assumptions_are_told():
 def test_setting_has_every_aspect_of_the_paper_for_every_profile():
     table = tables.setting_table([load_profile(name) for name in NAMES], PUBLISHED)
     check_text(table)
-    assert list(table) == ["Aspect", "Paper", *NAMES]
+    assert list(table) == ["Aspect", "Published", *NAMES]
     model = row(table, "Model", "Aspect")
     assert model["paper"] == PUBLISHED.model
     assert model["medmcqa-smollm2"] == "SmolLM2-135M-Instruct"
     for same in ("Model", "Memory", "Rows a step", "Questions a step", "Rate of LoRA", "Seeds"):
-        assert row(table, same, "Aspect")["paper"] == row(table, same, "Aspect")["Paper"], same
+        assert row(table, same, "Aspect")["paper"] == row(table, same, "Aspect")["Published"], same
 
 
 def test_a_profile_without_the_papers_task_is_refused():
