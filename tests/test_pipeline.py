@@ -125,6 +125,12 @@ def test_every_notebook_page_says_what_drew_it(study):
         assert "numbers on this page mean nothing" in text
 
 
+def test_the_papers_chapter_stands_where_no_study_is_on_record(study):
+    text = " ".join(study.page("notebooks/06_paper").find("article").text.split())
+    assert "no study of these profiles is on record yet" in text
+    assert "make book PROFILE=paper" in text and "Additive SMF (KL) learns the exam" in text
+
+
 def test_no_injected_cell_and_no_path_of_the_machine_is_shown(study):
     for path in study.html.rglob("*.html"):
         text = path.read_text("utf-8")
