@@ -257,6 +257,22 @@ def ordering_sentence(
     return f"{SHORT[metric]}: {sentence}.{rest if open_pairs else ''}"
 
 
+def learning_sentence(records: Sequence[Record]) -> str:
+    """Which arms learned the exam at all: those whose gain has an interval above zero."""
+    arms = arms_of(records)
+    base, where = arms.get("base"), f"{records[0].profile}/{records[0].study}"
+    trained = [a for a in arms.values() if not a.is_base and a.has("exam_accuracy")]
+    if base is None or not trained:
+        return f"Study {where} has no trained arm beside its base model yet."
+    gains = {arm: contrast(arm, base, "exam_accuracy") for arm in trained}
+    learned = [arm.first.label for arm, gain in gains.items() if gain.low > 0]
+    if not learned:
+        return f"In study {where} no arm gains clearly on the exam."
+    rest = len(trained) - len(learned)
+    others = f", the {rest} other{'s' * (rest > 1)} do{'es' * (rest == 1)} not" if rest else ""
+    return f"In study {where} these arms gain clearly on the exam: {'; '.join(learned)}{others}."
+
+
 # ----------------------------------------------------------------- claims
 
 

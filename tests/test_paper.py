@@ -174,3 +174,16 @@ def test_the_noise_of_the_published_questions_is_computed():
     text = paper.question_noise_sentence(PUBLISHED)
     assert "34.4 % is a share of 1,000 questions" in text and "31.5 to 37.4 %" in text
     assert text.endswith("is 0.8 points.")
+
+
+def test_who_has_learned_anything_is_told():
+    text = paper.learning_sentence(paper_records(methods=FEW))
+    assert text.endswith("gain clearly on the exam: Full finetuning; LoRA r 16; Additive (KL).")
+    text = paper.learning_sentence(paper_records(methods=("base", "lora", "smf-kl")))
+    assert text.endswith("LoRA r 16, the 1 other does not.")
+    text = paper.learning_sentence(paper_records(methods=("base", "replacement-kl")))
+    assert text == "In study medmcqa-smollm2/reference no arm gains clearly on the exam."
+    for methods in (("base",), ("lora",)):
+        assert "no trained arm beside its base" in paper.learning_sentence(
+            paper_records(methods=methods)
+        )
