@@ -32,6 +32,7 @@ from benchmarks.common import (
 )
 from smf_lib import SparseMemoryConfig, kept_casts
 from smf_lib.background import memories
+from smf_lib.formats import IGNORED
 from smf_lib.shortcuts import plain_attention
 
 LORA = {
@@ -42,7 +43,6 @@ MEMORY = {
     "rule": "kl", "rows_per_step": 512,
 }
 PLAIN = ", plain"  # ends the names of arms that step as transformers and PEFT alone do
-IGNORED = -100
 
 
 def models(layers: int, small: bool) -> dict[str, nn.Module]:

@@ -103,11 +103,7 @@ def measure_exam(
         "metric_list": [{"metric": "acc_norm", **MEAN}],
     }
     lm = SharedContextLM(model, tokenizer, batch_tokens, precision)
-    items = []
-    for sample in run_task(lm, config, rows):
-        scores = [score for ((score, _),) in sample["resps"]]
-        items.append(float(sample["acc_norm"]) if np.isfinite(scores).all() else math.nan)
-    return Measurement.of_mean("exam_accuracy", items)
+    return multiple_choice("exam_accuracy", "acc_norm", run_task(lm, config, rows))
 
 
 def measure_knowledge(
@@ -316,6 +312,15 @@ def _quiet_lm_eval() -> Iterator[None]:
 def _read_from_start(reader: RowReader, texts: Sequence[Sequence[int]]) -> Tensor:
     """Logits (texts, longest, vocabulary), where a text's tokens are the last columns."""
     return reader.read(reader.start().select([0] * len(texts)), texts, all_logits=True)
+
+
+def multiple_choice(name: str, metric: str, samples: Sequence[dict]) -> Measurement:
+    """The mean of a metric in lm-eval's log of multiple-choice rows; NaN where a score is."""
+    items = []
+    for sample in samples:
+        finite = np.isfinite([score for ((score, _),) in sample["resps"]]).all()
+        items.append(float(sample[metric]) if finite else math.nan)
+    return Measurement.of_mean(name, items)
 
 
 def check_not_empty(name: str, items: Sequence) -> None:

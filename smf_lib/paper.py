@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import combinations
 from pathlib import Path
 from typing import Literal
@@ -84,6 +85,7 @@ def paper_order(methods: Sequence[str], published: Published) -> list[str]:
     return known + sorted(set(methods) - set(known))
 
 
+@cache
 def labels() -> dict[str, str]:
     """The name of each method of profile `medmcqa`, whether on record or not."""
     return {name: method.label for name, method in load_profile("medmcqa").methods.items()}
@@ -220,9 +222,11 @@ def ordered_pairs(
     pairs = []
     for one, other in found:
         difference = contrast(one, other, metric)
-        upper, lower = (one, other) if difference.value >= 0 else (other, one)
+        upper, lower = one, other
+        if difference.value < 0:
+            upper, lower, difference = other, one, contrast(other, one, metric)
         joint = contrast(upper, lower, metric, 1 - 0.05 / len(found))
-        pairs.append(Pair(upper, lower, contrast(upper, lower, metric), joint.clear))
+        pairs.append(Pair(upper, lower, difference, joint.clear))
     return pairs
 
 
@@ -319,7 +323,8 @@ def findings(records: Sequence[Record], published: Published) -> list[Finding]:
 def items_needed(finding: Finding) -> float | None:
     """Items at which an interval around the published difference just lies in the claim's region.
 
-    With so many, a difference as published is settled in about half of all cases. None where no difference is published, or the measured one has no interval.
+    With so many, a difference as published is settled in about half of all cases. None where no
+    difference is published, or the measured one has no interval.
     """
     measured = finding.measured
     if finding.published is None or measured is None or not measured.bounded:

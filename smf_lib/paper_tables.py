@@ -40,6 +40,8 @@ STANDARD: dict[MetricName, str] = {
     "knowledge_accuracy": "TriviaQA, alias within (paper)",
     "exact_match": "TriviaQA, exact (lm-eval)",
 }
+
+
 def setting_table(profiles: Sequence[Profile], published: Published) -> pd.DataFrame:
     """How the paper ran it and how each profile does: one row an aspect, one column a profile.
 
@@ -167,8 +169,7 @@ def _published(published: Published, method: str, metric: PaperMetric) -> tuple[
     if value is None:
         return arm.words, DASH
     moved = published.change(method, "base", metric)
-    digits = 1
-    return published_text(value, metric), DASH if method == "base" else signed(moved, digits)
+    return published_text(value, metric), DASH if method == "base" else signed(moved, 1)
 
 
 def published_text(value: Number, metric: PaperMetric) -> str:
@@ -282,6 +283,7 @@ def contrast_table(
 
 
 # ----------------------------------------------------------------- claims
+
 
 def claims_table(studies: Mapping[str, Sequence[Record]], published: Published) -> pd.DataFrame:
     """What reproduces: claim, when it holds, published, and for each study measured and verdict."""
@@ -434,5 +436,3 @@ def assumptions_sentence(studies: Mapping[str, Sequence[Record]], machine: Machi
         f"is reached, and {machine.launch:g} s or more for a forward and backward pass, which for "
         "small batches decides."
     )
-
-

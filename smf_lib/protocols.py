@@ -29,6 +29,7 @@ from .evaluate import (
     Measurement,
     check_not_empty,
     check_window,
+    multiple_choice,
     perplexity,
     perplexity_of,
     run_task,
@@ -101,12 +102,8 @@ def measure_letters(
         "doc_to_choice": list(LETTERS),
         "metric_list": [{"metric": "acc", **MEAN}],
     }
-    samples = run_task(SharedContextLM(model, tokenizer, batch_tokens, precision), config, rows)
-    items = []
-    for sample in samples:
-        finite = np.isfinite([score for ((score, _),) in sample["resps"]]).all()
-        items.append(float(sample["acc"]) if finite else math.nan)
-    return Measurement.of_mean("letter_accuracy", items)
+    lm = SharedContextLM(model, tokenizer, batch_tokens, precision)
+    return multiple_choice("letter_accuracy", "acc", run_task(lm, config, rows))
 
 
 def measure_wikitext(
