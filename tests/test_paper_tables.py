@@ -5,6 +5,7 @@ import shlex
 import pytest
 from helpers_records import paper_records
 
+from smf_lib import paper_settings, paper_todo
 from smf_lib import paper_tables as tables
 from smf_lib.paper import ABSENT, QUESTIONS
 from smf_lib.profiles import load_profile
@@ -99,15 +100,15 @@ def test_claims_have_a_column_a_study():
 
 
 def test_what_was_not_settled_says_how_many_items_it_takes():
-    table = tables.power_table({"a/b": paper_records()}, PUBLISHED)
+    table = paper_todo.power_table({"a/b": paper_records()}, PUBLISHED)
     check_text(table)
     assert "Full finetuning learns more than LoRA" in set(table["Claim"])
-    assert tables.power_table({}, PUBLISHED).empty
+    assert paper_todo.power_table({}, PUBLISHED).empty
 
 
 def test_commands_name_methods_and_seeds_that_there_are():
     profile = load_profile("paper")
-    table = tables.to_run_table({}, PUBLISHED, profile)
+    table = paper_todo.to_run_table({}, PUBLISHED, profile)
     check_text(table)
     known = {method.label for method in profile.methods.values()}
     *single, everything = table.to_dict("records")
@@ -125,24 +126,24 @@ def test_commands_name_methods_and_seeds_that_there_are():
 def test_what_is_on_record_or_settled_need_not_be_run():
     profile = load_profile("paper")
     done = {"paper/gpu": paper_records("paper", seeds=(1, 2, 3))}
-    table = tables.to_run_table(done, PUBLISHED, profile)
+    table = paper_todo.to_run_table(done, PUBLISHED, profile)
     assert list(table["Method"]) == ["all of profile paper"] and table["Runs"].item() == "0"
     settled = {"medmcqa-smollm2/reference": paper_records()}
-    open_still = tables.to_run_table(settled, PUBLISHED, profile)
-    assert 1 < len(open_still) < len(tables.to_run_table({}, PUBLISHED, profile))
+    open_still = paper_todo.to_run_table(settled, PUBLISHED, profile)
+    assert 1 < len(open_still) < len(paper_todo.to_run_table({}, PUBLISHED, profile))
     some = {"paper/gpu": paper_records("paper", methods=("base", "lora"), seeds=(1,))}
-    lora = row(tables.to_run_table(some, PUBLISHED, profile), "LoRA r 16")
+    lora = row(paper_todo.to_run_table(some, PUBLISHED, profile), "LoRA r 16")
     assert lora["Command"].startswith("for s in 2 3; do") and lora["Runs"] == "2"
 
 
 def test_assumptions_are_told():
-    text = tables.assumptions_sentence({})
+    text = paper_todo.assumptions_sentence({})
     for part in ("494 M parameters", "150 tokens a question", "assumed", "989 TFLOP/s", "30 %"):
         assert part in text
 
 
 def test_setting_has_every_aspect_of_the_paper_for_every_profile():
-    table = tables.setting_table([load_profile(name) for name in NAMES], PUBLISHED)
+    table = paper_settings.setting_table([load_profile(name) for name in NAMES], PUBLISHED)
     check_text(table)
     assert list(table) == ["Aspect", "Published", *NAMES]
     model = row(table, "Model", "Aspect")
@@ -154,10 +155,10 @@ def test_setting_has_every_aspect_of_the_paper_for_every_profile():
 
 def test_a_profile_without_the_papers_task_is_refused():
     with pytest.raises(ValueError, match="profile 'quick' does not run the paper's task"):
-        tables.setting_table([load_profile("quick")], PUBLISHED)
+        paper_settings.setting_table([load_profile("quick")], PUBLISHED)
 
 
 def test_differences_hold_whatever_the_profile():
-    table = tables.differences_table(PUBLISHED)
+    table = paper_settings.differences_table(PUBLISHED)
     check_text(table)
     assert len(table) == len(PUBLISHED.differences) > 5
