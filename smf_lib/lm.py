@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerBase
 from .reading import RowReader, Rows, batches, check_precision, common_prefix, inference
 
 DEFAULT_WINDOW = 2048  # tokens; for a model whose configuration has no maximum length
+SCORED_AT_ONCE = 16  # positions whose logits are turned to float32 together
 DEFAULT_NEW_TOKENS = 256  # where a request does not say how many, as in lm-eval
 
 
@@ -224,10 +225,11 @@ class SharedContextLM(TemplateLM):
                 later = self.reader.read(batch_rows, read, all_logits=True)
             found = []
             for place, i in enumerate(batch):
-                parts = [logits[owners[i][1]][None].float()]
+                score = _score_tokens(logits[owners[i][1]][None], texts[i][:1])
                 if len(texts[i]) > 1:
-                    parts.append(later[place, 1 - len(texts[i]) :].float())
-                found.append(_score_tokens(torch.cat(parts), texts[i]))
+                    rest = texts[i][1:]
+                    score = _join(score, _score_tokens(later[place, -len(rest) :], rest))
+                found.append(score)
             for i, (total, greedy) in zip(batch, torch.stack(found).tolist()):
                 yield owners[i][0], (total, bool(greedy))
 
@@ -266,7 +268,21 @@ class SharedContextLM(TemplateLM):
 
 
 def _score_tokens(logits: Tensor, tokens: Sequence[int]) -> Tensor:
-    """Summed log-probability of tokens, logits (tokens, vocabulary), and 1.0 if all are greedy."""
-    chosen = logits.gather(-1, torch.tensor(tokens, device=logits.device)[:, None])[:, 0]
-    total = (chosen - logits.logsumexp(-1)).double().sum()
-    return torch.stack([total, (chosen >= logits.amax(-1)).all().double()])
+    """Summed log-probability of tokens, logits (tokens, vocabulary), and 1.0 if all are greedy.
+
+    Goes by `SCORED_AT_ONCE` positions: a float32 copy of all logits of a long text would take
+    longer to make than the scores, at a vocabulary of 150,000.
+    """
+    ids = torch.tensor(tokens, device=logits.device)[:, None]
+    score = torch.tensor([0.0, 1.0], dtype=torch.float64, device=logits.device)
+    for some, wanted in zip(logits.split(SCORED_AT_ONCE), ids.split(SCORED_AT_ONCE)):
+        some = some.float()
+        chosen = some.gather(-1, wanted)[:, 0]
+        total = (chosen - some.logsumexp(-1)).double().sum()
+        score = _join(score, torch.stack([total, (chosen >= some.amax(-1)).all().double()]))
+    return score
+
+
+def _join(first: Tensor, second: Tensor) -> Tensor:
+    """The score of two pieces of a text: log-probabilities add up, and both must be greedy."""
+    return torch.stack([first[0] + second[0], first[1] * second[1]])

@@ -62,6 +62,14 @@ def test_loglikelihood_agrees_with_lm_eval(architecture, bos):
     assert_close(loglikelihoods(SharedContextLM(model, tokenizer)), loglikelihoods(reference))
 
 
+@pytest.mark.parametrize("positions", [1, 2, 64])
+def test_scores_do_not_depend_on_how_many_positions_are_scored_at_once(positions, monkeypatch):
+    model, tokenizer = tiny_model("Qwen2"), word_tokenizer()
+    expected = one_by_one(model, tokenizer)
+    monkeypatch.setattr("smf_lib.lm.SCORED_AT_ONCE", positions)
+    assert_close(loglikelihoods(SharedContextLM(model, tokenizer)), expected, 1e-4)
+
+
 @pytest.mark.parametrize("architecture", ["Llama", "Qwen2", "GPT2"])
 def test_generation_agrees_with_lm_eval(architecture):
     model, tokenizer = tiny_model(architecture), word_tokenizer()
