@@ -120,16 +120,18 @@ def setting_caption(records: Sequence[Record], metric: MetricName | None = None)
         parts.append("one seed" if seeds == [1] else f"{several} seeds")
     covered = "items only, not the luck of training" if seeds == [1] else "items and seeds"
     text = f"{'; '.join(parts)}. Brackets are 95 % intervals over {covered}."
-    notes = listed(f"{a.first.data.exam.notes}." for a in arms if metric is None and _notes(a))
-    return f"{text} {notes}".strip()
+    notes = _notes(arms) if metric is None else []
+    return " ".join([text, *(f"{note}." for note in notes)])
 
 
 def _stage(arm: Arm) -> str:
     return arm.first.settings["method"].get("stage", "exam")
 
 
-def _notes(arm: Arm) -> str:
-    return arm.first.data.exam.notes if arm.first.data.exam else ""
+def _notes(arms: Sequence[Arm]) -> list[str]:
+    """What the records say of the exam's rows, once for the same rows however it is worded."""
+    exams = [arm.first.data.exam for arm in arms if arm.first.data.exam]
+    return list({exam.sha256: exam.notes for exam in exams if exam.notes}.values())
 
 
 def _scored(arms: Sequence[Arm], metric: MetricName | None) -> list[str]:

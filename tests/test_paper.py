@@ -63,6 +63,13 @@ def test_the_caption_says_model_rows_budget_and_seeds():
     assert "9,000 words" in text and "400 questions" not in text and "examples" not in text
     records[0].data.exam.notes = "drawn from somewhere"
     assert paper.setting_caption(records).endswith("luck of training. drawn from somewhere.")
+    records[1].data.exam.notes = "drawn elsewhere"
+    records[1].data.exam.sha256 = "1" * 64
+    records[2].data.exam.notes = "the same rows in other words"
+    records[2].data.exam.sha256 = "1" * 64
+    told = paper.setting_caption(records)
+    assert "drawn from somewhere." in told
+    assert ("drawn elsewhere" in told) != ("in other words" in told)
     several = paper.setting_caption(paper_records(methods=FEW, seeds=(0, 1, 2)))
     assert "3 seeds" in several and "one seed" not in several
     assert "one seed" not in paper.setting_caption(paper_records(methods=("base",)))
