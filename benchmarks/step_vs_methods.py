@@ -6,7 +6,7 @@ bfloat16 autocast where the machine has it in hardware. They take steps in turn 
 the same tokens: 36 in a sequence of which the last 9 bear loss, as in the study's training
 questions on average, and 128 that all bear loss.
 
-Each method steps in two ways: as the study trains it, with what `smf_lib.shortcuts` and
+Each method steps in two ways: as the study trains it, with what `smf_lib.training.shortcuts` and
 `smf_lib.kept_casts` leave out, and "plain", as transformers and PEFT alone do.
 """
 
@@ -32,8 +32,8 @@ from benchmarks.common import (
 )
 from smf_lib import SparseMemoryConfig, kept_casts
 from smf_lib.background import memories
-from smf_lib.formats import IGNORED
-from smf_lib.shortcuts import plain_attention
+from smf_lib.tasks.formats import IGNORED
+from smf_lib.training.shortcuts import plain_attention
 
 LORA = {
     "r": 16, "lora_alpha": 32, "lora_dropout": 0.05, "target_modules": "all-linear",

@@ -34,7 +34,7 @@ from benchmarks.common import (
 from smf_lib import ProductKeyMemory, SparseMemoryConfig
 from smf_lib.background import memories
 from smf_lib.selection import RowUpdates, count_reads, select_rows
-from smf_lib.train import peak_memory
+from smf_lib.training.train import peak_memory
 
 # A server that has imported everything forks each worker, where the system can fork.
 METHODS = multiprocessing.get_all_start_methods()
@@ -223,7 +223,7 @@ def compare(around: str, shape: dict, subkeys: list[int], rounds: int, dense_rou
 
 def main(argv: list[str] | None = None) -> None:
     arguments = options(__doc__, argv)
-    PROCESSES.set_forkserver_preload(["benchmarks.common", "smf_lib.train"])
+    PROCESSES.set_forkserver_preload(["benchmarks.common", "smf_lib.training.train"])
     subkeys, rounds, dense_rounds = [128, 256, 512, 1024], 15, 7
     shape = {"width": 576, "sequences": 8, "length": 64, "small": arguments.small}
     if arguments.small:

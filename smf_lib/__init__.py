@@ -3,12 +3,12 @@
 from .background import collect_background, memories, read_rows
 from .compose import RowConflict, compose
 from .config import SparseMemoryConfig
-from .frozen import kept_casts
 from .memory import ProductKeyMemory
 from .method import MemoryMLP, SparseMemoryModel
 from .patches import RowPatch
 from .profiles import Profile, load_profile
 from .selection import BackgroundReads, Reads, register_rule, select_rows
+from .training.frozen import kept_casts
 
 __version__ = "0.1.0"
 

@@ -13,14 +13,14 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
 
-from . import corpora, probes
-from .exam import Exam, ExamQuestion, build_exam
-from .formats import FORMATS, Cloze, Lettered
-from .hub import locate
-from .medmcqa import build_medmcqa
 from .models import ModelFiles, load_model, resolve_model
 from .profiles import Profile
-from .recording import short_hash, write_json
+from .records.recording import short_hash, write_json
+from .tasks import corpora, probes
+from .tasks.exam import Exam, ExamQuestion, build_exam
+from .tasks.formats import FORMATS, Cloze, Lettered
+from .tasks.hub import locate
+from .tasks.medmcqa import build_medmcqa
 
 
 def find_root() -> Path:

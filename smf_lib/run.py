@@ -13,8 +13,8 @@ import argparse
 import sys
 import time
 
-from . import processes
 from .study import Study
+from .training import processes
 
 
 def main(argv: list[str] | None = None) -> None:

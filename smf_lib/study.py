@@ -27,22 +27,22 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedTokenizerBase, set_seed
 
-from . import processes
 from .architecture import default_layers, find_mlps
 from .background import collect_background, memories
 from .book.sources import code_digest
 from .config import SparseMemoryConfig
+from .evaluation.measuring import measure_metric, metric_names
 from .files import whole
-from .formats import training_row
 from .materials import Materials, find_root
-from .measuring import measure_metric, metric_names
-from .precision import autocast, resolve_precision
 from .profiles import RunSpec, load_profile
-from .recording import NO_FOOTPRINT, build_record, footprint, short_hash, write_json
+from .records.recording import NO_FOOTPRINT, build_record, footprint, short_hash, write_json
+from .records.results import Metric, Record, write_record
 from .registration import NAME, PEFT_TYPE
-from .results import Metric, Record, write_record
 from .selection import get_rule
-from .train import TrainingOutcome, finetune, peak_memory
+from .tasks.formats import training_row
+from .training import processes
+from .training.precision import autocast, resolve_precision
+from .training.train import TrainingOutcome, finetune, peak_memory
 
 
 class Study(Materials):
@@ -92,7 +92,10 @@ class Study(Materials):
     @cached_property
     def code(self) -> str:
         """The digest of the code that decides what a run computes."""
-        return code_digest("train", "method", "background", "measuring", "corpora", "probes")
+        return code_digest(
+            "method", "background", "training.train", "evaluation.measuring", "tasks.corpora",
+            "tasks.probes",
+        )  # fmt: skip
 
     def run_dir(self, spec: RunSpec) -> Path:
         return self.work / "runs" / f"{spec.run_id}-{self.digest(spec)}"

@@ -3,7 +3,7 @@
 import numpy as np
 
 from smf_lib.profiles import load_profile
-from smf_lib.results import Record
+from smf_lib.records.results import Record
 
 LABELS = {
     "base": "Base model",

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from smf_lib import figures
-from smf_lib.benchmarks import NAMES, expected_steps, multiplications, read_benchmark
+from smf_lib.analysis.benchmarks import NAMES, expected_steps, multiplications, read_benchmark
 from smf_lib.figures import Figure
 
 SHORT, LONG = "8 x 36 tokens, loss on 9", "8 x 128 tokens, loss on 128"

@@ -14,7 +14,7 @@ from helpers_records import make_record
 from smf_lib.book import build
 from smf_lib.book.pages import BookError
 from smf_lib.profiles import load_profile
-from smf_lib.results import write_record
+from smf_lib.records.results import write_record
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PROFILE = load_profile("smoke").model_copy(update={"seeds": [0, 1]})

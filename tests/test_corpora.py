@@ -3,8 +3,8 @@
 import pytest
 from helpers_hub import dolly_row, oasst1_row, trivia_row, wikitext_lines, write_rows
 
-from smf_lib.corpora import load_texts, load_triviaqa, load_wikitext, pages
 from smf_lib.settings import TextSettings, TriviaQASettings, WikiTextSettings
+from smf_lib.tasks.corpora import load_texts, load_triviaqa, load_wikitext, pages
 
 
 def wikitext(data, **settings):

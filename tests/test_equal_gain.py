@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from smf_lib.equal_gain import SweepPoint, crossing, drift_at_equal_gain
+from smf_lib.analysis.equal_gain import SweepPoint, crossing, drift_at_equal_gain
 
 N = 400
 

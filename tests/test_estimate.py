@@ -3,7 +3,7 @@
 import pytest
 from helpers_records import paper_records
 
-from smf_lib.estimate import ASSUMED, H100, Lengths, Machine, estimate, lengths_of
+from smf_lib.analysis.estimate import ASSUMED, H100, Lengths, Machine, estimate, lengths_of
 from smf_lib.profiles import load_profile
 
 PAPER = load_profile("paper")

@@ -10,8 +10,8 @@ import torch
 from helpers_models import memory_model, tiny_model
 from helpers_text import WORDS, word_tokenizer
 
-from smf_lib import evaluate
-from smf_lib.evaluate import (
+from smf_lib.evaluation import evaluate
+from smf_lib.evaluation.evaluate import (
     Measurement,
     measure_exam,
     measure_knowledge,
@@ -19,8 +19,8 @@ from smf_lib.evaluate import (
     measure_self_kl,
     normalise,
 )
-from smf_lib.exam import ExamQuestion, continuation, prompt
-from smf_lib.lm import SharedContextLM
+from smf_lib.evaluation.lm import SharedContextLM
+from smf_lib.tasks.exam import ExamQuestion, continuation, prompt
 
 
 @dataclass

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import simple_icd_10_cm as icd
 
-from smf_lib.exam import (
+from smf_lib.tasks.exam import (
     Exam,
     ExamQuestion,
     build_exam,

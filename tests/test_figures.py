@@ -26,9 +26,9 @@ from smf_lib.figures.style import (
     method_shape,
     text_colour,
 )
+from smf_lib.paper.published import load_published
 from smf_lib.profiles import load_profile
-from smf_lib.published import load_published
-from smf_lib.results import ResultsError
+from smf_lib.records.results import ResultsError
 
 ROWS = 512
 

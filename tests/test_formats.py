@@ -4,9 +4,9 @@ import pytest
 from helpers_hub import medmcqa_row
 from transformers import AutoTokenizer
 
-from smf_lib.exam import ExamQuestion
-from smf_lib.formats import FORMATS, IGNORED, Cloze, Lettered, training_row
-from smf_lib.medmcqa import MedMCQAQuestion
+from smf_lib.tasks.exam import ExamQuestion
+from smf_lib.tasks.formats import FORMATS, IGNORED, Cloze, Lettered, training_row
+from smf_lib.tasks.medmcqa import MedMCQAQuestion
 
 OPTIONS = ["Aspirin", "Iron", "Zinc", "Gold"]
 LETTERED = (

@@ -8,7 +8,7 @@ from helpers_models import adamw, bits, memory_model, tables, tiny_model, tokens
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from smf_lib.frozen import kept_casts
+from smf_lib.training.frozen import kept_casts
 
 
 def converted(action) -> int:

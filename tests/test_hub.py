@@ -9,9 +9,9 @@ import datasets
 import pytest
 from helpers_hub import dolly_row, medmcqa_row, write_rows
 
-from smf_lib.hub import load_rows, locate
 from smf_lib.models import resolve_model
 from smf_lib.settings import ModelSettings
+from smf_lib.tasks.hub import load_rows, locate
 
 HUB_ID = "openlifescienceai/medmcqa"
 
@@ -109,7 +109,7 @@ def test_offline_one_error_names_the_field_the_id_and_the_local_alternative(tmp_
     """In a process of its own: the clients read these variables when they are imported."""
     program = (
         "import sys\n"
-        "from smf_lib.hub import load_rows\n"
+        "from smf_lib.tasks.hub import load_rows\n"
         "try:\n"
         f"    load_rows('exam.source', '{HUB_ID}', 'train[:50%]+validation', set(), '.')\n"
         "except ValueError as error:\n"

@@ -8,8 +8,8 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 
-from smf_lib.lm import Generation, SharedContextLM
-from smf_lib.reading import RowReader, batches, common_prefix, inference
+from smf_lib.evaluation.lm import Generation, SharedContextLM
+from smf_lib.evaluation.reading import RowReader, batches, common_prefix, inference
 
 PAIRS = [
     ("Question one two three Answer", " four"),
@@ -66,7 +66,7 @@ def test_loglikelihood_agrees_with_lm_eval(architecture, bos):
 def test_scores_do_not_depend_on_how_many_positions_are_scored_at_once(positions, monkeypatch):
     model, tokenizer = tiny_model("Qwen2"), word_tokenizer()
     expected = one_by_one(model, tokenizer)
-    monkeypatch.setattr("smf_lib.lm.SCORED_AT_ONCE", positions)
+    monkeypatch.setattr("smf_lib.evaluation.lm.SCORED_AT_ONCE", positions)
     assert_close(loglikelihoods(SharedContextLM(model, tokenizer)), expected, 1e-4)
 
 

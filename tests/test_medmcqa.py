@@ -3,8 +3,8 @@
 import pytest
 from helpers_hub import medmcqa_row, write_rows
 
-from smf_lib.medmcqa import build_medmcqa
 from smf_lib.settings import MedMCQASettings
+from smf_lib.tasks.medmcqa import build_medmcqa
 
 
 def exam(folder, **settings):

@@ -5,11 +5,11 @@ import math
 import pytest
 from helpers_records import PAPER_EFFECTS, make_record, paper_records
 
-from smf_lib import paper
+from smf_lib.analysis.stats import Interval
+from smf_lib.paper import comparison as paper
+from smf_lib.paper.published import load_published
 from smf_lib.profiles import load_profile
-from smf_lib.published import load_published
-from smf_lib.results import ResultsError, write_record
-from smf_lib.stats import Interval
+from smf_lib.records.results import ResultsError, write_record
 
 PUBLISHED = load_published()
 FEW = ("base", "lora", "full", "additive-kl")

@@ -7,7 +7,7 @@ import pytest
 from helpers_records import paper_records
 
 from smf_lib.profiles import PROFILE_DIR, load_profile
-from smf_lib.results import write_record
+from smf_lib.records.results import write_record
 
 PATH = PROFILE_DIR.parent / "notebooks" / "06_paper.ipynb"
 MAIN = ("base", "full", "lora", "smf-kl", "additive-kl", "retrofit-additive")

@@ -5,12 +5,13 @@ import shlex
 import pytest
 from helpers_records import paper_records
 
-from smf_lib import paper_settings, paper_todo
-from smf_lib import paper_tables as tables
-from smf_lib.paper import ABSENT, QUESTIONS
+from smf_lib.analysis.tables import DASH
+from smf_lib.paper import settings as paper_settings
+from smf_lib.paper import tables
+from smf_lib.paper import todo as paper_todo
+from smf_lib.paper.comparison import ABSENT, QUESTIONS
+from smf_lib.paper.published import METRICS, Number, load_published
 from smf_lib.profiles import load_profile
-from smf_lib.published import METRICS, Number, load_published
-from smf_lib.tables import DASH
 
 PUBLISHED = load_published()
 FEW = ("base", "lora", "full", "additive-kl")

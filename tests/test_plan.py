@@ -10,7 +10,7 @@ from helpers_records import make_record
 
 from smf_lib.book.plan import describe_plan, other_builds
 from smf_lib.profiles import load_profile
-from smf_lib.results import write_record
+from smf_lib.records.results import write_record
 
 PROFILE = load_profile("smoke")
 

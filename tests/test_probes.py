@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from smf_lib import probes
 from smf_lib.models import load_model, tiny_random_model
-from smf_lib.probes import document_start, load_knowledge, load_prose, write_self_text
+from smf_lib.tasks import probes
+from smf_lib.tasks.probes import document_start, load_knowledge, load_prose, write_self_text
 
 MEDICAL = re.compile(
     r"\b(medicin\w*|medical\w*|disease\w*|patient\w*|hospital\w*|clinic\w*|doctor\w*|physician\w*"

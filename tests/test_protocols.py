@@ -16,14 +16,10 @@ from lm_eval.models.huggingface import HFLM
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from smf_lib import protocols
-from smf_lib.corpora import pages
-from smf_lib.evaluate import run_task
-from smf_lib.exam import ExamQuestion
-from smf_lib.formats import FORMATS
-from smf_lib.lm import SharedContextLM
-from smf_lib.probes import KnowledgeQuestion
-from smf_lib.protocols import (
+from smf_lib.evaluation import protocols
+from smf_lib.evaluation.evaluate import run_task
+from smf_lib.evaluation.lm import SharedContextLM
+from smf_lib.evaluation.protocols import (
     measure_letters,
     measure_options,
     measure_trivia,
@@ -32,6 +28,10 @@ from smf_lib.protocols import (
     measure_words,
     paper_normalise,
 )
+from smf_lib.tasks.corpora import pages
+from smf_lib.tasks.exam import ExamQuestion
+from smf_lib.tasks.formats import FORMATS
+from smf_lib.tasks.probes import KnowledgeQuestion
 
 SPECIAL = ["<pad>", "<s>", "</s>"]
 SPACE, NEWLINE = "\u0120", "\u010a"  # as byte-level tokenizers write them

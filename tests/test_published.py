@@ -5,8 +5,8 @@ import math
 import pytest
 import yaml
 
+from smf_lib.paper.published import FILE, METRICS, Number, load_published
 from smf_lib.profiles import load_profile
-from smf_lib.published import FILE, METRICS, Number, load_published
 
 
 @pytest.fixture(scope="module")

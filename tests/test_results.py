@@ -7,8 +7,14 @@ import os
 import pytest
 from helpers_records import make_record
 
-from smf_lib import results
-from smf_lib.results import ResultsError, paired_key, read_record, read_records, write_record
+from smf_lib.records import results
+from smf_lib.records.results import (
+    ResultsError,
+    paired_key,
+    read_record,
+    read_records,
+    write_record,
+)
 
 
 def stored(folder, **changes):
@@ -192,6 +198,6 @@ def test_provenance_fills_a_record():
 
 
 def test_git_state_outside_a_repository(tmp_path):
-    from smf_lib.provenance import git_state
+    from smf_lib.records.provenance import git_state
 
     assert git_state(tmp_path) == (None, None)

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from smf_lib.profiles import PROFILE_DIR
-from smf_lib.results import read_record
+from smf_lib.records.results import read_record
 from smf_lib.run import main
 
 REPOSITORY = Path(__file__).resolve().parent.parent

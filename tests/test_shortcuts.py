@@ -8,9 +8,9 @@ from helpers_models import tiny_model
 from peft import LoraConfig, get_peft_model
 from transformers import DataCollatorForSeq2Seq
 
-from smf_lib.formats import IGNORED
 from smf_lib.models import load_model, tiny_random_model
-from smf_lib.shortcuts import SHORT, AnswerCollator, plain_attention
+from smf_lib.tasks.formats import IGNORED
+from smf_lib.training.shortcuts import SHORT, AnswerCollator, plain_attention
 
 
 @pytest.fixture(scope="module")

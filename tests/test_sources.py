@@ -102,7 +102,7 @@ def test_a_module_of_a_subpackage_counts_only_where_it_is_imported(package, tmp_
         ("from ..figures.more import x", "figures/more"),
         ("from . import more", "figures/more"),
         ("from .more import x", "figures/more"),
-        ("from smf_lib.train import fit", "train"),
+        ("from smf_lib.training.train import fit", "train"),
     ],
 )
 @pytest.mark.parametrize("importer", ["figures/__init__", "figures/rows"])

@@ -11,8 +11,8 @@ from helpers_hub import MODEL, oasst1_row, serve
 
 from smf_lib import study as study_module
 from smf_lib.background import collect_background, memories
-from smf_lib.measuring import metric_names
-from smf_lib.results import read_record
+from smf_lib.evaluation.measuring import metric_names
+from smf_lib.records.results import read_record
 from smf_lib.study import Study
 
 SMALL = {

@@ -10,12 +10,12 @@ import yaml
 
 from smf_lib.background import memories
 from smf_lib.book import sources
-from smf_lib.formats import IGNORED
 from smf_lib.profiles import PROFILE_DIR
-from smf_lib.recording import footprint
-from smf_lib.results import read_record
+from smf_lib.records.recording import footprint
+from smf_lib.records.results import read_record
 from smf_lib.study import Study
-from smf_lib.train import COMPLETE
+from smf_lib.tasks.formats import IGNORED
+from smf_lib.training.train import COMPLETE
 
 
 def smoke(tmp_path, **changes):
@@ -126,7 +126,7 @@ def test_a_run_is_recorded_and_what_was_measured_is_not_measured_again(tmp_path,
     assert not list(study.run_dir(spec).glob("checkpoint-*"))
 
     monkeypatch.setattr("smf_lib.study.finetune", None)  # calling it would fail
-    monkeypatch.setattr("smf_lib.evaluate.measure_exam", None)
+    monkeypatch.setattr("smf_lib.evaluation.evaluate.measure_exam", None)
     assert study.train(spec, model, tokenizer) == outcome
     assert study.measure(spec, model, tokenizer).keys() == metrics.keys()
 

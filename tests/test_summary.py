@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from helpers_records import make_record, study_records, sweep_records
 
-from smf_lib import summary
-from smf_lib.results import ResultsError
+from smf_lib.analysis import summary
+from smf_lib.records.results import ResultsError
 
 
 def test_arms_group_seeds_and_keep_order():

@@ -3,9 +3,9 @@
 import pytest
 from helpers_records import make_record, paper_records, study_records, sweep_records
 
-from smf_lib import tables
-from smf_lib.results import ResultsError
-from smf_lib.stats import Interval
+from smf_lib.analysis import tables
+from smf_lib.analysis.stats import Interval
+from smf_lib.records.results import ResultsError
 
 
 def row(table, method):

@@ -20,8 +20,8 @@ import yaml
 
 from ..files import put_in_place
 from ..profiles import Profile, RunSpec, load_profile
-from ..record import Record
-from ..results import ResultsError, read_record
+from ..records.record import Record
+from ..records.results import ResultsError, read_record
 from .pages import BookError, as_page, for_download, read_notebook, used_values, with_outputs
 from .site_check import check_site
 

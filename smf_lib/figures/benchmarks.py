@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from ..benchmarks import METHODS, Benchmark, multiplications, read_benchmark
+from ..analysis.benchmarks import METHODS, Benchmark, multiplications, read_benchmark
 from .costs import count, duration, size
 from .style import COLOURS, GREY, Figure, new_figure, styled, text_colour
 

@@ -6,9 +6,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
-from ..record import Record
-from ..summary import Arm, arm_name, group_arms, listed, method_rank
-from ..units import count, duration, memory, size
+from ..analysis.summary import Arm, arm_name, group_arms, listed, method_rank
+from ..analysis.units import count, duration, memory, size
+from ..records.record import Record
 from .style import Figure, method_colours, new_figure, styled
 
 LOG_RATIO = 20
@@ -38,7 +38,7 @@ def cost(records: Sequence[Record]) -> Figure:
     figure = new_figure(1.6 + 2 * 0.32 * len(arms) + 0.8)
     grid = figure.subplots(2, 2, sharey=True).ravel()
     for ax, (field, title, words) in zip(grid, PANELS, strict=True):
-        values = [mean_cost(arm, field) for arm in arms]
+        values = [arm.mean_cost(field) for arm in arms]
         _bar_panel(ax, arms, values, title, words)
         ax.set_yticks(range(len(arms)), names)
     grid[0].invert_yaxis()
@@ -53,16 +53,11 @@ def cost(records: Sequence[Record]) -> Figure:
     )
     alt = "Bar charts of cost. " + " ".join(
         f"{name}: "
-        + ", ".join(f"{title} {words(mean_cost(arm, field))}" for field, title, words in PANELS)
+        + ", ".join(f"{title} {words(arm.mean_cost(field))}" for field, title, words in PANELS)
         + "."
         for name, arm in zip(names, arms, strict=True)
     )
     return Figure(figure, caption, alt)
-
-
-def mean_cost(arm: Arm, field: str) -> float:
-    """Mean of one cost field over the arm's seeds."""
-    return float(np.mean([getattr(record.cost, field) for record in arm.records]))
 
 
 def _bar_panel(

@@ -8,9 +8,9 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from ..record import MetricName, Record
-from ..stats import Interval
-from ..summary import (
+from ..analysis.stats import Interval
+from ..analysis.summary import (
+    CROWDED,
     DRIFT_METRICS,
     Arm,
     arm_name,
@@ -25,9 +25,9 @@ from ..summary import (
     setting_sentence,
     signed,
 )
+from ..records.record import MetricName, Record
 from .labels import Label, place_labels
 from .style import (
-    CROWDED,
     FAINT,
     GREY,
     Figure,

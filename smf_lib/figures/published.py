@@ -7,14 +7,14 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from ..paper import arms_of, label_of, paper_order
-from ..published import Published
-from ..record import Record
-from ..stats import Interval
-from ..summary import change, listed, signed
+from ..analysis.stats import Interval
+from ..analysis.summary import CROWDED, change, listed, signed
+from ..paper.comparison import arms_of, label_of, paper_order
+from ..paper.published import Published
+from ..records.record import Record
 from .gain import bars, spread_axis, widen
 from .labels import Label, place_labels
-from .style import CROWDED, FAINT, Figure, mark_style, method_colours, new_figure, styled
+from .style import FAINT, Figure, mark_style, method_colours, new_figure, styled
 
 
 @dataclass(frozen=True)

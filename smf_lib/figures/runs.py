@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from ..record import Record
-from ..summary import (
+from ..analysis.summary import (
+    CROWDED,
     Arm,
     arm_name,
     baseline_sentence,
@@ -20,9 +20,9 @@ from ..summary import (
     seeds_sentence,
     setting_sentence,
 )
+from ..records.record import Record
 from .labels import Label, label_ends, place_labels
 from .style import (
-    CROWDED,
     GREY,
     Figure,
     method_colours,

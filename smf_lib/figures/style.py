@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure as Canvas
 
-from ..summary import METHOD_ORDER
+from ..analysis.summary import METHOD_ORDER
 
 WIDTH = 8.0
 DPI = 160
@@ -54,7 +54,6 @@ FAMILIES = {
     "smf-": "Memory that starts at zero", "additive-": "Additive memory after stage 1",
     "replacement-": "Replacement memory after stage 1", "retrofit-": "Stage 1",
 }  # fmt: skip
-CROWDED = 9  # more methods than this are not named beside their marks, but in a legend
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 STYLE = {
     "font.family": "DejaVu Sans",

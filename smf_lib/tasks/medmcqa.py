@@ -22,7 +22,7 @@ from .formats import LETTERS
 from .hub import load_rows
 
 if TYPE_CHECKING:
-    from .settings import MedMCQASettings
+    from ..settings import MedMCQASettings
 
 COLUMNS = {"question", "opa", "opb", "opc", "opd", "cop"}
 

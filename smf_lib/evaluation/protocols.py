@@ -23,7 +23,9 @@ import numpy as np
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from .corpora import pages
+from ..tasks.corpora import pages
+from ..tasks.exam import ExamQuestion
+from ..tasks.formats import LETTERS
 from .evaluate import (
     MEAN,
     Measurement,
@@ -35,8 +37,6 @@ from .evaluate import (
     run_task,
     windows,
 )
-from .exam import ExamQuestion
-from .formats import LETTERS
 from .lm import SharedContextLM
 
 TRIVIA_TOKENS = 32  # new tokens of an answer in the paper's protocol

@@ -1,7 +1,7 @@
 """What a run is measured by: the new task (exam) and three probes of forgetting.
 
 The exam and the knowledge probe are lm-eval tasks, made here and run by lm-eval on
-`smf_lib.lm.SharedContextLM`. Each item's outcome is kept, so that runs can be compared by item.
+`smf_lib.evaluation.lm.SharedContextLM`. Each item's outcome is kept, so that runs can be compared by item.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from .exam import ExamQuestion, continuation, prompt
+from ..tasks.exam import ExamQuestion, continuation, prompt
 from .lm import SharedContextLM
 from .reading import RowReader, inference
 

@@ -21,11 +21,11 @@ from transformers import (
 )
 from transformers.trainer_callback import PrinterCallback
 
+from ..files import write_whole
+from ..settings import TrainingSettings
 from . import processes
-from .files import write_whole
 from .frozen import kept_casts
 from .precision import resolve_precision
-from .settings import TrainingSettings
 from .shortcuts import AnswerCollator, plain_attention
 
 COMPLETE = "complete.json"

@@ -19,9 +19,9 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .profiles import Profile
-from .record import Record
-from .settings import MethodSettings, TrainingSettings
+from ..profiles import Profile
+from ..records.record import Record
+from ..settings import MethodSettings, TrainingSettings
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from .background import memories
-from .corpora import pages
-from .files import write_whole
-from .precision import resolve_precision
-from .profiles import RunSpec
+from ..background import memories
+from ..files import write_whole
+from ..profiles import RunSpec
+from ..tasks.corpora import pages
+from ..training.precision import resolve_precision
 from .results import Metric, Record, provenance
 
 if TYPE_CHECKING:
-    from .study import Study
-    from .train import TrainingOutcome
+    from ..study import Study
+    from ..training.train import TrainingOutcome
 
 
 def short_hash(*parts) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ..profiles import Profile
+from ..tasks.formats import FORMATS
+from ..training.precision import resolve_precision
 from . import evaluate, protocols
-from .formats import FORMATS
-from .precision import resolve_precision
-from .profiles import Profile
 
 if TYPE_CHECKING:
-    from .study import Study
+    from ..study import Study
 
 
 def metric_names(profile: Profile) -> list[str]:

@@ -13,11 +13,10 @@ from typing import Any
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from .figures.costs import mean_cost
-from .figures.style import CROWDED
-from .record import MetricName, Record
+from ..records.record import MetricName, Record
 from .stats import Interval
 from .summary import (
+    CROWDED,
     DRIFT_METRICS,
     Arm,
     arm_name,
@@ -200,15 +199,15 @@ def cost_table(records: Sequence[Record]) -> pd.DataFrame:
         {
             "Study": arm.where,
             "Method": arm_name(arm, arms),
-            "Training time": duration(mean_cost(arm, "train_seconds")),
-            "Steps": f"{mean_cost(arm, 'steps'):.0f}",
-            "Speed (tokens a second)": f"{mean_cost(arm, 'tokens_per_second'):.0f}",
-            "Peak memory": memory(mean_cost(arm, "peak_memory_bytes")),
-            "Trainable parameters": count(mean_cost(arm, "trainable_parameters")),
-            "Parameters changed": count(mean_cost(arm, "updated_parameters")),
+            "Training time": duration(arm.mean_cost("train_seconds")),
+            "Steps": f"{arm.mean_cost('steps'):.0f}",
+            "Speed (tokens a second)": f"{arm.mean_cost('tokens_per_second'):.0f}",
+            "Peak memory": memory(arm.mean_cost("peak_memory_bytes")),
+            "Trainable parameters": count(arm.mean_cost("trainable_parameters")),
+            "Parameters changed": count(arm.mean_cost("updated_parameters")),
             "Rows changed": _rows_changed(arm),
-            "Size on disk": size(mean_cost(arm, "saved_bytes")),
-            "Time with measuring": duration(mean_cost(arm, "total_seconds")),
+            "Size on disk": size(arm.mean_cost("saved_bytes")),
+            "Time with measuring": duration(arm.mean_cost("total_seconds")),
         }
         for arm in trained
     ]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from .files import write_whole
+from ..files import write_whole
 from .provenance import provenance
 from .record import METRIC_DATA, SCHEMA_VERSION, Metric, MetricName, Record
 

@@ -15,7 +15,7 @@ from .hub import load_rows
 from .probes import KnowledgeQuestion
 
 if TYPE_CHECKING:
-    from .settings import TextSettings, TriviaQASettings, WikiTextSettings
+    from ..settings import TextSettings, TriviaQASettings, WikiTextSettings
 
 PAGE_HEADING = re.compile(r"^\s*=\s[^=](?:.*[^=])?\s=\s*$")  # " = Title = ", not " = = Section = = "
 

@@ -18,9 +18,9 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .precision import native_bfloat16
+from ..training.precision import native_bfloat16
 
-DATA = Path(__file__).resolve().parent / "data"
+DATA = Path(__file__).resolve().parent.parent / "data"
 WRITING_BATCH = 64
 
 

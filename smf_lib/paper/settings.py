@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from .profiles import Profile
+from ..analysis.summary import listed, rate_text
+from ..analysis.tables import DASH
+from ..profiles import Profile
 from .published import Published
-from .summary import listed, rate_text
-from .tables import DASH
 
 
 def setting_table(profiles: Sequence[Profile], published: Published) -> pd.DataFrame:

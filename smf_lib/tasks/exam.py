@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .files import write_whole
+from ..files import write_whole
 
 if TYPE_CHECKING:
     from smf_lib.settings import ExamSettings
@@ -41,7 +41,7 @@ class ExamQuestion:
 class Exam:
     """An exam's three disjoint splits; ``sha256`` names the content of all of them.
 
-    ``format`` names how questions become text (``smf_lib.formats``), ``notes`` says in words which
+    ``format`` names how questions become text (``smf_lib.tasks.formats``), ``notes`` says in words which
     rows these are, where there is more to say than how many.
     """
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from ..records.record import MetricName, Record
+from ..records.results import ResultsError, paired_key
 from . import stats
 from .equal_gain import EqualGain, SweepPoint, drift_at_equal_gain
-from .record import MetricName, Record
-from .results import ResultsError, paired_key
 from .stats import Interval, McNemar
 
 METHOD_ORDER = (
@@ -23,6 +23,7 @@ METHOD_ORDER = (
     "additive-kl", "additive-tfidf", "additive-s-kl", "additive-s-tfidf", "replacement-kl",
     "replacement-tfidf", "retrofit-additive", "retrofit-replacement", "osf", "ia3", "ln-tuning",
 )  # fmt: skip
+CROWDED = 9  # more methods than this are not named one by one beside marks or as pairs
 PERPLEXITIES = ("prose_perplexity", "word_perplexity")
 DRIFT_METRICS = ("prose_perplexity", "knowledge_accuracy", "self_kl")
 PROBES = {
@@ -42,6 +43,10 @@ class Arm:
     def first(self) -> Record:
         """The run that stands for what all share: profile, study, method, label, settings."""
         return self.records[0]
+
+    def mean_cost(self, field: str) -> float:
+        """Mean of one cost field over the arm's seeds."""
+        return float(np.mean([getattr(record.cost, field) for record in self.records]))
 
     @property
     def where(self) -> str:

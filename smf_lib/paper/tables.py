@@ -11,7 +11,10 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from .paper import (
+from ..analysis.summary import Arm, change, compare, contrast, level, listed, signed
+from ..analysis.tables import DASH, number, p_text
+from ..records.record import MetricName, Record
+from .comparison import (
     ABSENT,
     MAIN,
     QUESTIONS,
@@ -23,9 +26,6 @@ from .paper import (
     paper_order,
 )
 from .published import Claim, Number, PaperMetric, Published
-from .record import MetricName, Record
-from .summary import Arm, change, compare, contrast, level, listed, signed
-from .tables import DASH, number, p_text
 
 STANDARD: dict[MetricName, str] = {
     "exam_accuracy": "MedMCQA, paper's score",

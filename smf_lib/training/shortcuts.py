@@ -16,7 +16,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerBase
 
-from .formats import IGNORED
+from ..tasks.formats import IGNORED
 
 SHORT = 256  # tokens; up to here plain attention is the faster on a processor
 

@@ -14,7 +14,7 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-FILE = Path(__file__).resolve().parent / "data" / "published.yaml"
+FILE = Path(__file__).resolve().parent.parent / "data" / "published.yaml"
 PaperMetric = Literal["exam_accuracy", "prose_perplexity", "knowledge_accuracy"]
 METRICS: tuple[PaperMetric, ...] = ("exam_accuracy", "prose_perplexity", "knowledge_accuracy")
 

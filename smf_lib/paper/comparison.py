@@ -18,13 +18,13 @@ from itertools import combinations
 from pathlib import Path
 from typing import Literal
 
-from .profiles import Profile, load_profile
+from ..analysis.stats import Interval, wilson_interval
+from ..analysis.summary import METHOD_ORDER, Arm, contrast, group_arms, level, listed
+from ..analysis.units import count
+from ..profiles import Profile, load_profile
+from ..records.record import METRIC_DATA, MetricName, Record
+from ..records.results import read_records
 from .published import Claim, Published
-from .record import METRIC_DATA, MetricName, Record
-from .results import read_records
-from .stats import Interval, wilson_interval
-from .summary import METHOD_ORDER, Arm, contrast, group_arms, level, listed
-from .units import count
 
 ABSENT = "not on record"
 MAIN = (

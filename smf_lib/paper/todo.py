@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from .estimate import H100, Lengths, Machine, estimate, lengths_of
-from .paper import QUESTIONS, arms_of, findings, items_needed, open_claims, paper_order
-from .profiles import Profile
+from ..analysis.estimate import H100, Lengths, Machine, estimate, lengths_of
+from ..analysis.summary import signed
+from ..analysis.tables import DASH, number
+from ..analysis.units import count
+from ..profiles import Profile
+from ..records.record import Record
+from .comparison import QUESTIONS, arms_of, findings, items_needed, open_claims, paper_order
 from .published import Published
-from .record import Record
-from .summary import signed
-from .tables import DASH, number
-from .units import count
 
 
 def to_run_table(

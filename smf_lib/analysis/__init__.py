@@ -1,0 +1,1 @@
+"""From records to numbers and tables: intervals, arms, equal gain, costs."""

@@ -1,0 +1,1 @@
+"""How a model is trained, the same for every method, on one process or several."""
