@@ -3,7 +3,7 @@
     snakemake --cores all --rerun-triggers mtime params input --config profile=quick -- book
 
 Everything is written under the working directory: work/<profile>/ and results/<profile>/local/.
-A run is repeated when its settings or the code that it uses change (see smf_lib/book/sources.py).
+A run is repeated when its settings or the code that it uses change (see smf_lib/records/sources.py).
 Targets: `book`; `study` (all records, no pages); or any file that a rule makes.
 """
 
@@ -18,7 +18,7 @@ from snakemake.logging import logger
 
 from smf_lib.book.plan import describe_plan, other_builds
 from smf_lib.profiles import load_profile
-from smf_lib.book.sources import code_digest, notebook_digest
+from smf_lib.records.sources import code_digest, notebook_digest
 
 # Every choice of the scheduler is told in a line; the notebooks' own lines say more.
 logger.addFilter(lambda r: not r.getMessage().startswith(("Select jobs", "Execute ")))

@@ -17,8 +17,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from smf_lib.files import write_whole
 from smf_lib.memory import ProductKeyMemory
+from smf_lib.precision import native_bfloat16
 from smf_lib.records.provenance import provenance
-from smf_lib.training.precision import native_bfloat16
 
 PRECISION = "bf16" if native_bfloat16("cpu") else "fp32"  # as in the study on a processor
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "benchmarks"

@@ -8,14 +8,15 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
 
+from .files import short_hash, write_json
 from .models import ModelFiles, load_model, resolve_model
 from .profiles import Profile
-from .records.recording import short_hash, write_json
 from .tasks import corpora, probes
 from .tasks.exam import Exam, ExamQuestion, build_exam
 from .tasks.formats import FORMATS, Cloze, Lettered
@@ -37,6 +38,8 @@ def find_root() -> Path:
 @dataclass(frozen=True)
 class Materials:
     """A profile and the folder its files go to; everything is loaded when it is first asked for."""
+
+    STUDY: ClassVar[str] = "local"  # this machine's, beside recorded ones, in results/<profile>/
 
     profile: Profile
     root: Path

@@ -19,7 +19,6 @@ import shutil
 import time
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
@@ -29,26 +28,24 @@ from transformers import PreTrainedTokenizerBase, set_seed
 
 from .architecture import default_layers, find_mlps
 from .background import collect_background, memories
-from .book.sources import code_digest
 from .config import SparseMemoryConfig
 from .evaluation.measuring import measure_metric, metric_names
-from .files import whole
+from .files import short_hash, whole, write_json
 from .materials import Materials, find_root
+from .precision import autocast, resolve_precision
 from .profiles import RunSpec, load_profile
-from .records.recording import NO_FOOTPRINT, build_record, footprint, short_hash, write_json
+from .records.recording import NO_FOOTPRINT, build_record, footprint
 from .records.results import Metric, Record, write_record
+from .records.sources import code_digest
 from .registration import NAME, PEFT_TYPE
 from .selection import get_rule
 from .tasks.formats import training_row
 from .training import processes
-from .training.precision import autocast, resolve_precision
 from .training.train import TrainingOutcome, finetune, peak_memory
 
 
 class Study(Materials):
     """A profile with the steps of its runs."""
-
-    STUDY: ClassVar[str] = "local"  # this machine's, beside recorded ones, in results/<profile>/
 
     @classmethod
     def load(cls, profile: str, root: str | Path | None = None) -> Study:
@@ -242,7 +239,9 @@ class Study(Materials):
         """
         kept = self.run_dir(spec) / "footprint.json"
         size = json.loads(kept.read_text()) if kept.is_file() else dict(NO_FOOTPRINT)
-        record = build_record(self, spec, outcome, metrics, size, time.time() - started)
+        record = build_record(
+            self, spec, self.digest(spec), outcome, metrics, size, time.time() - started
+        )
         write_record(self.results / self.STUDY / f"{spec.run_id}.json", record)
         for checkpoint in self.run_dir(spec).glob("checkpoint-*"):
             shutil.rmtree(checkpoint)

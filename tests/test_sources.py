@@ -5,7 +5,7 @@ import shutil
 import pytest
 from helpers_book import notebook, write
 
-from smf_lib.book import sources
+from smf_lib.records import sources
 
 
 @pytest.fixture

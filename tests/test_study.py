@@ -9,8 +9,8 @@ import torch
 import yaml
 
 from smf_lib.background import memories
-from smf_lib.book import sources
 from smf_lib.profiles import PROFILE_DIR
+from smf_lib.records import sources
 from smf_lib.records.recording import footprint
 from smf_lib.records.results import read_record
 from smf_lib.study import Study

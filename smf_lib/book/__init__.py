@@ -1,1 +1,1 @@
-"""The study as a workflow and a book: notebooks run, what they depend on, and the pages."""
+"""The study as a workflow and a book: notebooks run, and the pages made of them."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ..precision import resolve_precision
 from ..profiles import Profile
 from ..tasks.formats import FORMATS
-from ..training.precision import resolve_precision
 from . import evaluate, protocols
 
 if TYPE_CHECKING:
-    from ..study import Study
+    from ..materials import Materials
 
 
 def metric_names(profile: Profile) -> list[str]:
@@ -31,7 +31,7 @@ def metric_names(profile: Profile) -> list[str]:
     return names
 
 
-def measure_metric(study: Study, name: str, model, tokenizer) -> evaluate.Measurement:
+def measure_metric(study: Materials, name: str, model, tokenizer) -> evaluate.Measurement:
     """Measure one metric of `metric_names` on a model, as the study's profile says."""
     settings = study.profile.evaluation
     how = {
@@ -41,7 +41,7 @@ def measure_metric(study: Study, name: str, model, tokenizer) -> evaluate.Measur
     return _MEASURES[name](study, model, tokenizer, how)
 
 
-def _exam(study: Study, model, tokenizer, how: dict) -> evaluate.Measurement:
+def _exam(study: Materials, model, tokenizer, how: dict) -> evaluate.Measurement:
     exam, questions = study.exam, study.exam.split(study.profile.evaluation.split)
     if exam.format == "cloze":
         return evaluate.measure_exam(model, tokenizer, questions, **how)
@@ -49,34 +49,34 @@ def _exam(study: Study, model, tokenizer, how: dict) -> evaluate.Measurement:
     return protocols.measure_options(model, tokenizer, questions, FORMATS[exam.format], **how)
 
 
-def _letters(study: Study, model, tokenizer, how: dict) -> evaluate.Measurement:
+def _letters(study: Materials, model, tokenizer, how: dict) -> evaluate.Measurement:
     questions = study.exam.split(study.profile.evaluation.split)
     return protocols.measure_letters(model, tokenizer, questions, **how)
 
 
-def _prose(study: Study, model, tokenizer, how: dict) -> evaluate.Measurement:
+def _prose(study: Materials, model, tokenizer, how: dict) -> evaluate.Measurement:
     wikitext = study.profile.probes.wikitext
     if wikitext is None:
         return evaluate.measure_prose(model, tokenizer, study.prose, **how)
     return protocols.measure_wikitext(model, tokenizer, study.prose, wikitext.window, **how)
 
 
-def _words(study: Study, model, tokenizer, how: dict) -> evaluate.Measurement:
+def _words(study: Materials, model, tokenizer, how: dict) -> evaluate.Measurement:
     return protocols.measure_words(model, tokenizer, study.prose, **how)
 
 
-def _knowledge(study: Study, model, tokenizer, how: dict) -> evaluate.Measurement:
+def _knowledge(study: Materials, model, tokenizer, how: dict) -> evaluate.Measurement:
     questions, shots = study.knowledge
     if study.profile.probes.triviaqa is None:
         return evaluate.measure_knowledge(model, tokenizer, questions, shots, **how)
     return protocols.measure_trivia(model, tokenizer, questions, shots, **how)
 
 
-def _exact_match(study: Study, model, tokenizer, how: dict) -> evaluate.Measurement:
+def _exact_match(study: Materials, model, tokenizer, how: dict) -> evaluate.Measurement:
     return protocols.measure_trivia_exact(model, tokenizer, *study.knowledge, **how)
 
 
-def _self_kl(study: Study, model, tokenizer, how: dict) -> evaluate.Measurement:
+def _self_kl(study: Materials, model, tokenizer, how: dict) -> evaluate.Measurement:
     base, base_tokenizer = study.load_base()
     text = study.self_text((base, base_tokenizer))
     return evaluate.measure_self_kl(model, base, text, precision=how["precision"])

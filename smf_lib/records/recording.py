@@ -4,34 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import hashlib
-import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import nn
 
 from ..background import memories
-from ..files import write_whole
+from ..files import short_hash
+from ..precision import resolve_precision
 from ..profiles import RunSpec
 from ..tasks.corpora import pages
-from ..training.precision import resolve_precision
 from .results import Metric, Record, provenance
 
 if TYPE_CHECKING:
-    from ..study import Study
+    from ..materials import Materials
     from ..training.train import TrainingOutcome
-
-
-def short_hash(*parts) -> str:
-    """A short name for the content of these JSON-like parts."""
-    text = json.dumps(parts, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def write_json(path: Path, content) -> None:
-    """Write JSON whole or not at all, making the folder."""
-    write_whole(path, json.dumps(content))
 
 
 NO_FOOTPRINT = {
@@ -71,14 +57,18 @@ def footprint(model: nn.Module) -> dict:
 
 
 def build_record(
-    study: Study,
+    study: Materials,
     spec: RunSpec,
+    digest: str,
     outcome: TrainingOutcome,
     metrics: dict[str, Metric],
     size: dict,
     seconds: float,
 ) -> Record:
-    """The record of a finished run; `size` is its `footprint`, `seconds` the whole run's."""
+    """The record of a finished run.
+
+    `digest` names what its outcome depends on, `size` is its `footprint`, `seconds` the whole run's.
+    """
     profile, exam = study.profile, study.exam
     retrofitted = spec.settings.stage == "retrofit" or spec.settings.start is not None
     parts = ("exam", "probes", "background", "memory", "training", "evaluation")
@@ -97,7 +87,7 @@ def build_record(
             **{name: getattr(profile, name).model_dump() for name in parts},
             **({"retrofit": profile.retrofit.model_dump()} if retrofitted else {}),
             "precision": resolve_precision(profile.training.precision),
-            "digest": study.digest(spec),
+            "digest": digest,
         },
         model={
             "name": files.name,
@@ -127,7 +117,7 @@ def build_record(
     )
 
 
-def _data(study: Study, metrics: dict[str, Metric], retrofitted: bool) -> dict:
+def _data(study: Materials, metrics: dict[str, Metric], retrofitted: bool) -> dict:
     """Identity and size of everything that was trained and measured on."""
     settings, exam = study.profile.probes, study.exam
     parts = {
@@ -167,7 +157,7 @@ def _data(study: Study, metrics: dict[str, Metric], retrofitted: bool) -> dict:
     return parts
 
 
-def _prose(study: Study) -> dict:
+def _prose(study: Materials) -> dict:
     wikitext = study.profile.probes.wikitext
     if wikitext is None:
         articles = [[a.title, a.text] for a in study.prose]

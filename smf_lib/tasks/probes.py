@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..training.precision import native_bfloat16
+from ..precision import native_bfloat16
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 WRITING_BATCH = 64

@@ -22,10 +22,10 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback
 
 from ..files import write_whole
+from ..precision import resolve_precision
 from ..settings import TrainingSettings
 from . import processes
 from .frozen import kept_casts
-from .precision import resolve_precision
 from .shortcuts import AnswerCollator, plain_attention
 
 COMPLETE = "complete.json"
