@@ -7,6 +7,10 @@ import torch
 from helpers_models import bits, memory_model, tables, tokens
 from transformers import Trainer, TrainingArguments
 
+from smf_lib.models import load_model, tiny_random_model
+from smf_lib.settings import TrainingSettings
+from smf_lib.training.train import finetune
+
 SEQUENCES = [tokens(1, 5 + i % 4, seed=i)[0] for i in range(24)]
 
 
@@ -90,3 +94,12 @@ def test_loss_falls(tmp_path):
     run.train()
     losses = [entry["loss"] for entry in run.state.log_history if "loss" in entry]
     assert losses[-1] < losses[0] - 0.1
+
+
+def test_training_leaves_the_type_of_the_logits_as_it_was(tmp_path):
+    model, tokenizer = load_model(tiny_random_model())
+    settings = TrainingSettings(batch_size=2, precision="bf16", checkpoint_every=99)
+    rows = [{"input_ids": [5, 6, 7], "labels": [5, 6, 7], "attention_mask": [1] * 3}] * 2
+    finetune(model, tokenizer, rows, settings, 1e-3, 0, tmp_path)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert model(input_ids=torch.tensor([[5, 6]])).logits.dtype == torch.bfloat16

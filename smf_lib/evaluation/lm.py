@@ -152,7 +152,7 @@ class SharedContextLM(TemplateLM):
         texts = [""] * len(requests)
         if not requests:
             return texts
-        bar = tqdm(total=len(requests), desc="generating", unit="text", disable=disable_tqdm)
+        bar = _bar("generating", len(requests), disable_tqdm)
         with inference(self.model, self.precision), bar:
             prefix = common_prefix(contexts)
             shared = self.reader.start(prefix)
@@ -195,7 +195,7 @@ class SharedContextLM(TemplateLM):
         scores: list[tuple[float, bool]] = [(0.0, True)] * len(pairs)
         if not pairs:
             return scores
-        bar = tqdm(total=len(pairs), desc="scoring", unit="text", disable=disable_tqdm)
+        bar = _bar("scoring", len(pairs), disable_tqdm)
         with inference(self.model, self.precision), bar:
             prefix = common_prefix(contexts)
             shared = self.reader.start(prefix)
@@ -265,6 +265,11 @@ class SharedContextLM(TemplateLM):
                     f"request {number} has {length} tokens, context and continuation together; "
                     f"the model's maximum is {self.max_length}: shorten it, or give fewer examples"
                 )
+
+
+def _bar(words: str, total: int, hidden: bool) -> tqdm:
+    """A progress bar that is up to date also where batches take very different times."""
+    return tqdm(total=total, desc=words, unit="text", disable=hidden, miniters=1)
 
 
 def _score_tokens(logits: Tensor, tokens: Sequence[int]) -> Tensor:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from accelerate.utils import extract_model_from_parallel
 from torch import nn
 from tqdm import tqdm
 from transformers import (
@@ -58,7 +59,8 @@ def finetune(
     All parameters with requires_grad are trained by AdamW without weight decay, on a cosine
     schedule with warm-up; memory tables by the row-sparse step of `smf_lib.optim`. Weights stay
     float32; with precision "bf16" the forward and backward passes run under bfloat16 autocast.
-    What a step need not compute it leaves out, for all methods alike (`shortcuts`, `frozen`). Batches hold texts of similar length. A run that was killed and started again gives the same
+    What a step need not compute it leaves out, for all methods alike (`shortcuts`, `frozen`).
+    Batches hold texts of similar length. A run that was killed and started again gives the same
     weights as one that was not. Started by `torchrun` or `accelerate launch`, the processes share
     each batch.
 
@@ -103,6 +105,8 @@ def finetune(
     longest = max(len(row["input_ids"]) for row in rows)
     with kept_casts(model), plain_attention(model, longest):
         trainer.train(resume_from_checkpoint=_last_checkpoint(work_dir))
+    # accelerate leaves the model's logits turned to float32; a long text's would take a gigabyte
+    extract_model_from_parallel(model, keep_fp32_wrapper=False)
     history = trainer.state.log_history
     losses = [{"step": e["step"], "loss": e["loss"]} for e in history if "loss" in e]
     return TrainingOutcome(
