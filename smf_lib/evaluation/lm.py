@@ -8,7 +8,7 @@ on from the keys and values kept so far.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -154,12 +154,7 @@ class SharedContextLM(TemplateLM):
             return texts
         bar = _bar("generating", len(requests), disable_tqdm)
         with inference(self.model, self.precision), bar:
-            prefix = common_prefix(contexts)
-            shared = self.reader.start(prefix)
-            rests = [context[len(prefix) :] for context in contexts]
-            for batch in batches([len(rest) for rest in rests], self.batch_tokens):
-                rows = shared.select([0] * len(batch))
-                logits = self.reader.read(rows, [rests[i] for i in batch])
+            for batch, rows, logits in self._read_contexts(contexts):
                 found = self._continue_greedily(rows, logits, [settings[i] for i in batch])
                 for i, text in zip(batch, found):
                     texts[i] = text
@@ -167,6 +162,20 @@ class SharedContextLM(TemplateLM):
         return texts
 
     # ------------------------------------------------------------------ scoring and generating
+
+    def _read_contexts(
+        self, contexts: Sequence[Sequence[int]]
+    ) -> Iterator[tuple[list[int], Rows, Tensor]]:
+        """Read contexts in batches: their indices, their rows, the logits (rows, 1, vocabulary).
+
+        What all contexts begin with is read once.
+        """
+        prefix = common_prefix(contexts)
+        shared = self.reader.start(prefix)
+        rests = [context[len(prefix) :] for context in contexts]
+        for batch in batches([len(rest) for rest in rests], self.batch_tokens):
+            rows = shared.select([0] * len(batch))
+            yield batch, rows, self.reader.read(rows, [rests[i] for i in batch])
 
     def score(
         self, pairs: Sequence[tuple[list[int], list[int]]], disable_tqdm: bool = False
@@ -197,14 +206,9 @@ class SharedContextLM(TemplateLM):
             return scores
         bar = _bar("scoring", len(pairs), disable_tqdm)
         with inference(self.model, self.precision), bar:
-            prefix = common_prefix(contexts)
-            shared = self.reader.start(prefix)
-            rests = [context[len(prefix) :] for context in contexts]
-            for batch in batches([len(rest) for rest in rests], self.batch_tokens):
-                rows = shared.select([0] * len(batch))
-                logits = self.reader.read(rows, [rests[i] for i in batch])[:, -1]
+            for batch, rows, logits in self._read_contexts(contexts):
                 owners = [(n, row) for row, i in enumerate(batch) for n in followers[contexts[i]]]
-                for n, score in self._score_continuations(rows, logits, owners, pairs):
+                for n, score in self._score_continuations(rows, logits[:, -1], owners, pairs):
                     scores[n] = score
                 bar.update(len(owners))
         return scores
