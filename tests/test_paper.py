@@ -155,7 +155,7 @@ def test_pairs_are_told_apart_together_not_one_by_one():
 def test_the_ordering_is_stated_as_far_as_it_goes():
     records = paper_records(methods=("base", "lora", "additive-kl"))
     text = paper.ordering_sentence(records, "prose_perplexity")
-    assert text == "Perplexity: LoRA r 16 is above Base and Additive (KL); Base is above Additive (KL)."
+    assert text == "Perplexity (more is worse): LoRA r 16 is above Base and Additive (KL); Base is above Additive (KL)."
     same = [make_record(m, run_id=f"{m}-seed0") for m in ("base", "lora")]
     text = paper.ordering_sentence(same, "exam_accuracy")
     assert text == "MedMCQA: no two arms are told apart."

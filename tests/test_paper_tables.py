@@ -6,8 +6,8 @@ import pytest
 from helpers_records import paper_records
 
 from smf_lib.analysis.tables import DASH
+from smf_lib.paper import comparison, tables
 from smf_lib.paper import settings as paper_settings
-from smf_lib.paper import tables
 from smf_lib.paper import todo as paper_todo
 from smf_lib.paper.comparison import ABSENT, QUESTIONS
 from smf_lib.paper.published import METRICS, Number, load_published
@@ -66,6 +66,7 @@ def test_standard_scores_stand_beside_the_papers():
     lora = row(changes, "LoRA r 16")
     assert lora["WikiText, a word (lm-eval) (%)"] == lora["WikiText, a token (paper) (%)"]
     assert not [name for name in levels if "MedMCQA, lm-eval" in name]
+    assert "KL from base (nats)" in changes and "KL from base (nats)" not in levels
     records[1].settings["exam"] = {"format": "cloze"}
     assert any("cloze" in name for name in tables.standard_table(records))
 
@@ -78,15 +79,18 @@ def test_ordering_has_a_row_a_pair():
     assert "McNemar p" not in tables.ordering_table(paper_records(methods=FEW), "prose_perplexity")
 
 
-def test_contrasts_name_what_is_missing():
+def test_contrasts_are_shown_where_both_arms_are_on_record():
     table = tables.contrast_table(paper_records())
     check_text(table)
     assert len(table) == len(QUESTIONS)
     alone = row(table, "What stage 1 alone does, additive", "Question")
     assert alone["Differs clearly in"] == "Perplexity and KL from base"
-    few = tables.contrast_table(paper_records(methods=FEW))
-    alone = row(few, "What stage 1 alone does, additive", "Question")
-    assert alone["Differs clearly in"] == f"{ABSENT}: Stage 1, additive"
+    assert comparison.unanswered_sentence(paper_records()) == ""
+    few = paper_records(methods=(*FEW, "smf-kl"))
+    assert list(tables.contrast_table(few)["Question"]) == [zero := "Stage 1 or values that start at zero (KL)"]
+    lacking = comparison.unanswered_sentence(few)
+    assert zero not in lacking and lacking.count(";") == len(QUESTIONS) - 2
+    assert tables.contrast_table(paper_records(methods=("base",))).empty
 
 
 def test_claims_have_a_column_a_study():

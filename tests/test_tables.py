@@ -130,3 +130,4 @@ def test_tables_can_be_shown():
     assert tables.markdown(table).splitlines()[2] == "| a\\|b | 1 |"
     assert "<table" in tables.show(table).to_html()
     assert ">a &lt; b.</caption>" in tables.show(table, "a < b.").to_html()
+    assert tables.show(table.head(0), "Runs.", empty="None yet.").data == "Runs. None yet."

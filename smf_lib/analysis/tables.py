@@ -11,6 +11,7 @@ from itertools import combinations
 from typing import Any
 
 import pandas as pd
+from IPython.display import Markdown
 from pandas.io.formats.style import Styler
 
 from ..records.record import MetricName, Record
@@ -280,8 +281,15 @@ def parameters_table(settings: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame({"Parameter": rows.keys(), "Value": rows.values()})
 
 
-def show(table: pd.DataFrame, caption: str = "") -> Styler:
-    """The table as a notebook shows it: no row numbers, cells as they are, the caption above."""
+def show(
+    table: pd.DataFrame, caption: str = "", empty: str = "Nothing is on record yet."
+) -> Styler | Markdown:
+    """The table as a notebook shows it: no row numbers, cells as they are, the caption above.
+
+    Of a table without rows only the caption is shown, and what `empty` says.
+    """
+    if table.empty:
+        return Markdown(f"{caption} {empty}".strip())
     shown = table.style.hide(axis="index")
     if not caption:
         return shown

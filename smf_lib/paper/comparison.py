@@ -39,6 +39,7 @@ SHORT = {
     "exact_match": "TriviaQA, exact",
     "self_kl": "KL from base",
 }
+WORSE = ("prose_perplexity", "word_perplexity", "self_kl")  # the more, the more was forgotten
 QUESTIONS = (
     ("What stage 1 alone does, additive", "retrofit-additive", "base"),
     ("What stage 1 alone does, replacement", "retrofit-replacement", "base"),
@@ -181,6 +182,13 @@ def missing_sentence(records: Sequence[Record], profile: Profile | None = None) 
     return f"Not on record yet, of the methods of profile {profile.name}: {names}."
 
 
+def unanswered_sentence(records: Sequence[Record]) -> str:
+    """Which of `QUESTIONS` lack a record of one of their two arms; "" if none does."""
+    arms = arms_of(records)
+    lacking = [text for text, *pair in QUESTIONS if not set(pair) <= arms.keys()]
+    return f"Not on record: {'; '.join(lacking)}." if lacking else ""
+
+
 def question_noise_sentence(published: Published) -> str:
     """How far the published base accuracy is uncertain by the choice of its questions alone."""
     n = published.questions["exam_accuracy"]
@@ -237,8 +245,9 @@ def ordering_sentence(
 ) -> str:
     """The ordering as far as the intervals carry it: who is above whom, and what stays open."""
     pairs = ordered_pairs(records, metric, methods)
+    what = SHORT[metric] + (" (more is worse)" if metric in WORSE else "")
     if not pairs:
-        return f"{SHORT[metric]}: fewer than two of these arms are on record."
+        return f"{what}: fewer than two of these arms are on record."
     above: dict[str, list[str]] = {}
     values = {}
     for pair in pairs:
@@ -259,8 +268,9 @@ def ordering_sentence(
     ]
     open_pairs = sum(not pair.apart for pair in pairs)
     sentence = "; ".join(told) or "no two arms are told apart"
-    rest = f" The other {open_pairs} of {len(pairs)} pairs are not told apart." if told else ""
-    return f"{SHORT[metric]}: {sentence}.{rest if open_pairs else ''}"
+    are = "pair is" if open_pairs == 1 else f"{open_pairs} pairs are"
+    rest = f" The other {are} not told apart." if told else ""
+    return f"{what}: {sentence}.{rest if open_pairs else ''}"
 
 
 def learning_sentence(records: Sequence[Record]) -> str:

@@ -1,8 +1,7 @@
 """The chapter "The paper, arm by arm": published and measured numbers side by side, and what holds.
 
-Tables are as those of `tables`: DataFrames of finished text. What they say is worked out in
-`paper`. How each study was run is tabulated in `paper_settings`, what to run next in
-`paper_todo`.
+Tables are as those of `analysis.tables`: DataFrames of finished text. What they say is worked out
+in `comparison`. How each study was run is tabulated in `settings`, what to run next in `todo`.
 """
 
 from __future__ import annotations
@@ -102,12 +101,12 @@ def _measured(arms: Mapping[str, Arm], method: str, metric: MetricName) -> tuple
 def standard_table(records: Sequence[Record], changes: bool = False) -> pd.DataFrame:
     """The field's standard score beside the paper's protocol: levels, or changes from the base.
 
-    Accuracies in per cent and points, perplexity as it is and in per cent. Metrics that no arm has
-    are left out.
+    Accuracies in per cent and points, perplexity as it is and in per cent; beside changes the
+    divergence from the base model in nats. Metrics that no arm has are left out.
     """
     arms = arms_of(records)
     base = arms.get("base")
-    heads = dict(STANDARD)
+    heads = STANDARD | ({"self_kl": SHORT["self_kl"]} if changes else {})
     if any(a.first.settings.get("exam", {}).get("format") == "cloze" for a in arms.values()):
         heads["exam_accuracy"] = "MedMCQA, cloze (lm-eval's acc_norm)"
     rows = []
@@ -116,16 +115,24 @@ def standard_table(records: Sequence[Record], changes: bool = False) -> pd.DataF
             continue
         row = {"Method": arm.first.label}
         for metric, head in heads.items():
-            perplexity = "perplexity" in metric
-            unit = ("%" if perplexity else "points") if changes else ("" if perplexity else "%")
+            unit, digits = _unit(metric, changes)
             cell = DASH
             if arm.has(metric) and (not changes or base.has(metric)):
                 shown = change(arm, base, metric) if changes else level(arm, metric)
-                cell = number(shown, 2 if perplexity and not changes else 1, sign=changes)
+                cell = number(shown, digits, sign=changes)
             row[f"{head} ({unit})" if unit else head] = cell
         rows.append(row)
     table = pd.DataFrame(rows)
     return table.drop(columns=[name for name in table if (table[name] == DASH).all()])
+
+
+def _unit(metric: MetricName, changes: bool) -> tuple[str, int]:
+    """The unit of a metric's level or change, and the digits after the point."""
+    if metric == "self_kl":
+        return "nats", 3
+    if "perplexity" in metric:
+        return ("%", 1) if changes else ("", 2)
+    return ("points" if changes else "%"), 1
 
 
 # ----------------------------------------------------------------- ordering
@@ -135,8 +142,7 @@ def ordering_table(
     records: Sequence[Record], metric: MetricName, methods: Sequence[str] = MAIN
 ) -> pd.DataFrame:
     """One row a pair, the larger first, largest difference first."""
-    unit = {"self_kl": "nats"}.get(metric, "%" if "perplexity" in metric else "points")
-    digits = 4 if metric == "self_kl" else 1
+    unit, digits = _unit(metric, changes=True)
     rows = []
     pairs = ordered_pairs(records, metric, methods)
     for pair in sorted(pairs, key=lambda pair: -pair.difference.value):
@@ -158,7 +164,11 @@ def ordering_table(
 def contrast_table(
     records: Sequence[Record], questions: Sequence[tuple[str, str, str]] = QUESTIONS
 ) -> pd.DataFrame:
-    """What one step of the method adds to another: `first` minus `second` on every metric."""
+    """What one step of the method adds to another: `first` minus `second` on every metric.
+
+    One row a question of which both arms are on record; `comparison.unanswered_sentence` names the
+    others.
+    """
     arms = arms_of(records)
     metrics: tuple[tuple[MetricName, str, int], ...] = (
         ("exam_accuracy", "MedMCQA (points)", 1),
@@ -168,18 +178,18 @@ def contrast_table(
     )
     rows = []
     for question, first, second in questions:
+        if first not in arms or second not in arms:
+            continue
         row = {"Question": question, "Difference": f"{label_of(first, arms)} − {label_of(second, arms)}"}
-        lacking = [label_of(name, arms) for name in (first, second) if name not in arms]
         clear = []
         for metric, head, digits in metrics:
             row[head] = DASH
-            if lacking or not (arms[first].has(metric) and arms[second].has(metric)):
+            if not (arms[first].has(metric) and arms[second].has(metric)):
                 continue
             difference = contrast(arms[first], arms[second], metric)
             row[head] = number(difference, digits, sign=True)
             clear += [SHORT[metric]] if difference.clear else []
-        told = listed(clear) or "nothing"
-        row["Differs clearly in"] = f"{ABSENT}: {listed(lacking)}" if lacking else told
+        row["Differs clearly in"] = listed(clear) or "nothing"
         rows.append(row)
     return pd.DataFrame(rows)
 
