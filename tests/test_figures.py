@@ -259,6 +259,16 @@ def test_sweep_rings_the_chosen_rates():
     assert "LoRA r 16 1.5e-4" in figures.learning_rate_sweep(records, {"lora": 1.5e-4}).caption
 
 
+def test_loss_of_a_second_study_is_dashed_and_named_once():
+    records = study_records() + study_records("reference", shift=1.0)
+    figure = figures.training_loss(records)
+    assert "; dashed: study quick/reference." in figure.caption
+    lines = [line for line in figure.fig.axes[0].lines if line.get_alpha() is None]
+    assert [line.get_linestyle() for line in lines].count("--") == len(lines) / 2
+    texts = [text.get_text() for text in figure.fig.axes[0].texts]
+    assert sorted(texts) == sorted({r.label for r in records if r.kind != "base"})
+
+
 def test_missing_data_is_an_error_with_a_reason():
     with pytest.raises(ResultsError, match="quick/local has no run of the base model"):
         figures.gain_against_forgetting(study_records(methods=("lora",)))

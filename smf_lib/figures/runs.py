@@ -23,12 +23,14 @@ from ..analysis.summary import (
 from ..records.record import Record
 from .labels import Label, label_ends, place_labels
 from .style import (
+    DASHES,
     GREY,
     Figure,
     method_colours,
     method_family,
     new_figure,
     shade,
+    study_dashes,
     study_shapes,
     styled,
     text_colour,
@@ -215,7 +217,7 @@ def training_loss(records: Sequence[Record]) -> Figure:
     """Training loss (nats a token) against optimizer step, a running mean over a twentieth.
 
     A method with several learning rates gets a panel of its own, with a line a rate; many methods
-    get a panel a family. Raises ValueError if no record holds a training log.
+    get a panel a family. Of several studies the first is drawn solid. Raises ValueError if no record holds a training log.
     """
     arms = [arm for arm in group_arms(records) if arm.first.training_log]
     if not arms:
@@ -242,9 +244,13 @@ def training_loss(records: Sequence[Record]) -> Figure:
         ax.set_ylabel("training loss (nats a token)")
     label_ends(list(zip(grid, ends, strict=False)))
     smoothed = "" if sweep else "; faint: every logged step of the first seed"
+    dashes = study_dashes(arm.where for arm in arms)
+    further = "".join(
+        f"; {DASHES[dash]}: study {where}" for where, dash in list(dashes.items())[1:]
+    )
     caption = (
         "Training loss, a running mean over a twentieth of the logged steps"
-        f"{smoothed}. {setting_sentence(arms)}"
+        f"{smoothed}{further}. {setting_sentence(arms)}"
     )
     alt = "Line plot of training loss. " + " ".join(
         f"{arm_name(arm, arms)}: from {_smooth(arm)[1][0]:.2f} to {_smooth(arm)[1][-1]:.2f}."
@@ -265,10 +271,11 @@ def _smooth(arm: Arm) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _loss_panel(ax: Axes, panel: Sequence[Arm], arms: Sequence[Arm], sweep: bool) -> list[Label]:
-    """Draw the arms of one panel; returns a label for each line's end."""
+    """Draw the arms of one panel; returns a label for a line's end, for each name one."""
     colours = method_colours(arm.first.method for arm in arms)
+    dashes = study_dashes(arm.where for arm in arms)
     ax.grid(axis="y")
-    labels = []
+    labels: dict[str, Label] = {}
     for rank, arm in enumerate(panel):
         colour = colours[arm.first.method]
         steps, loss = _smooth(arm)
@@ -277,9 +284,9 @@ def _loss_panel(ax: Axes, panel: Sequence[Arm], arms: Sequence[Arm], sweep: bool
             ax.plot(steps, raw, color=colour, alpha=0.18, linewidth=0.8)
         if sweep:
             colour = shade(colour, 1 - 0.6 * (len(panel) - 1 - rank) / len(panel))
-        ax.plot(steps, loss, color=colour)
+        ax.plot(steps, loss, dashes[arm.where], color=colour)
         finite = np.flatnonzero(np.isfinite(loss))
         if len(finite):
             name = f"lr {rate_text(arm.first.learning_rate)}" if sweep else arm_name(arm, arms)
-            labels.append(Label(steps[finite[-1]], loss[finite[-1]], name, colour))
-    return labels
+            labels.setdefault(name, Label(steps[finite[-1]], loss[finite[-1]], name, colour))
+    return list(labels.values())

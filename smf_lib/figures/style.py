@@ -54,6 +54,7 @@ FAMILIES = {
     "smf-": "Memory that starts at zero", "additive-": "Additive memory after stage 1",
     "replacement-": "Replacement memory after stage 1", "retrofit-": "Stage 1",
 }  # fmt: skip
+DASHES = {"-": "solid", "--": "dashed", ":": "dotted"}
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 STYLE = {
     "font.family": "DejaVu Sans",
@@ -164,6 +165,13 @@ def study_shapes(studies: Iterable[str]) -> dict[str, str]:
     """A shape of mark a study, in the order in which they are first named."""
     names = list(dict.fromkeys(studies))
     return {name: MARKERS[i % len(MARKERS)] for i, name in enumerate(names)}
+
+
+def study_dashes(studies: Iterable[str]) -> dict[str, str]:
+    """A line style for each study, in their order; the last one serves all that are left."""
+    styles = list(DASHES)
+    named = enumerate(dict.fromkeys(studies))
+    return {study: styles[min(place, len(styles) - 1)] for place, study in named}
 
 
 def text_colour(colour: str) -> tuple[float, float, float]:
