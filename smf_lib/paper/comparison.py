@@ -257,6 +257,7 @@ def ordering_sentence(
         if pair.apart:
             above[pair.upper.first.label].append(pair.lower.first.label)
     ranked = sorted(values, key=lambda label: -values[label])
+    above = _without_implied(above)
     groups: dict[tuple[str, ...], list[str]] = {}
     for label in ranked:
         below = tuple(other for other in ranked if other in above[label])
@@ -271,6 +272,18 @@ def ordering_sentence(
     are = "pair is" if open_pairs == 1 else f"{open_pairs} pairs are"
     rest = f" The other {are} not told apart." if told else ""
     return f"{what}: {sentence}.{rest if open_pairs else ''}"
+
+
+def _without_implied(above: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Who is above whom, without the pairs that follow from others.
+
+    Left as it is where something that would follow is not there: differences that are told apart
+    need not be so for the whole chain.
+    """
+    through = {upper: {low for mid in below for low in above[mid]} for upper, below in above.items()}
+    if any(not through[upper] <= set(below) for upper, below in above.items()):
+        return {upper: list(below) for upper, below in above.items()}
+    return {u: [low for low in below if low not in through[u]] for u, below in above.items()}
 
 
 def learning_sentence(records: Sequence[Record]) -> str:
