@@ -130,4 +130,6 @@ def test_tables_can_be_shown():
     assert tables.markdown(table).splitlines()[2] == "| a\\|b | 1 |"
     assert "<table" in tables.show(table).to_html()
     assert ">a &lt; b.</caption>" in tables.show(table, "a < b.").to_html()
+    interval = table.assign(x="1.0 [0.5, 1.5], 3")
+    assert "1.0 [0.5,\u00a01.5], 3<" in tables.show(interval).to_html()
     assert tables.show(table.head(0), "Runs.", empty="None yet.").data == "Runs. None yet."

@@ -6,6 +6,7 @@ notebook's output, `markdown` for the text of a page.
 
 import html
 import json
+import re
 from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
@@ -284,13 +285,14 @@ def parameters_table(settings: dict[str, Any]) -> pd.DataFrame:
 def show(
     table: pd.DataFrame, caption: str = "", empty: str = "Nothing is on record yet."
 ) -> Styler | Markdown:
-    """The table as a notebook shows it: no row numbers, cells as they are, the caption above.
+    """The table as a notebook shows it: no row numbers, the caption above.
 
-    Of a table without rows only the caption is shown, and what `empty` says.
+    Cells are as they are, but a line does not end inside the brackets of an interval. Of a table without rows only the caption is shown, and what `empty` says.
     """
     if table.empty:
         return Markdown(f"{caption} {empty}".strip())
-    shown = table.style.hide(axis="index")
+    unbroken = table.map(lambda cell: re.sub(r"\[([^],]*), ", "[\\1,\u00a0", str(cell)))
+    shown = unbroken.style.hide(axis="index")
     if not caption:
         return shown
     style = {"selector": "caption", "props": "caption-side: top; text-align: left"}
