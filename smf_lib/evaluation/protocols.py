@@ -55,7 +55,7 @@ def measure_options(
     Args:
         model, tokenizer, batch_tokens, precision: as in `evaluate.measure_exam`.
         questions: objects with `options` and `answer`, the right option's index.
-        text_format: gives `prompt(question)` and `continuations(question)`, see `formats`.
+        text_format: gives `prompt(question)` and `continuations(question)`, see `tasks.formats`.
 
     Raises:
         ValueError: no questions, a text longer than the model's maximum, an unknown precision.
