@@ -187,7 +187,7 @@ def test_editing_a_notebooks_text_runs_nothing(study):
     ("file", "before", "after", "repeated", "kept"),
     [
         ("smf_lib/training/train.py", "weight_decay=0.0", "weight_decay=0.1", ["finetune", "view"], []),
-        ("smf_lib/figures/costs.py", "\ndef mean", "\nx = 1\n\n\ndef mean", ["view"], ["finetune"]),
+        ("smf_lib/figures/costs.py", "\ndef _bar", "\nx = 1\n\n\ndef _bar", ["view"], ["finetune"]),
         ("profiles/smoke.yaml", "label: LoRA r 4", "label: LoRA", ["finetune"], ["build_memory"]),
         ("profiles/smoke.yaml", "through the whole", "through all", ["pages"], ["finetune"]),
     ],
