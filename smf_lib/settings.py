@@ -50,8 +50,8 @@ class MedMCQASettings(Settings):
     rows, as the paper does, "shuffled" draws them from the seed, as training rows always are.
     single_choice: leave out the questions that the source does not mark as having a single answer.
     format: "lettered" (the paper's) or "cloze" (for models too small to bind letters to options),
-    see `tasks.formats`. option_rows: how many test questions the paper's score is computed on (lettered
-    only); lm-eval's letter score always takes all.
+    see `tasks.formats`. option_rows: how many test questions the paper's score is computed on
+    (lettered only); lm-eval's letter score always takes all.
     """
 
     name: Literal["medmcqa"]
@@ -169,8 +169,8 @@ class RetrofitSettings(Settings):
 class EvaluationSettings(Settings):
     """split: the exam questions that are scored; probes: which forgetting probes are measured.
 
-    standard: beside the paper's protocols also those of lm-eval (`evaluation.protocols`); only for an exam
-    or a probe that has both.
+    standard: beside the paper's protocols also those of lm-eval (`evaluation.protocols`); only for
+    an exam or a probe that has both.
     """
 
     split: Literal["validation", "test"] = "test"

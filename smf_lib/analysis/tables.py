@@ -287,7 +287,8 @@ def show(
 ) -> Styler | Markdown:
     """The table as a notebook shows it: no row numbers, the caption above.
 
-    Cells are as they are, but a line does not end inside the brackets of an interval. Of a table without rows only the caption is shown, and what `empty` says.
+    Cells are as they are, but a line does not end inside the brackets of an interval. Of a table
+    without rows only the caption is shown, and what `empty` says.
     """
     if table.empty:
         return Markdown(f"{caption} {empty}".strip())

@@ -1,7 +1,8 @@
 """What a run is measured by: the new task (exam) and three probes of forgetting.
 
 The exam and the knowledge probe are lm-eval tasks, made here and run by lm-eval on
-`smf_lib.evaluation.lm.SharedContextLM`. Each item's outcome is kept, so that runs can be compared by item.
+`smf_lib.evaluation.lm.SharedContextLM`. Each item's outcome is kept, so that runs can be compared
+by item.
 """
 
 from __future__ import annotations

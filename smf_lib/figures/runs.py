@@ -217,7 +217,8 @@ def training_loss(records: Sequence[Record]) -> Figure:
     """Training loss (nats a token) against optimizer step, a running mean over a twentieth.
 
     A method with several learning rates gets a panel of its own, with a line a rate; many methods
-    get a panel a family. Of several studies the first is drawn solid. Raises ValueError if no record holds a training log.
+    get a panel a family. Of several studies the first is drawn solid. Raises ValueError if no
+    record holds a training log.
     """
     arms = [arm for arm in group_arms(records) if arm.first.training_log]
     if not arms:

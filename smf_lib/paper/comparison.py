@@ -24,7 +24,7 @@ from ..analysis.units import count
 from ..profiles import Profile, load_profile
 from ..records.record import METRIC_DATA, MetricName, Record
 from ..records.results import read_records
-from .published import Claim, Published
+from .published import METRICS, Claim, Published
 
 ABSENT = "not on record"
 MAIN = (
@@ -39,6 +39,7 @@ SHORT = {
     "exact_match": "TriviaQA, exact",
     "self_kl": "KL from base",
 }
+COMPARED: tuple[MetricName, ...] = (*METRICS, "self_kl")  # the paper's, and the divergence
 WORSE = ("prose_perplexity", "word_perplexity", "self_kl")  # the more, the more was forgotten
 QUESTIONS = (
     ("What stage 1 alone does, additive", "retrofit-additive", "base"),

@@ -15,6 +15,7 @@ from ..analysis.tables import DASH, number, p_text
 from ..records.record import MetricName, Record
 from .comparison import (
     ABSENT,
+    COMPARED,
     MAIN,
     QUESTIONS,
     SHORT,
@@ -170,19 +171,15 @@ def contrast_table(
     others.
     """
     arms = arms_of(records)
-    metrics: tuple[tuple[MetricName, str, int], ...] = (
-        ("exam_accuracy", "MedMCQA (points)", 1),
-        ("prose_perplexity", "Perplexity (%)", 1),
-        ("knowledge_accuracy", "TriviaQA (points)", 1),
-        ("self_kl", "KL from base (nats)", 3),
-    )
     rows = []
     for question, first, second in questions:
         if first not in arms or second not in arms:
             continue
         row = {"Question": question, "Difference": f"{label_of(first, arms)} − {label_of(second, arms)}"}
         clear = []
-        for metric, head, digits in metrics:
+        for metric in COMPARED:
+            unit, digits = _unit(metric, changes=True)
+            head = f"{SHORT[metric]} ({unit})"
             row[head] = DASH
             if not (arms[first].has(metric) and arms[second].has(metric)):
                 continue
