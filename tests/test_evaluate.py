@@ -40,6 +40,10 @@ class Article:
     text: str
 
 
+def tiny_lm(bos: bool = False) -> SharedContextLM:
+    return SharedContextLM(tiny_model(), word_tokenizer(bos))
+
+
 def some_words(seed: int, length: int) -> str:
     return " ".join(np.random.default_rng(seed).choice(WORDS[3:], length))
 
@@ -72,7 +76,7 @@ def test_exam_marks_the_option_that_is_likeliest_per_character():
             for option in q.options
         ]
         wanted.append(float(np.argmax(scores) == q.answer))
-    measured = measure_exam(model, tokenizer, questions)
+    measured = measure_exam(SharedContextLM(model, tokenizer), questions)
     assert measured.items == wanted and 0 < sum(wanted) < len(wanted)
     assert (measured.name, measured.n) == ("exam_accuracy", len(questions))
     assert measured.value == pytest.approx(np.mean(wanted))
@@ -81,8 +85,9 @@ def test_exam_marks_the_option_that_is_likeliest_per_character():
 
 def test_exam_items_follow_the_order_given_and_the_batch_size_does_not_matter():
     model, tokenizer, questions = memory_model(), word_tokenizer(True), exam_questions()
-    forwards = measure_exam(model, tokenizer, questions, 1000).items
-    assert measure_exam(model, tokenizer, questions[::-1], 30).items == forwards[::-1]
+    large, small = (SharedContextLM(model, tokenizer, batch_tokens=n) for n in (1000, 30))
+    forwards = measure_exam(large, questions).items
+    assert measure_exam(small, questions[::-1]).items == forwards[::-1]
 
 
 def test_exam_number_and_error_are_those_of_lm_eval(monkeypatch):
@@ -91,7 +96,7 @@ def test_exam_number_and_error_are_those_of_lm_eval(monkeypatch):
         evaluate, "evaluate",
         lambda *args, **kwargs: kept.append(run(*args, **kwargs | {"bootstrap_iters": 10})) or kept[0],
     )
-    measured = measure_exam(tiny_model(), word_tokenizer(), exam_questions())
+    measured = measure_exam(tiny_lm(), exam_questions())
     numbers = kept[0]["results"]["exam"]
     assert measured.value == pytest.approx(numbers["acc_norm,none"])
     assert measured.stderr == pytest.approx(numbers["acc_norm_stderr,none"])
@@ -102,14 +107,14 @@ def test_questions_may_differ_in_their_number_of_options():
         ExamQuestion("a", "one", ["two", "three"], 1),
         ExamQuestion("b", "four", ["five", "six", "seven"], 2),
     ]
-    assert measure_exam(tiny_model(), word_tokenizer(), questions).n == 2
+    assert measure_exam(tiny_lm(), questions).n == 2
 
 
 def test_a_model_that_diverged_has_no_accuracy():
     model = tiny_model()
     with torch.no_grad():
         model.lm_head.weight.fill_(math.nan)
-    measured = measure_exam(model, word_tokenizer(), exam_questions(2))
+    measured = measure_exam(SharedContextLM(model, word_tokenizer()), exam_questions(2))
     assert np.isnan([measured.value, measured.stderr, *measured.items]).all()
 
 
@@ -142,7 +147,7 @@ def test_knowledge_compares_normalised_answers_with_all_aliases(scripted):
         Known("three", aliases=["Guinea-Bissau"]),
         Known("four", aliases=["A"]),
     ]
-    measured = measure_knowledge(tiny_model(), word_tokenizer(), questions, [])
+    measured = measure_knowledge(tiny_lm(), questions, [])
     assert measured.items == [1.0, 0.0, 1.0, 0.0]
     assert (measured.value, measured.n) == (0.5, 4)
 
@@ -150,9 +155,7 @@ def test_knowledge_compares_normalised_answers_with_all_aliases(scripted):
 def test_knowledge_shows_the_examples_in_their_order(scripted):
     seen = scripted({"five": " one", "six": " two"})
     shots = [Known("one", "two"), Known("three", "13")]
-    measured = measure_knowledge(
-        tiny_model(), word_tokenizer(), [Known("five"), Known("six")], shots
-    )
+    measured = measure_knowledge(tiny_lm(), [Known("five"), Known("six")], shots)
     assert measured.items == [1.0, 0.0]
     assert seen[0][0] == (
         "Question: one\nAnswer: two\n\nQuestion: three\nAnswer: 13\n\nQuestion: five\nAnswer:"
@@ -172,7 +175,8 @@ def test_knowledge_is_what_the_model_itself_generates(shots):
         texts.append((question, tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True)))
     questions = [Known(question, aliases=["x", said]) for question, said in texts]
     questions[1].aliases.pop()
-    measured = measure_knowledge(model, tokenizer, questions, examples, batch_tokens=20)
+    lm = SharedContextLM(model, tokenizer, batch_tokens=20)
+    measured = measure_knowledge(lm, questions, examples)
     assert measured.items == [1.0, 0.0, 1.0]
 
 
@@ -199,7 +203,7 @@ def test_normalise(text, wanted):
 def test_prose_is_the_perplexity_of_plain_forward_passes():
     model, tokenizer = tiny_model(), word_tokenizer()
     articles = [Article(some_words(seed, length)) for seed, length in enumerate((20, 3, 31))]
-    measured = measure_prose(model, tokenizer, articles, window=64)
+    measured = measure_prose(SharedContextLM(model, tokenizer), articles, window=64)
     for article, (loss, tokens) in zip(articles, measured.items):
         first = article.text.split()[0]
         rest = article.text.removeprefix(first)
@@ -212,7 +216,7 @@ def test_prose_is_the_perplexity_of_plain_forward_passes():
 
 def test_prose_scores_every_token_after_a_bos_token():
     articles = [Article(some_words(0, 5)), Article("one")]
-    measured = measure_prose(tiny_model(), word_tokenizer(bos=True), articles, window=64)
+    measured = measure_prose(tiny_lm(bos=True), articles, window=64)
     assert [tokens for _, tokens in measured.items] == [5, 1]
 
 
@@ -227,7 +231,8 @@ def test_long_articles_are_read_in_windows_that_overlap_by_half(length):
         with torch.no_grad():
             log_p = model(input_ids=ids[:, start:i]).logits[0, -1].log_softmax(-1)
         loss -= log_p[ids[0, i]].item()
-    ((measured, tokens),) = measure_prose(model, tokenizer, [Article(text)], window=window).items
+    lm = SharedContextLM(model, tokenizer)
+    ((measured, tokens),) = measure_prose(lm, [Article(text)], window=window).items
     assert tokens == length - 1
     assert measured == pytest.approx(loss, abs=1e-3)
 
@@ -243,7 +248,7 @@ def test_the_error_of_the_perplexity_is_that_of_a_bootstrap_over_articles():
 
 
 def test_the_error_of_one_item_is_not_a_number():
-    measured = measure_prose(tiny_model(), word_tokenizer(), [Article("one two")], window=8)
+    measured = measure_prose(tiny_lm(), [Article("one two")], window=8)
     assert math.isnan(measured.stderr) and measured.n == 1
 
 
@@ -287,33 +292,24 @@ def test_self_kl_does_not_depend_on_the_batch_size():
 
 
 def test_errors_name_the_parameter_and_what_is_allowed():
-    model, tokenizer = tiny_model(), word_tokenizer()
-    fine = ExamQuestion("q", "one", ["two", "three"], 0)
+    model, lm = tiny_model(), tiny_lm()
+
+    def exam(options: list[str], answer: int) -> Measurement:
+        return measure_exam(lm, [ExamQuestion("q", "one", options, answer)])
+
     calls = {
-        "questions is empty": lambda: measure_exam(model, tokenizer, []),
-        "answer=2 and options=": lambda: measure_exam(
-            model, tokenizer, [ExamQuestion("q", "one", ["two", "three"], 2)]
+        "precision='half' is unknown": lambda: SharedContextLM(
+            model, word_tokenizer(), precision="half"
         ),
-        "no option empty": lambda: measure_exam(
-            model, tokenizer, [ExamQuestion("q", "one", ["two", ""], 0)]
-        ),
-        "request 1 has .* maximum is 64": lambda: measure_exam(
-            model, tokenizer, [ExamQuestion("q", "one", ["two", some_words(0, 70)], 0)]
-        ),
-        "precision='half' is unknown": lambda: measure_exam(
-            model, tokenizer, [fine], precision="half"
-        ),
-        "aliases=.*none empty": lambda: measure_knowledge(
-            model, tokenizer, [Known("one", aliases=["?"])], []
-        ),
-        "articles is empty": lambda: measure_prose(model, tokenizer, []),
-        "articles: number 0 has 1 tokens": lambda: measure_prose(
-            model, tokenizer, [Article("one")], 8
-        ),
-        "window=7 must be an even": lambda: measure_prose(model, tokenizer, [Article("one")], 7),
-        "window=512 must .* the model's 64": lambda: measure_prose(
-            model, tokenizer, [Article("one two")]
-        ),
+        "questions is empty": lambda: measure_exam(lm, []),
+        "answer=2 and options=": lambda: exam(["two", "three"], 2),
+        "no option empty": lambda: exam(["two", ""], 0),
+        "request 1 has .* maximum is 64": lambda: exam(["two", some_words(0, 70)], 0),
+        "aliases=.*none empty": lambda: measure_knowledge(lm, [Known("one", aliases=["?"])], []),
+        "articles is empty": lambda: measure_prose(lm, []),
+        "articles: number 0 has 1 tokens": lambda: measure_prose(lm, [Article("one")], 8),
+        "window=7 must be an even": lambda: measure_prose(lm, [Article("one")], 7),
+        "window=512 must .* the model's 64": lambda: measure_prose(lm, [Article("one two")]),
         "sequences is empty": lambda: measure_self_kl(model, model, []),
         "sequences have 0 to 2 tokens": lambda: measure_self_kl(model, model, [[3, 4], []]),
         "allowed: 1 to 64": lambda: measure_self_kl(model, model, [[3] * 65]),
@@ -326,7 +322,7 @@ def test_errors_name_the_parameter_and_what_is_allowed():
 
 def test_lm_eval_is_quiet_and_its_log_level_put_back(caplog):
     before = logging.getLogger("lm_eval").level
-    measure_exam(tiny_model(), word_tokenizer(), exam_questions(2))
+    measure_exam(tiny_lm(), exam_questions(2))
     assert not [record for record in caplog.records if record.name.startswith("lm_eval")]
     assert logging.getLogger("lm_eval").level == before
 
@@ -336,8 +332,9 @@ def test_measuring_changes_neither_the_model_nor_the_random_numbers():
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
     state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
-    measure_exam(model, word_tokenizer(), exam_questions(2), precision="bf16")
-    measure_knowledge(model, word_tokenizer(), [Known("one")], [Known("two")], precision="bf16")
+    lm = SharedContextLM(model, word_tokenizer(), precision="bf16")
+    measure_exam(lm, exam_questions(2))
+    measure_knowledge(lm, [Known("one")], [Known("two")])
     assert model.training
     assert {name for name, p in model.named_parameters() if not p.requires_grad} == frozen
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())

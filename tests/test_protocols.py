@@ -120,7 +120,7 @@ def log_probabilities(samples):
 @pytest.mark.parametrize("kind", ["plain", "memory"])
 def test_letters_are_those_of_lm_eval(tokenizer, run_tasks, kind):
     model, questions = random_model(kind), exam_questions()
-    measured = measure_letters(model, tokenizer, questions)
+    measured = measure_letters(SharedContextLM(model, tokenizer), questions)
     names = ("question", "opa", "opb", "opc", "opd", "cop")
     rows = [dict(zip(names, (q.question, *q.options, q.answer))) for q in questions]
     wanted = run_task(
@@ -135,7 +135,7 @@ def test_letters_are_those_of_lm_eval(tokenizer, run_tasks, kind):
 @pytest.mark.parametrize("window", [32, 1024])
 def test_words_are_those_of_lm_eval(tokenizer, window):
     model = random_model()
-    measured = measure_words(model, tokenizer, LINES, window)
+    measured = measure_words(SharedContextLM(model, tokenizer, window=window), LINES)
     lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=2, max_length=window)
     rows = [{"page": page} for page in pages(LINES)]
     samples = run_task(lm, bundled_task("wikitext/wikitext.yaml"), rows)
@@ -151,21 +151,25 @@ def test_words_are_those_of_lm_eval(tokenizer, window):
 
 def test_words_are_read_in_windows_no_longer_than_the_model_takes(tokenizer):
     model = tiny_model("Qwen2", vocab_size=len(CHARACTERS))  # 64 positions
-    wide, narrow = (measure_words(model, tokenizer, LINES, window) for window in (2048, 64))
-    assert wide.items == narrow.items != measure_words(model, tokenizer, LINES, 32).items
+    wide, narrow, half = (
+        measure_words(SharedContextLM(model, tokenizer, window=window), LINES).items
+        for window in (2048, 64, 32)
+    )
+    assert wide == narrow != half
 
 
 @pytest.mark.parametrize("shots", [0, 2])
 def test_exact_match_is_that_of_lm_eval(tokenizer, run_tasks, shots):
     model, examples = random_model(), trivia(12)[-shots:] if shots else []
-    said = measure_trivia_exact(model, tokenizer, trivia(), examples) and [
+    lm = SharedContextLM(model, tokenizer)
+    said = measure_trivia_exact(lm, trivia(), examples) and [
         sample["filtered_resps"][0] for sample in run_tasks[0]
     ]
     assert len(set(said)) > 3
     # case and punctuation do not count; the second answer is not among its aliases
     questions = trivia(aliases=[text.upper() + "?" for text in said])
     questions[1].aliases.pop()
-    measured = measure_trivia_exact(model, tokenizer, questions, examples)
+    measured = measure_trivia_exact(lm, questions, examples)
     config = bundled_task("triviaqa/default.yaml")
     config["generation_kwargs"]["max_gen_toks"] = 32  # not 256: no alias is so long
     if shots:
@@ -201,7 +205,7 @@ def test_options_are_scored_by_their_mean_log_probability(tokenizer, monkeypatch
         SharedContextLM, "score",
         lambda *given, **more: scored.append((given[1], score(*given, **more))) or scored[0][1],
     )
-    measured = measure_options(model, tokenizer, questions, text_format)
+    measured = measure_options(SharedContextLM(model, tokenizer), questions, text_format)
     wanted = [
         mean_log_probability(model, tokenizer, text_format.prompt(q), text)
         for q in questions for text in text_format.continuations(q)
@@ -238,7 +242,7 @@ def test_perplexity_is_that_of_sliding_windows(tokenizer, length):
     lines = ["".join(letter for line in LINES for letter in line if letter.isalpha())[:length]]
     ids = tokenizer(lines[0], return_tensors="pt").input_ids
     wanted = sliding_windows(model, ids, 32)
-    measured = measure_wikitext(model, tokenizer, lines, 32)
+    measured = measure_wikitext(SharedContextLM(model, tokenizer), lines, 32)
     assert [tokens for _, tokens in measured.items] == [tokens for _, tokens in wanted]
     assert [loss for loss, _ in measured.items] == pytest.approx(
         [loss for loss, _ in wanted], abs=1e-3
@@ -250,9 +254,9 @@ def test_perplexity_is_that_of_sliding_windows(tokenizer, length):
 
 
 def test_lines_are_one_text(tokenizer):
-    model = random_model()
-    apart = measure_wikitext(model, tokenizer, [" a b \n", "c . \n", " d"], 32)
-    assert apart.items == measure_wikitext(model, tokenizer, ["a b\n\nc .\n\nd"], 32).items
+    lm = SharedContextLM(random_model(), tokenizer)
+    apart = measure_wikitext(lm, [" a b \n", "c . \n", " d"], 32)
+    assert apart.items == measure_wikitext(lm, ["a b\n\nc .\n\nd"], 32).items
 
 
 def generated(model, tokenizer, questions):
@@ -273,7 +277,7 @@ def test_trivia_is_right_if_an_alias_is_in_what_the_model_generates(tokenizer, r
     # the last letters, so that an answer that was cut early does not hold them
     aliases = [text.strip()[-6:].lower() if i % 2 else "" for i, text in enumerate(said)]
     assert any("\n" in text[1:-6] for text in said), "no line end is generated: nothing is tested"
-    measured = measure_trivia(model, tokenizer, trivia(16, aliases))
+    measured = measure_trivia(SharedContextLM(model, tokenizer), trivia(16, aliases))
     assert [sample["resps"][0][0] for sample in run_tasks[0]] == said
     wanted = [
         float(bool(alias) and paper_normalise(alias) in paper_normalise(text))
@@ -320,8 +324,9 @@ def test_the_papers_rule_is_lenient_and_lm_evals_strict(
 ):
     scripted(answer)
     question = [KnowledgeQuestion("q", "trivia", "Where?", alias, ["no such town", alias])]
-    assert measure_trivia(tiny_model(), tokenizer, question).items == [lenient]
-    assert measure_trivia_exact(tiny_model(), tokenizer, question).items == [strict]
+    lm = SharedContextLM(tiny_model(), tokenizer)
+    assert measure_trivia(lm, question).items == [lenient]
+    assert measure_trivia_exact(lm, question).items == [strict]
 
 
 def test_examples_are_shown_in_order_and_end_answers_at_the_line(tokenizer, scripted):
@@ -330,8 +335,9 @@ def test_examples_are_shown_in_order_and_end_answers_at_the_line(tokenizer, scri
         KnowledgeQuestion("a", "", "Who?", "Ann", ["Ann", "A."]),
         KnowledgeQuestion("b", "", "When?", "1066", ["1066"]),
     ]
-    measure_trivia(tiny_model(), tokenizer, trivia(1), shots)
-    measure_trivia(tiny_model(), tokenizer, trivia(1))
+    lm = SharedContextLM(tiny_model(), tokenizer)
+    measure_trivia(lm, trivia(1), shots)
+    measure_trivia(lm, trivia(1))
     (with_shots, how), (without, plain) = seen
     shown = "Question: Who?\nAnswer: Ann\n\nQuestion: When?\nAnswer: 1066\n\n"
     assert with_shots == shown + without
@@ -360,15 +366,15 @@ def test_paper_normalise(text, wanted):
 # ---------------------------------------------------------------------- all of them
 
 
-def every_measure(model, tokenizer, **how):
-    questions = exam_questions(6)
+def every_measure(model, tokenizer, batch_tokens=1536):
+    lm, questions = SharedContextLM(model, tokenizer, batch_tokens, window=64), exam_questions(6)
     return {
-        "options": measure_options(model, tokenizer, questions, FORMATS["lettered"], **how),
-        "letters": measure_letters(model, tokenizer, questions, **how),
-        "wikitext": measure_wikitext(model, tokenizer, LINES[:5], 64, **how),
-        "words": measure_words(model, tokenizer, LINES[:5], 64, **how),
-        "trivia": measure_trivia(model, tokenizer, trivia(5), trivia(2), **how),
-        "exact": measure_trivia_exact(model, tokenizer, trivia(5), **how),
+        "options": measure_options(lm, questions, FORMATS["lettered"]),
+        "letters": measure_letters(lm, questions),
+        "wikitext": measure_wikitext(lm, LINES[:5], 64),
+        "words": measure_words(lm, LINES[:5]),
+        "trivia": measure_trivia(lm, trivia(5), trivia(2)),
+        "exact": measure_trivia_exact(lm, trivia(5)),
     }
 
 
@@ -394,31 +400,27 @@ def test_a_model_that_diverged_has_no_numbers(tokenizer):
         assert all(math.isnan(loss) for loss, _ in measured[name].items), name
 
 
-def test_precision_reaches_every_measure(tokenizer):
-    with pytest.raises(ValueError, match="precision='half' is unknown"):
-        measure_words(random_model(), tokenizer, LINES[:5], precision="half")
+def test_precision_reaches_the_measures(tokenizer):
     full, half = (
-        measure_wikitext(random_model(), tokenizer, LINES[:5], 64, precision=precision).value
+        measure_wikitext(SharedContextLM(random_model(), tokenizer, 1536, precision), LINES[:5], 64)
         for precision in ("fp32", "bf16")
     )
-    assert full != half == pytest.approx(full, rel=0.1)
+    assert full.value != half.value == pytest.approx(full.value, rel=0.1)
 
 
 def test_errors_name_the_parameter(tokenizer):
-    model = random_model()
+    lm, short = (SharedContextLM(model, tokenizer) for model in (random_model(), tiny_model()))
     calls = {
-        "questions is empty": lambda: measure_options(model, tokenizer, [], FORMATS["cloze"]),
-        "questions is empty; ": lambda: measure_letters(model, tokenizer, []),
-        "questions is empty; give": lambda: measure_trivia(model, tokenizer, []),
-        "questions is empty; give at": lambda: measure_trivia_exact(model, tokenizer, []),
-        "lines is empty": lambda: measure_wikitext(model, tokenizer, []),
-        "lines is empty; ": lambda: measure_words(model, tokenizer, []),
-        "lines hold 1 tokens; two are needed": lambda: measure_wikitext(model, tokenizer, ["a"]),
-        "window=33 must be an even": lambda: measure_wikitext(model, tokenizer, LINES, 33),
-        "window=2048 must .* the model's 1024": lambda: measure_wikitext(
-            model, tokenizer, LINES, 2048
-        ),
-        "request 0 has .* maximum is 64": lambda: measure_trivia(tiny_model(), tokenizer, trivia()),
+        "questions is empty": lambda: measure_options(lm, [], FORMATS["cloze"]),
+        "questions is empty; ": lambda: measure_letters(lm, []),
+        "questions is empty; give": lambda: measure_trivia(lm, []),
+        "questions is empty; give at": lambda: measure_trivia_exact(lm, []),
+        "lines is empty": lambda: measure_wikitext(lm, []),
+        "lines is empty; ": lambda: measure_words(lm, []),
+        "lines hold 1 tokens; two are needed": lambda: measure_wikitext(lm, ["a"]),
+        "window=33 must be an even": lambda: measure_wikitext(lm, LINES, 33),
+        "window=2048 must .* the model's 1024": lambda: measure_wikitext(lm, LINES, 2048),
+        "request 0 has .* maximum is 64": lambda: measure_trivia(short, trivia()),
     }
     for message, call in calls.items():
         with pytest.raises(ValueError, match=message):

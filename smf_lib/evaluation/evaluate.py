@@ -1,8 +1,8 @@
 """What a run is measured by: the new task (exam) and three probes of forgetting.
 
 The exam and the knowledge probe are lm-eval tasks, made here and run by lm-eval on
-`smf_lib.evaluation.lm.SharedContextLM`. Each item's outcome is kept, so that runs can be compared
-by item.
+`smf_lib.evaluation.lm.SharedContextLM`, which holds the model. Each item's outcome is kept, so that
+runs can be compared by item.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.evaluator import evaluate
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerBase
 
 from ..tasks.exam import ExamQuestion, continuation, prompt
 from .lm import SharedContextLM
@@ -65,26 +64,18 @@ class Measurement:
         return cls(name, float(value), stderr, n, list(items))
 
 
-def measure_exam(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    questions: Sequence[ExamQuestion],
-    batch_tokens: int = 1536,
-    precision: str = "fp32",
-) -> Measurement:
+def measure_exam(lm: SharedContextLM, questions: Sequence[ExamQuestion]) -> Measurement:
     """Accuracy in multiple choice, lm-eval's `acc_norm`.
 
     The model answers with the option of the largest log-likelihood per character after the prompt.
 
     Args:
-        model, tokenizer: a causal model, plain or wrapped by PEFT, and its tokenizer.
+        lm: the model; beyond rounding, results do not depend on its `batch_tokens`.
         questions: objects with `question`, `options` and `answer`, the right option's index.
-        batch_tokens: most tokens of a forward pass; beyond rounding, results do not depend on it.
-        precision: "bf16" (autocast) or "fp32" (the type of the weights).
 
     Raises:
         ValueError: no questions, a question without a right option, a text longer than the
-            model's maximum, an unknown precision.
+            model's maximum.
     """
     check_not_empty("questions", questions)
     for q in questions:
@@ -103,31 +94,23 @@ def measure_exam(
         "target_delimiter": continuation(""),
         "metric_list": [{"metric": "acc_norm", **MEAN}],
     }
-    lm = SharedContextLM(model, tokenizer, batch_tokens, precision)
     return multiple_choice("exam_accuracy", "acc_norm", run_task(lm, config, rows))
 
 
-def measure_knowledge(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    questions: Sequence,
-    fewshot: Sequence,
-    batch_tokens: int = 1536,
-    precision: str = "fp32",
-) -> Measurement:
+def measure_knowledge(lm: SharedContextLM, questions: Sequence, fewshot: Sequence) -> Measurement:
     """Share of questions that greedy decoding answers right after few-shot examples.
 
     The answer is what is generated up to the end of the line, at most 12 tokens; it is right if
     it equals one of the aliases after `normalise`.
 
     Args:
-        model, tokenizer, batch_tokens, precision: as in `measure_exam`.
+        lm: the model.
         questions: objects with `question` and `aliases`, the list of all right answers.
         fewshot: objects with `question` and `answer`, shown in this order before every question.
 
     Raises:
         ValueError: no questions, a question without aliases, a text longer than the model's
-            maximum, an unknown precision.
+            maximum.
     """
     check_not_empty("questions", questions)
     for q in questions:
@@ -148,18 +131,11 @@ def measure_knowledge(
         "process_results": _grade,
         "metric_list": [{"metric": "exact_match", **MEAN}],
     }
-    samples = run_task(SharedContextLM(model, tokenizer, batch_tokens, precision), config, rows)
+    samples = run_task(lm, config, rows)
     return Measurement.of_mean("knowledge_accuracy", [float(s["exact_match"]) for s in samples])
 
 
-def measure_prose(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    articles: Sequence,
-    window: int = 512,
-    batch_tokens: int = 1536,
-    precision: str = "fp32",
-) -> Measurement:
+def measure_prose(lm: SharedContextLM, articles: Sequence, window: int = 512) -> Measurement:
     """Perplexity a token over articles: exp(summed negative log-likelihood / tokens).
 
     Each article is read from its own start, after a BOS token if the tokenizer adds one (without
@@ -168,15 +144,14 @@ def measure_prose(
     standard error is that of a ratio over articles, carried through exp (delta method).
 
     Args:
-        model, tokenizer, batch_tokens, precision: as in `measure_exam`.
+        lm: the model.
         articles: objects with `text`; window: most tokens of context and scored text together.
 
     Raises:
         ValueError: no articles, an article of fewer than two tokens, a window that is odd, below
-            two or longer than the model's maximum, an unknown precision.
+            two or longer than the model's maximum.
     """
     check_not_empty("articles", articles)
-    lm = SharedContextLM(model, tokenizer, batch_tokens, precision)
     check_window(window, lm.max_length)
     texts = []
     for number, article in enumerate(articles):
@@ -245,7 +220,7 @@ def measure_self_kl(
     Args:
         model, base_model: causal models with the same vocabulary, on any devices.
         sequences: token ids, one list a sequence; batch_size: sequences per forward pass.
-        precision: as in `measure_exam`, for both models.
+        precision: "bf16" (autocast) or "fp32" (the type of the weights), for both models.
 
     Raises:
         ValueError: no sequences, an empty one or one longer than the models' maximum, a

@@ -9,6 +9,7 @@ from ..precision import resolve_precision
 from ..profiles import Profile
 from ..tasks.formats import FORMATS
 from . import evaluate, protocols
+from .lm import SharedContextLM
 
 if TYPE_CHECKING:
     from ..materials import Materials
@@ -33,56 +34,56 @@ def metric_names(profile: Profile) -> list[str]:
 
 def measure_metric(study: Materials, name: str, model, tokenizer) -> evaluate.Measurement:
     """Measure one metric of `metric_names` on a model, as the study's profile says."""
-    settings = study.profile.evaluation
-    how = {
-        "batch_tokens": settings.batch_tokens,
-        "precision": resolve_precision(study.profile.training.precision),
-    }
-    return _MEASURES[name](study, model, tokenizer, how)
+    lm = SharedContextLM(
+        model,
+        tokenizer,
+        batch_tokens=study.profile.evaluation.batch_tokens,
+        precision=resolve_precision(study.profile.training.precision),
+        window=protocols.WORDS_WINDOW,
+    )
+    return _MEASURES[name](study, lm)
 
 
-def _exam(study: Materials, model, tokenizer, how: dict) -> evaluate.Measurement:
+def _exam(study: Materials, lm: SharedContextLM) -> evaluate.Measurement:
     exam, questions = study.exam, study.exam.split(study.profile.evaluation.split)
     if exam.format == "cloze":
-        return evaluate.measure_exam(model, tokenizer, questions, **how)
+        return evaluate.measure_exam(lm, questions)
     questions = questions[: study.profile.exam.option_rows]
-    return protocols.measure_options(model, tokenizer, questions, FORMATS[exam.format], **how)
+    return protocols.measure_options(lm, questions, FORMATS[exam.format])
 
 
-def _letters(study: Materials, model, tokenizer, how: dict) -> evaluate.Measurement:
-    questions = study.exam.split(study.profile.evaluation.split)
-    return protocols.measure_letters(model, tokenizer, questions, **how)
+def _letters(study: Materials, lm: SharedContextLM) -> evaluate.Measurement:
+    return protocols.measure_letters(lm, study.exam.split(study.profile.evaluation.split))
 
 
-def _prose(study: Materials, model, tokenizer, how: dict) -> evaluate.Measurement:
+def _prose(study: Materials, lm: SharedContextLM) -> evaluate.Measurement:
     wikitext = study.profile.probes.wikitext
     if wikitext is None:
-        return evaluate.measure_prose(model, tokenizer, study.prose, **how)
-    return protocols.measure_wikitext(model, tokenizer, study.prose, wikitext.window, **how)
+        return evaluate.measure_prose(lm, study.prose)
+    return protocols.measure_wikitext(lm, study.prose, wikitext.window)
 
 
-def _words(study: Materials, model, tokenizer, how: dict) -> evaluate.Measurement:
-    return protocols.measure_words(model, tokenizer, study.prose, **how)
+def _words(study: Materials, lm: SharedContextLM) -> evaluate.Measurement:
+    return protocols.measure_words(lm, study.prose)
 
 
-def _knowledge(study: Materials, model, tokenizer, how: dict) -> evaluate.Measurement:
-    questions, shots = study.knowledge
-    if study.profile.probes.triviaqa is None:
-        return evaluate.measure_knowledge(model, tokenizer, questions, shots, **how)
-    return protocols.measure_trivia(model, tokenizer, questions, shots, **how)
+def _knowledge(study: Materials, lm: SharedContextLM) -> evaluate.Measurement:
+    own = study.profile.probes.triviaqa is None
+    measure = evaluate.measure_knowledge if own else protocols.measure_trivia
+    return measure(lm, *study.knowledge)
 
 
-def _exact_match(study: Materials, model, tokenizer, how: dict) -> evaluate.Measurement:
-    return protocols.measure_trivia_exact(model, tokenizer, *study.knowledge, **how)
+def _exact_match(study: Materials, lm: SharedContextLM) -> evaluate.Measurement:
+    return protocols.measure_trivia_exact(lm, *study.knowledge)
 
 
-def _self_kl(study: Materials, model, tokenizer, how: dict) -> evaluate.Measurement:
+def _self_kl(study: Materials, lm: SharedContextLM) -> evaluate.Measurement:
     base, base_tokenizer = study.load_base()
     text = study.self_text((base, base_tokenizer))
-    return evaluate.measure_self_kl(model, base, text, precision=how["precision"])
+    return evaluate.measure_self_kl(lm.model, base, text, precision=lm.precision)
 
 
-_MEASURES: dict[str, Callable] = {
+_MEASURES: dict[str, Callable[[Materials, SharedContextLM], evaluate.Measurement]] = {
     "exam_accuracy": _exam,
     "letter_accuracy": _letters,
     "prose_perplexity": _prose,

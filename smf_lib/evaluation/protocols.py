@@ -20,8 +20,6 @@ from pathlib import Path
 
 import lm_eval
 import numpy as np
-from torch import nn
-from transformers import PreTrainedTokenizerBase
 
 from ..tasks.corpora import pages
 from ..tasks.exam import ExamQuestion
@@ -40,28 +38,23 @@ from .evaluate import (
 from .lm import SharedContextLM
 
 TRIVIA_TOKENS = 32  # new tokens of an answer in the paper's protocol
+WORDS_WINDOW = 2048  # tokens read at once for the perplexity a word
 
 
 def measure_options(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    questions: Sequence[ExamQuestion],
-    text_format,
-    batch_tokens: int = 1536,
-    precision: str = "fp32",
+    lm: SharedContextLM, questions: Sequence[ExamQuestion], text_format
 ) -> Measurement:
     """MedMCQA by the paper's score: the option of the largest mean log-probability a token.
 
     Args:
-        model, tokenizer, batch_tokens, precision: as in `evaluate.measure_exam`.
+        lm: the model.
         questions: objects with `options` and `answer`, the right option's index.
         text_format: gives `prompt(question)` and `continuations(question)`, see `tasks.formats`.
 
     Raises:
-        ValueError: no questions, a text longer than the model's maximum, an unknown precision.
+        ValueError: no questions, a text longer than the model's maximum.
     """
     check_not_empty("questions", questions)
-    lm = SharedContextLM(model, tokenizer, batch_tokens, precision)
     pairs = [
         lm._encode_pair(text_format.prompt(question), text)
         for question in questions
@@ -77,13 +70,7 @@ def measure_options(
     return Measurement.of_mean("exam_accuracy", items)
 
 
-def measure_letters(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    questions: Sequence[ExamQuestion],
-    batch_tokens: int = 1536,
-    precision: str = "fp32",
-) -> Measurement:
+def measure_letters(lm: SharedContextLM, questions: Sequence[ExamQuestion]) -> Measurement:
     """MedMCQA as lm-eval's task `medmcqa` scores it: the letter of the largest log-probability.
 
     Arguments and errors are those of `measure_options`.
@@ -102,18 +89,10 @@ def measure_letters(
         "doc_to_choice": list(LETTERS),
         "metric_list": [{"metric": "acc", **MEAN}],
     }
-    lm = SharedContextLM(model, tokenizer, batch_tokens, precision)
     return multiple_choice("letter_accuracy", "acc", run_task(lm, config, rows))
 
 
-def measure_wikitext(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    lines: Sequence[str],
-    window: int = 1024,
-    batch_tokens: int = 1536,
-    precision: str = "fp32",
-) -> Measurement:
+def measure_wikitext(lm: SharedContextLM, lines: Sequence[str], window: int = 1024) -> Measurement:
     """Perplexity a token of one running text, in windows that overlap by half.
 
     Lines are stripped and joined by an empty line; every token but the first is scored once, with
@@ -122,10 +101,9 @@ def measure_wikitext(
 
     Raises:
         ValueError: no lines, fewer than two tokens, a window that is odd, below two or longer
-            than the model's maximum, an unknown precision.
+            than the model's maximum.
     """
     check_not_empty("lines", lines)
-    lm = SharedContextLM(model, tokenizer, batch_tokens, precision)
     check_window(window, lm.max_length)
     tokens = lm.tok_encode("\n\n".join(line.strip() for line in lines), add_special_tokens=False)
     if len(tokens) < 2:
@@ -133,27 +111,19 @@ def measure_wikitext(
     return perplexity("prose_perplexity", lm, [[pair] for pair in windows(tokens, window)])
 
 
-def measure_words(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    lines: Sequence[str],
-    window: int = 2048,
-    batch_tokens: int = 1536,
-    precision: str = "fp32",
-) -> Measurement:
+def measure_words(lm: SharedContextLM, lines: Sequence[str]) -> Measurement:
     """Perplexity a word of whole articles, as lm-eval's task `wikitext` counts it.
 
-    Articles are detokenised and read from the end-of-text token on, in windows of `window` tokens
-    that do not overlap; words are those of the original text. lm-eval takes the model's maximum
-    for a window, or 2,048 where a model names none; here it is always 2,048 (or the maximum, if
-    that is smaller), which bounds the memory needed. An item is an article's [summed negative
-    log-likelihood in nats, words].
+    Articles are detokenised and read from the end-of-text token on, in windows of `lm.window`
+    tokens that do not overlap; words are those of the original text. lm-eval takes the model's
+    maximum for a window, or 2,048 where a model names none; the studies always take `WORDS_WINDOW`
+    (or the maximum, if that is smaller), which bounds the memory needed. An item is an article's
+    [summed negative log-likelihood in nats, words].
 
     Raises:
-        ValueError: no lines, an unknown precision.
+        ValueError: no lines.
     """
     check_not_empty("lines", lines)
-    lm = SharedContextLM(model, tokenizer, batch_tokens, precision, window)
     file = "wikitext/preprocess_wikitext.py"
     config = {
         "task": "wikitext",
@@ -162,7 +132,9 @@ def measure_words(
         "doc_to_target": _lm_eval_function(file, "wikitext_detokenizer"),
         "process_results": _lm_eval_function(file, "process_results"),
         "metric_list": [
-            {"metric": "word_perplexity"}, {"metric": "byte_perplexity"}, {"metric": "bits_per_byte"}
+            {"metric": "word_perplexity"},
+            {"metric": "byte_perplexity"},
+            {"metric": "bits_per_byte"},
         ],
     }
     samples = run_task(lm, config, [{"page": page} for page in pages(list(lines))])
@@ -179,14 +151,7 @@ def paper_normalise(text: str) -> str:
     return " ".join(re.sub(r"[^a-z0-9.\-]", " ", without).split())
 
 
-def measure_trivia(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    questions: Sequence,
-    fewshot: Sequence = (),
-    batch_tokens: int = 1536,
-    precision: str = "fp32",
-) -> Measurement:
+def measure_trivia(lm: SharedContextLM, questions: Sequence, fewshot: Sequence = ()) -> Measurement:
     """TriviaQA by the paper's rule: some alias is a substring of 32 greedily decoded tokens.
 
     The rule is lenient: a short alias may stand within an unrelated word. It is kept as it is, so
@@ -194,12 +159,12 @@ def measure_trivia(
     the paper does not show, the answer ends with its line.
 
     Args:
-        model, tokenizer, batch_tokens, precision: as in `evaluate.measure_exam`.
+        lm: the model.
         questions: objects with `question` and `aliases`, the list of all right answers.
         fewshot: objects with `question` and `answer`, shown in this order before every question.
 
     Raises:
-        ValueError: no questions, a text longer than the model's maximum, an unknown precision.
+        ValueError: no questions, a text longer than the model's maximum.
     """
 
     def grade(doc: dict, results: Sequence[str]) -> dict[str, float]:
@@ -211,22 +176,18 @@ def measure_trivia(
         "task": "triviaqa_paper",
         "doc_to_text": "Question: {{question}}\nAnswer:",
         "generation_kwargs": {
-            "until": ["\n"] if fewshot else [], "max_gen_toks": TRIVIA_TOKENS, "do_sample": False,
+            "until": ["\n"] if fewshot else [],
+            "max_gen_toks": TRIVIA_TOKENS,
+            "do_sample": False,
         },
         "process_results": grade,
         "metric_list": [{"metric": "contains_alias", **MEAN}],
     }
-    lm = SharedContextLM(model, tokenizer, batch_tokens, precision)
     return _trivia("knowledge_accuracy", "contains_alias", lm, config, questions, fewshot)
 
 
 def measure_trivia_exact(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    questions: Sequence,
-    fewshot: Sequence = (),
-    batch_tokens: int = 1536,
-    precision: str = "fp32",
+    lm: SharedContextLM, questions: Sequence, fewshot: Sequence = ()
 ) -> Measurement:
     """TriviaQA as lm-eval's task `triviaqa` grades it: equal to an alias.
 
@@ -237,22 +198,30 @@ def measure_trivia_exact(
         "task": "triviaqa",
         "doc_to_text": "Question: {{question}}?\nAnswer:",
         "generation_kwargs": {
-            "until": ["\n", ".", ","], "max_gen_toks": TRIVIA_TOKENS, "do_sample": False,
+            "until": ["\n", ".", ","],
+            "max_gen_toks": TRIVIA_TOKENS,
+            "do_sample": False,
         },
-        "filter_list": [{
-            "name": "remove_whitespace",
-            "filter": [{"function": "remove_whitespace"}, {"function": "take_first"}],
-        }],
+        "filter_list": [
+            {
+                "name": "remove_whitespace",
+                "filter": [{"function": "remove_whitespace"}, {"function": "take_first"}],
+            }
+        ],
         "metric_list": [
             {"metric": "exact_match", **MEAN, "ignore_case": True, "ignore_punctuation": True}
         ],
     }
-    lm = SharedContextLM(model, tokenizer, batch_tokens, precision)
     return _trivia("exact_match", "exact_match", lm, config, questions, fewshot)
 
 
 def _trivia(
-    name: str, metric: str, lm, config: dict, questions: Sequence, fewshot: Sequence
+    name: str,
+    metric: str,
+    lm: SharedContextLM,
+    config: dict,
+    questions: Sequence,
+    fewshot: Sequence,
 ) -> Measurement:
     check_not_empty("questions", questions)
     rows = [{"question": q.question, "aliases": list(q.aliases)} for q in questions]

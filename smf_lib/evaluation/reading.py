@@ -121,9 +121,7 @@ class RowReader:
             self.read(rows, [tokens])
         return rows
 
-    def read(
-        self, rows: Rows, tokens: Sequence[Sequence[int]], all_logits: bool = False
-    ) -> Tensor:
+    def read(self, rows: Rows, tokens: Sequence[Sequence[int]], all_logits: bool = False) -> Tensor:
         """Let each row read on by its tokens, at least one; `rows` grows by them in place.
 
         Returns:
