@@ -58,6 +58,7 @@ def make_record(
     label=None,
     run_id=None,
     provenance=None,
+    precision=None,
 ):
     """A complete record; every argument replaces one part of it."""
     kind = method if method in ("base", "full") else "peft"
@@ -82,6 +83,7 @@ def make_record(
                     "settings": {"r": 16} if method == "lora" else {},
                 },
                 "training": {"epochs": 1, "batch_size": 8},
+                **({"precision": precision} if precision else {}),
             },
             "model": {
                 "name": "SmolLM2-135M-Instruct",

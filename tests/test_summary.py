@@ -121,6 +121,19 @@ def test_contrast_of_two_trained_arms_in_the_units_of_the_metric():
     assert summary.contrast(lora, smf, "self_kl").value == pytest.approx(a - b, abs=1e-5)
 
 
+def test_number_formats_are_named_where_they_differ():
+    same = [make_record(method, precision="bf16") for method in ("base", "full", "smf-kl")]
+    arms = summary.group_arms(same)
+    assert summary.precision_notes(arms) == [] and "ormats" not in summary.setting_sentence(arms)
+    others = [make_record("lora", precision="fp32"), make_record("osf", precision="fp32")]
+    told = "Number formats differ: 32-bit floats (LoRA r 16, osf), bfloat16 (the rest)."
+    arms = summary.group_arms(same + others)
+    assert summary.precision_notes(arms) == [told]
+    assert summary.setting_sentence(arms).endswith(f" split, 4 questions. {told}")
+    told = "Number formats differ: not recorded (ia3), bfloat16 (the rest)."
+    assert summary.precision_notes(summary.group_arms([*same, make_record("ia3")])) == [told]
+
+
 def test_words_have_a_perplexity_too():
     record = make_record("lora")
     words = {"word_perplexity": record.metrics["prose_perplexity"]}

@@ -101,10 +101,12 @@ def test_provenance_table_lists_what_differs():
     values = dict(tables.provenance_table(records).itertuples(index=False))
     assert values["Commit"] == "0123456789ab" and values["torch"] == "2.13.0"
     assert values["Processor"] == "Test CPU, 2 cores" and values["GPU"] == "none"
-    changed = records[1].model_copy(update={"dirty": True, "study": "mine"})
+    assert values["Number format"] == "not recorded"
+    changed = make_record("lora", study="mine", precision="bf16").model_copy(update={"dirty": True})
     values = dict(tables.provenance_table([records[0], changed]).itertuples(index=False))
     assert "with changes not committed" in values["Commit"]
     assert values["Study"] == "quick/local and quick/mine"
+    assert values["Number format"] == "not recorded and bfloat16"
 
 
 def test_parameters_table_flattens_settings():

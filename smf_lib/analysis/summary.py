@@ -258,7 +258,26 @@ def setting_sentence(arms: Sequence[Arm]) -> str:
     if exams:
         rows = listed(exam.rows for exam in exams)
         text += f"; {listed(exam.split for exam in exams)} split, {rows} questions"
-    return text + "."
+    return " ".join([text + ".", *precision_notes(arms)])
+
+
+def precision_name(record: Record) -> str:
+    """The number format in which a run multiplied matrices, in words."""
+    precision = record.settings.get("precision", "not recorded")
+    return {"bf16": "bfloat16", "fp32": "32-bit floats"}.get(precision, precision)
+
+
+def precision_notes(arms: Sequence[Arm]) -> list[str]:
+    """One sentence if these arms were run in more than one number format, which shifts numbers."""
+    methods: dict[str, list[str]] = {}
+    for arm in arms:
+        for name in dict.fromkeys(map(precision_name, arm.records)):
+            methods.setdefault(name, []).append(arm.first.label)
+    if len(methods) < 2:
+        return []
+    *few, (most, _) = sorted(methods.items(), key=lambda item: len(item[1]))
+    told = [f"{name} ({', '.join(labels)})" for name, labels in few]
+    return [f"Number formats differ: {', '.join(told)}, {most} (the rest)."]
 
 
 def seeds_sentence(arms: Sequence[Arm]) -> str:

@@ -29,6 +29,7 @@ from .summary import (
     group_arms,
     level,
     listed,
+    precision_name,
     retention,
     signed,
 )
@@ -250,6 +251,7 @@ def provenance_table(records: Sequence[Record]) -> pd.DataFrame:
         "Memory": differing([memory(r.hardware.memory_bytes) for r in records]),
         "GPU": differing([r.hardware.gpu or "none" for r in records]),
         "Platform": differing([r.hardware.platform for r in records]),
+        "Number format": differing([precision_name(r) for r in records]),
         "Commit": differing([_commit(r) for r in records]),
         "Run": differing(sorted({r.created[:10] for r in records})),
     }
