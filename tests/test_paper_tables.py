@@ -6,10 +6,10 @@ import pytest
 from helpers_records import paper_records
 
 from smf_lib.analysis.tables import DASH
-from smf_lib.paper import comparison, tables
+from smf_lib.paper import claims, tables
 from smf_lib.paper import settings as paper_settings
 from smf_lib.paper import todo as paper_todo
-from smf_lib.paper.comparison import ABSENT, QUESTIONS
+from smf_lib.paper.claims import ABSENT, QUESTIONS
 from smf_lib.paper.published import METRICS, Number, load_published
 from smf_lib.profiles import load_profile
 
@@ -85,10 +85,10 @@ def test_contrasts_are_shown_where_both_arms_are_on_record():
     assert len(table) == len(QUESTIONS)
     alone = row(table, "What stage 1 alone does, additive", "Question")
     assert alone["Differs clearly in"] == "Perplexity and KL from base"
-    assert comparison.unanswered_sentence(paper_records()) == ""
+    assert claims.unanswered_sentence(paper_records()) == ""
     few = paper_records(methods=(*FEW, "smf-kl"))
     assert list(tables.contrast_table(few)["Question"]) == [zero := "Stage 1 or values that start at zero (KL)"]
-    lacking = comparison.unanswered_sentence(few)
+    lacking = claims.unanswered_sentence(few)
     assert zero not in lacking and lacking.count(";") == len(QUESTIONS) - 2
     assert tables.contrast_table(paper_records(methods=("base",))).empty
 

@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ..analysis.stats import Interval
 from ..analysis.summary import CROWDED, change, listed, signed
-from ..paper.comparison import arms_of, label_of, paper_order
+from ..paper.arms import arms_of, label_of, paper_order
 from ..paper.published import Published
 from ..records.record import Record
 from .gain import bars, spread_axis, widen

@@ -1,7 +1,7 @@
 """The chapter "The paper, arm by arm": published and measured numbers side by side, and what holds.
 
 Tables are as those of `analysis.tables`: DataFrames of finished text. What they say is worked out
-in `comparison`. How each study was run is tabulated in `settings`, what to run next in `todo`.
+in `ordering` and `claims`. How each study was run is tabulated in `settings`, what to run next in `todo`.
 """
 
 from __future__ import annotations
@@ -13,18 +13,9 @@ import pandas as pd
 from ..analysis.summary import Arm, change, compare, contrast, level, listed, signed
 from ..analysis.tables import DASH, number, p_text
 from ..records.record import MetricName, Record
-from .comparison import (
-    ABSENT,
-    COMPARED,
-    MAIN,
-    QUESTIONS,
-    SHORT,
-    arms_of,
-    findings,
-    label_of,
-    ordered_pairs,
-    paper_order,
-)
+from .arms import SHORT, arms_of, label_of, paper_order
+from .claims import ABSENT, QUESTIONS, findings
+from .ordering import COMPARED, MAIN, ordered_pairs
 from .published import Claim, Number, PaperMetric, Published
 
 STANDARD: dict[MetricName, str] = {
@@ -167,7 +158,7 @@ def contrast_table(
 ) -> pd.DataFrame:
     """What one step of the method adds to another: `first` minus `second` on every metric.
 
-    One row a question of which both arms are on record; `comparison.unanswered_sentence` names the
+    One row a question of which both arms are on record; `claims.unanswered_sentence` names the
     others.
     """
     arms = arms_of(records)

@@ -12,7 +12,8 @@ from ..analysis.tables import DASH, number
 from ..analysis.units import count
 from ..profiles import Profile
 from ..records.record import Record
-from .comparison import QUESTIONS, arms_of, findings, items_needed, open_claims, paper_order
+from .arms import arms_of, paper_order
+from .claims import QUESTIONS, findings, items_needed, open_claims
 from .published import Published
 
 

@@ -1,0 +1,113 @@
+"""How arms order on each metric, as far as paired intervals on the same items carry it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from ..analysis.stats import Interval
+from ..analysis.summary import Arm, contrast, level, listed
+from ..records.record import MetricName, Record
+from .arms import SHORT, arms_of
+from .published import METRICS
+
+MAIN = (
+    "base", "additive-kl", "additive-s-kl", "replacement-kl", "lora", "full", "smf-kl", "smf-tfidf",
+)  # fmt: skip
+COMPARED: tuple[MetricName, ...] = (*METRICS, "self_kl")  # the paper's, and the divergence
+WORSE = ("prose_perplexity", "word_perplexity", "self_kl")  # the more, the more was forgotten
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two arms on one metric: the larger first, the 95 % interval, and whether they are apart.
+
+    `apart` holds for all pairs of the comparison together (Bonferroni), not for each alone.
+    """
+
+    upper: Arm
+    lower: Arm
+    difference: Interval
+    apart: bool
+
+
+def ordered_pairs(
+    records: Sequence[Record], metric: MetricName, methods: Sequence[str] = MAIN
+) -> list[Pair]:
+    """All pairs of the arms on record among `methods`, on the same items."""
+    arms = [a for m, a in arms_of(records).items() if m in methods and a.has(metric)]
+    arms = [arm for arm in arms if math.isfinite(level(arm, metric).value)]
+    found = list(combinations(arms, 2))
+    pairs = []
+    for one, other in found:
+        difference = contrast(one, other, metric)
+        upper, lower = one, other
+        if difference.value < 0:
+            upper, lower, difference = other, one, contrast(other, one, metric)
+        joint = contrast(upper, lower, metric, 1 - 0.05 / len(found))
+        pairs.append(Pair(upper, lower, difference, joint.clear))
+    return pairs
+
+
+def ordering_sentence(
+    records: Sequence[Record], metric: MetricName, methods: Sequence[str] = MAIN
+) -> str:
+    """The ordering as far as the intervals carry it: who is above whom, and what stays open."""
+    pairs = ordered_pairs(records, metric, methods)
+    what = SHORT[metric] + (" (more is worse)" if metric in WORSE else "")
+    if not pairs:
+        return f"{what}: fewer than two of these arms are on record."
+    above: dict[str, list[str]] = {}
+    values = {}
+    for pair in pairs:
+        for arm in (pair.upper, pair.lower):
+            values[arm.first.label] = level(arm, metric).value
+            above.setdefault(arm.first.label, [])
+        if pair.apart:
+            above[pair.upper.first.label].append(pair.lower.first.label)
+    ranked = sorted(values, key=lambda label: -values[label])
+    above = _without_implied(above)
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for label in ranked:
+        below = tuple(other for other in ranked if other in above[label])
+        if below:
+            groups.setdefault(below, []).append(label)
+    told = [
+        f"{listed(names)} {'is' if len(names) == 1 else 'are'} above {listed(below)}"
+        for below, names in groups.items()
+    ]
+    open_pairs = sum(not pair.apart for pair in pairs)
+    sentence = "; ".join(told) or "no two arms are told apart"
+    are = "pair is" if open_pairs == 1 else f"{open_pairs} pairs are"
+    rest = f" The other {are} not told apart." if told else ""
+    return f"{what}: {sentence}.{rest if open_pairs else ''}"
+
+
+def _without_implied(above: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Who is above whom, without the pairs that follow from others.
+
+    Left as it is where something that would follow is not there: differences that are told apart
+    need not be so for the whole chain.
+    """
+    through = {upper: {low for mid in below for low in above[mid]} for upper, below in above.items()}
+    if any(not through[upper] <= set(below) for upper, below in above.items()):
+        return {upper: list(below) for upper, below in above.items()}
+    return {u: [low for low in below if low not in through[u]] for u, below in above.items()}
+
+
+def learning_sentence(records: Sequence[Record]) -> str:
+    """Which arms learned the exam at all: those whose gain has an interval above zero."""
+    arms = arms_of(records)
+    base, where = arms.get("base"), f"{records[0].profile}/{records[0].study}"
+    trained = [a for a in arms.values() if not a.is_base and a.has("exam_accuracy")]
+    if base is None or not trained:
+        return f"Study {where} has no trained arm beside its base model yet."
+    gains = {arm: contrast(arm, base, "exam_accuracy") for arm in trained}
+    learned = [arm.first.label for arm, gain in gains.items() if gain.low > 0]
+    if not learned:
+        return f"In study {where} no arm gains clearly on the exam."
+    rest = len(trained) - len(learned)
+    others = f", the {rest} other{'s' * (rest > 1)} do{'es' * (rest == 1)} not" if rest else ""
+    return f"In study {where} these arms gain clearly on the exam: {'; '.join(learned)}{others}."
