@@ -140,7 +140,9 @@ wildcard_constraints:
     view="|".join(VIEWS),
 
 
-busy = other_builds(os.getcwd())
+# On a cluster every job is a Snakemake of its own in this folder; only the one that is started by hand
+# must be alone.
+busy = other_builds(os.getcwd()) if workflow.is_main_process else []
 if busy:
     raise WorkflowError(
         f"process {busy[0]} is building in this folder; wait until it is done, or end it, and "

@@ -203,6 +203,20 @@ def test_an_edit_repeats_what_depends_on_it(study, file, before, after, repeated
     assert not any(f"rule {name}:" in plan for name in kept), plan
 
 
+def test_a_second_build_is_refused_but_not_the_jobs_of_a_cluster(study):
+    script = study.root / "snakemake"
+    script.write_text("import time\nprint(flush=True)\ntime.sleep(120)\n")
+    with subprocess.Popen(
+        [sys.executable, script], cwd=study.root, stdout=subprocess.PIPE
+    ) as other:
+        other.stdout.readline()
+        status, output = study.build("--dry-run")
+        assert status != 0 and f"process {other.pid} is building in this folder" in output
+        status, output = study.build("--dry-run", "--mode", "remote")
+        assert status == 0, output
+        other.kill()
+
+
 def test_a_lost_record_is_computed_again(study):
     record = study.root / "results" / "smoke" / "local" / "lora-seed0.json"
     text = record.read_text("utf-8")
