@@ -122,6 +122,9 @@ def test_parameters_table_flattens_settings():
 def test_number_and_p_value_texts():
     assert tables.number(Interval(1.25, 1.0, 1.5, 9), 1) == "1.2 [1.0, 1.5]"
     assert tables.number(Interval(-0.001, -0.5, 0.5, 9), 1, sign=True) == "+0.0 [-0.5, +0.5]"
+    assert tables.number(Interval(0.0012, 0.0011, 0.0013, 9), 3) == "0.0012 [0.0011, 0.0013]"
+    assert tables.number(Interval(0.001, 0.001, 0.001, 9), 1) == "0.0 [0.0, 0.0]"
+    assert tables.number(Interval(0.0, -1e-9, 1e-9, 9), 1) == "0.0 [0.0, 0.0]"
     assert tables.number(Interval(2.0, float("nan"), float("nan"), 9), 1) == "2.0"
     assert tables.number(Interval(float("nan"), 0, 0, 9), 1) == tables.DASH
     assert tables.p_text(0.04321) == "0.043" and tables.p_text(1e-9) == "< 0.0001"

@@ -39,9 +39,16 @@ DASH = "–"
 
 
 def number(interval: Interval | None, digits: int, sign: bool = False) -> str:
-    """`71.5 [66.9, 75.7]`: value and 95 % interval; the value alone where bounds are unknown."""
+    """`71.5 [66.9, 75.7]`: value and 95 % interval; the value alone where bounds are unknown.
+
+    digits: decimals; up to three more where the interval would otherwise seem to have no width.
+    """
     if interval is None or not interval.known:
         return DASH
+    if interval.bounded and interval.low < interval.high:
+        wider = range(digits, digits + 4)
+        apart = (d for d in wider if round(interval.low, d) != round(interval.high, d))
+        digits = next(apart, digits)
     values = (interval.value, interval.low, interval.high)[: 3 if interval.bounded else 1]
     value, *bounds = (
         signed(v, digits) if sign else f"{round(v, digits) + 0.0:.{digits}f}" for v in values
