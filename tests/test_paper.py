@@ -93,7 +93,7 @@ def test_missing_arms_are_named():
         (0.1, 2.0, (0, math.inf), "supported"),
         (-0.1, 2.0, (0, math.inf), "not settled"),
         (-2.0, -0.1, (0, math.inf), "contradicted"),
-        (-2.0, 0.0, (0, math.inf), "contradicted"),
+        (-2.0, 0.0, (0, math.inf), "not settled"),
         (-0.5, 0.5, (-1, 1), "supported"),
         (-1.5, 0.5, (-1, 1), "not settled"),
         (1.5, 2.5, (-1, 1), "contradicted"),
@@ -143,6 +143,9 @@ def test_items_needed_follow_the_square_of_the_half_width():
     claim = next(c for c in PUBLISHED.claims if c.text == "LoRA learns more than additive SMF (KL)")
     finding = claims.Finding(claim, 2.0, Interval(1.0, -3.0, 5.0, 500), "not settled")
     assert claims.items_needed(finding) == pytest.approx(500 * (4 / 2) ** 2)
+    alike = claims.Finding(claim, 2.0, Interval(0.2, 0.0, 0.4, 500), "not settled")
+    fewest = 1.96**2 * (0.02 - 0.02**2) / 0.02**2  # if one question in fifty differs, all one way
+    assert claims.items_needed(alike) == pytest.approx(fewest)
     unknown = claims.Finding(claim, None, Interval(1.0, -3.0, 5.0, 500), "not settled")
     assert claims.items_needed(unknown) is None
 

@@ -64,6 +64,11 @@ def paper_order(methods: Sequence[str], published: Published) -> list[str]:
     return known + sorted(set(methods) - set(known))
 
 
+def lettered(arm: Arm) -> bool:
+    """Whether the model saw options behind letters, so that it can prefer one."""
+    return arm.first.settings.get("exam", {}).get("format") == "lettered"
+
+
 @cache
 def labels() -> dict[str, str]:
     """The name of each method of profile `medmcqa`, whether on record or not."""

@@ -46,8 +46,8 @@ class Finding:
 
 
 def judge(measured: Interval | None, region: tuple[float, float]) -> Verdict:
-    """The rule: supported if the whole 95 % interval lies in the claim's region, contradicted if
-    none of it does, and not settled otherwise."""
+    """The rule: supported if the whole 95 % interval lies within the claim's region, contradicted if
+    it lies wholly outside, and not settled otherwise, as where it only touches the region's bound."""
     if measured is None:
         return ABSENT
     low, high = region
@@ -55,7 +55,7 @@ def judge(measured: Interval | None, region: tuple[float, float]) -> Verdict:
         return "not settled"
     if low < measured.low and measured.high < high:
         return "supported"
-    return "contradicted" if measured.high <= low or measured.low >= high else "not settled"
+    return "contradicted" if measured.high < low or measured.low > high else "not settled"
 
 
 def findings(records: Sequence[Record], published: Published) -> list[Finding]:
@@ -75,15 +75,22 @@ def findings(records: Sequence[Record], published: Published) -> list[Finding]:
 def items_needed(finding: Finding) -> float | None:
     """Items at which an interval around the published difference just lies in the claim's region.
 
-    With so many, a difference as published is settled in about half of all cases. None where no
-    difference is published, or the measured one has no interval.
+    With so many, a difference as published is settled in about half of all cases. The spread of an
+    item is taken from the measurement, but for accuracies not below what the published difference d
+    needs by itself: outcomes that differ by d on average have a variance of at least d - d². None
+    where no difference is published, or the measured one has no interval.
     """
     measured = finding.measured
     if finding.published is None or measured is None or not measured.bounded:
         return None
     distance = min(abs(finding.published - bound) for bound in finding.claim.region)
-    half = (measured.high - measured.low) / 2
-    return measured.n * (half / distance) ** 2 if distance else None
+    if not distance:
+        return None
+    spread = measured.n * ((measured.high - measured.low) / 2) ** 2
+    if finding.claim.metric != "prose_perplexity":
+        share = abs(finding.published) / 100
+        spread = max(spread, (196 * math.sqrt(share - share**2)) ** 2)
+    return spread / distance**2
 
 
 def claims_sentence(studies: Mapping[str, Sequence[Record]], published: Published) -> str:

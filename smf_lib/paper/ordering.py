@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+from ..analysis.balanced import balanced_change, has_answers
 from ..analysis.stats import Interval
 from ..analysis.summary import Arm, contrast, level, listed
 from ..records.record import MetricName, Record
-from .arms import SHORT, arms_of
+from .arms import SHORT, arms_of, lettered
 from .published import METRICS
 
 MAIN = (
@@ -98,7 +99,11 @@ def _without_implied(above: Mapping[str, Sequence[str]]) -> dict[str, list[str]]
 
 
 def learning_sentence(records: Sequence[Record]) -> str:
-    """Which arms learned the exam at all: those whose gain has an interval above zero."""
+    """Which arms learned the exam at all: those whose gain has an interval above zero.
+
+    Where the answers are letters, also which are above the majority class, and which gain in
+    balanced accuracy: the others may have learned no more than a letter.
+    """
     arms = arms_of(records)
     base, where = arms.get("base"), f"{records[0].profile}/{records[0].study}"
     trained = [a for a in arms.values() if not a.is_base and a.has("exam_accuracy")]
@@ -110,4 +115,24 @@ def learning_sentence(records: Sequence[Record]) -> str:
         return f"In study {where} no arm gains clearly on the exam."
     rest = len(trained) - len(learned)
     others = f", the {rest} other{'s' * (rest > 1)} do{'es' * (rest == 1)} not" if rest else ""
-    return f"In study {where} these arms gain clearly on the exam: {'; '.join(learned)}{others}."
+    told = f"In study {where} these arms gain clearly on the exam: {'; '.join(learned)}{others}."
+    return " ".join([told, *_beyond_letters(trained, base)])
+
+
+def _beyond_letters(trained: Sequence[Arm], base: Arm) -> list[str]:
+    """What is left of the gains where a letter was right more often than others."""
+    if not lettered(base):
+        return []
+    majority = 100 * base.first.baselines.majority
+    above = [a.first.label for a in trained if level(a, "exam_accuracy").low > majority]
+    always = f"always giving the letter that was most often right in training ({majority:.1f} %)"
+    told = [f"Clearly above {always}: {'; '.join(above) or 'none'}."]
+    for metric, score in (("exam_accuracy", "the paper's score"), ("letter_accuracy", "lm-eval's")):
+        arms = [arm for arm in trained if has_answers(arm, metric)]
+        if arms and has_answers(base, metric):
+            gained = [a.first.label for a in arms if balanced_change(a, base, metric).low > 0]
+            told.append(
+                f"Clear gains in balanced accuracy, which a preference for one letter does not "
+                f"raise, by {score}: {'; '.join(gained) or 'none'}."
+            )
+    return told

@@ -10,10 +10,12 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from ..analysis.balanced import balanced_change, balanced_level, has_answers, shares_right
 from ..analysis.summary import Arm, change, compare, contrast, level, listed, signed
 from ..analysis.tables import DASH, number, p_text
-from ..records.record import MetricName, Record
-from .arms import SHORT, arms_of, label_of, paper_order
+from ..records.record import AccuracyName, MetricName, Record
+from ..tasks.formats import LETTERS
+from .arms import SHORT, arms_of, label_of, lettered, paper_order
 from .claims import ABSENT, QUESTIONS, findings
 from .ordering import COMPARED, MAIN, ordered_pairs
 from .published import Claim, Number, PaperMetric, Published
@@ -116,6 +118,28 @@ def standard_table(records: Sequence[Record], changes: bool = False) -> pd.DataF
         rows.append(row)
     table = pd.DataFrame(rows)
     return table.drop(columns=[name for name in table if (table[name] == DASH).all()])
+
+
+def letters_table(records: Sequence[Record], metric: AccuracyName) -> pd.DataFrame:
+    """Accuracy (%) by the letter of the right option, and their mean; one row an arm.
+
+    Arms that were asked without letters, or whose records do not hold the counts, are left out.
+    """
+    arms = {
+        method: arm
+        for method, arm in arms_of(records).items()
+        if lettered(arm) and has_answers(arm, metric)
+    }
+    base = arms.get("base")
+    rows = []
+    for arm in arms.values():
+        shares = zip(LETTERS, shares_right(arm, metric))
+        row = {"Method": arm.first.label}
+        row |= {f"Right is {letter}": f"{share:.0f}" for letter, share in shares}
+        row["Balanced accuracy (%)"] = number(balanced_level(arm, metric), 1)
+        change = None if base is None or arm.is_base else balanced_change(arm, base, metric)
+        rows.append(row | {"Its change (points)": number(change, 1, sign=True)})
+    return pd.DataFrame(rows)
 
 
 def _unit(metric: MetricName, changes: bool) -> tuple[str, int]:

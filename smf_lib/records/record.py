@@ -24,6 +24,7 @@ MetricName = Literal[
     "exam_accuracy", "letter_accuracy", "prose_perplexity", "word_perplexity",
     "knowledge_accuracy", "exact_match", "self_kl",
 ]
+AccuracyName = Literal["exam_accuracy", "letter_accuracy"]
 METRIC_DATA = {
     "exam_accuracy": "exam",
     "letter_accuracy": "exam",
@@ -208,7 +209,11 @@ class Hardware(Part):
 
 
 class Record(Part):
-    """One complete run. `study` is the folder that the file lies in."""
+    """One complete run. `study` is the folder that the file lies in.
+
+    `by_answer` splits an accuracy by the place of the right option: [questions answered right,
+    questions asked] for the first place, the second, and so on.
+    """
 
     schema_version: Literal[1]
     run_id: str = Field(min_length=1)
@@ -222,6 +227,7 @@ class Record(Part):
     model: ModelPart
     data: DataPart
     metrics: dict[MetricName, Metric]
+    by_answer: dict[AccuracyName, list[tuple[int, int]]] = {}
     baselines: Baselines
     cost: Cost
     selection: dict[str, LayerSelection]
@@ -244,6 +250,14 @@ class Record(Part):
             if len(metric.items) != metric.n:
                 raise ValueError(
                     f"metrics.{name}.items has {len(metric.items)} entries, but n is {metric.n}"
+                )
+        for name, places in self.by_answer.items():
+            items = self.metrics[name].items if name in self.metrics else []
+            right, asked = sum(place[0] for place in places), sum(place[1] for place in places)
+            if (right, asked) != (sum(item == 1 for item in items), len(items)):
+                raise ValueError(
+                    f"by_answer.{name} counts {right} of {asked} questions right, not what "
+                    f"metrics.{name}.items holds"
                 )
         return self
 

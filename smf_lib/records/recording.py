@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -13,6 +14,7 @@ from ..files import short_hash
 from ..precision import resolve_precision
 from ..profiles import RunSpec
 from ..tasks.corpora import pages
+from ..tasks.exam import ExamQuestion
 from .results import Metric, Record, provenance
 
 if TYPE_CHECKING:
@@ -56,6 +58,20 @@ def footprint(model: nn.Module) -> dict:
     }
 
 
+def right_by_answer(
+    questions: Sequence[ExamQuestion], items: Sequence[float]
+) -> list[tuple[int, int]]:
+    """[right, asked] for each place that the right option can have.
+
+    `items`, the outcomes, are those of the first of the questions, in their order.
+    """
+    counts = [[0, 0] for _ in range(max(len(question.options) for question in questions))]
+    for question, item in zip(questions, items):
+        counts[question.answer][0] += item == 1
+        counts[question.answer][1] += 1
+    return [(right, asked) for right, asked in counts]
+
+
 def build_record(
     study: Materials,
     spec: RunSpec,
@@ -97,9 +113,14 @@ def build_record(
         },
         data=_data(study, metrics, retrofitted),
         metrics=metrics,
+        by_answer={
+            name: right_by_answer(exam.split(profile.evaluation.split), metrics[name].items)
+            for name in ("exam_accuracy", "letter_accuracy")
+            if name in metrics
+        },
         baselines={
             "chance": exam.chance,
-            "majority": exam.majority(profile.evaluation.split),
+            "majority": exam.majority(profile.evaluation.split, metrics["exam_accuracy"].n),
         },
         cost={
             "train_seconds": outcome.seconds,
