@@ -140,5 +140,5 @@ def question_noise_sentence(published: Published) -> str:
     return (
         f"The base model's {100 * base.value:.1f} % is a share of {n:,} questions, and by their "
         f"choice alone its 95 % interval reaches from {interval.low:.1f} to {interval.high:.1f} %. "
-        f"The smallest of the published differences on the exam is {smallest:.1f} points."
+        f"The smallest difference on the exam that a claim rests on is {smallest:.1f} points."
     )
