@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import pytest
 import torch
 from helpers_models import bits, memory_model, tables, tokens
@@ -61,6 +63,64 @@ def test_resumed_run_equals_uninterrupted_run(settings, tmp_path):
     result = trainer(tmp_path / "whole", resumed).train(str(tmp_path / "whole" / "checkpoint-3"))
     assert result.global_step == 6
     assert equal(state(resumed), state(straight))
+
+
+class _Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("killed_after", [4, 8, 11])
+def test_a_killed_run_goes_on_in_the_order_of_its_epoch(killed_after, tmp_path, monkeypatch):
+    """Three epochs of four steps each; what a step reads must be the same with and without a kill."""
+    rows = [
+        {"input_ids": ids, "labels": ids, "attention_mask": [1] * len(ids)}
+        for ids in ([3 + i, *range(5, 9 + i % 5)] for i in range(16))
+    ]
+    settings = TrainingSettings(batch_size=4, epochs=3, checkpoint_every=3, precision="fp32")
+    step, seen = Trainer.training_step, []
+
+    def counted(self, model, inputs, *args, **kwargs):
+        if len(seen) == kill_at:
+            raise _Killed
+        seen.append(sorted(inputs["input_ids"][:, 0].tolist()))
+        return step(self, model, inputs, *args, **kwargs)
+
+    def run(folder):
+        model, tokenizer = load_model(tiny_random_model())
+        finetune(model, tokenizer, rows, settings, 1e-3, 0, folder)
+        return model.state_dict()
+
+    monkeypatch.setattr(Trainer, "training_step", counted)
+    kill_at = None
+    straight, order = run(tmp_path / "straight"), list(seen)
+    assert len(order) == 12 and order[:4] != order[4:8] != order[8:]
+    assert all(sorted(chain(*order[i : i + 4])) == [*range(3, 19)] for i in (0, 4, 8))
+    seen.clear()
+    kill_at = killed_after
+    with pytest.raises(_Killed):
+        run(tmp_path / "killed")
+    seen.clear()
+    kill_at = None
+    resumed = run(tmp_path / "killed")
+    assert seen == order[killed_after - killed_after % 3 :]
+    assert all(torch.equal(value, straight[name]) for name, value in resumed.items())
+
+
+class TwoGPUs(TrainingArguments):
+    """Arguments as they are where a process sees two GPUs."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        assert self.n_gpu < 2  # which sets the devices up
+        self._n_gpu = 2
+
+
+def test_one_process_uses_one_gpu_of_several(tmp_path, monkeypatch):
+    monkeypatch.setattr("smf_lib.training.train.TrainingArguments", TwoGPUs)
+    model, tokenizer = load_model(tiny_random_model())
+    rows = [{"input_ids": [5, 6, 7], "labels": [5, 6, 7], "attention_mask": [1] * 3}] * 8
+    settings = TrainingSettings(batch_size=2, precision="fp32", checkpoint_every=99)
+    assert finetune(model, tokenizer, rows, settings, 1e-3, 0, tmp_path).steps == 4
 
 
 def test_same_seed_same_result(tmp_path):

@@ -21,6 +21,7 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from ..files import write_whole
 from ..precision import resolve_precision
@@ -62,7 +63,7 @@ def finetune(
     What a step need not compute it leaves out, for all methods alike (`shortcuts`, `frozen`).
     Batches hold texts of similar length. A run that was killed and started again gives the same
     weights as one that was not. Started by `torchrun` or `accelerate launch`, the processes share
-    each batch.
+    each batch; one process uses one GPU, however many it sees.
 
     Raises:
         ValueError: training.batch_size is not a multiple of the number of processes.
@@ -93,8 +94,10 @@ def finetune(
         dataloader_pin_memory=False,
         disable_tqdm=True,  # the bar of `_Clock` reads the same in a terminal, a notebook and a log
     )
+    # A process that sees several GPUs would multiply the batch by their number (nn.DataParallel).
+    arguments._n_gpu = min(arguments.n_gpu, 1)
     clock = _Clock(work_dir)
-    trainer = Trainer(
+    trainer = _ResumableTrainer(
         model=model,
         args=arguments,
         train_dataset=list(rows),
@@ -132,6 +135,34 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+class _ResumableTrainer(Trainer):
+    """A Trainer whose order of rows follows from seed and epoch, however often it was interrupted.
+
+    The plain one draws each epoch's order from the global random numbers, and one that goes on in
+    a later epoch repeats the order of the first.
+    """
+
+    def _get_train_sampler(self, train_dataset=None) -> _SeededOrder:
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        group = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return _SeededOrder(group, rows, self)
+
+
+class _SeededOrder(LengthGroupedSampler):
+    """Texts of similar length together, in an order of its own for each seed and epoch."""
+
+    def __init__(self, batch_size: int, rows: Sequence[dict], trainer: Trainer):
+        super().__init__(batch_size, lengths=[len(row["input_ids"]) for row in rows])
+        self.trainer = trainer
+
+    def __iter__(self):
+        state, settings = self.trainer.state, self.trainer.args
+        per_epoch = state.max_steps / settings.num_train_epochs
+        epoch = int(state.global_step / per_epoch)
+        self.generator = torch.Generator().manual_seed(settings.seed + 1_000_003 * epoch)
+        return super().__iter__()
+
+
 class _Clock(TrainerCallback):
     """Shows progress, adds up time over interruptions, marks each checkpoint that is whole."""
 
@@ -163,6 +194,8 @@ class _Clock(TrainerCallback):
         self.bar.close()
 
     def on_save(self, args, state, control, **kwargs):
+        if not processes.is_first():  # whose checkpoint holds the weights
+            return
         mark = self.work_dir / f"checkpoint-{state.global_step}" / COMPLETE
         so_far = {"seconds": self.seconds(), "peak_memory_bytes": max(self.peak, peak_memory())}
         write_whole(mark, json.dumps(so_far))
