@@ -39,11 +39,6 @@ try:
     PROFILE = load_profile(PROFILE_NAME)
 except ValueError as error:
     raise WorkflowError(str(error))
-if PROFILE.name != Path(PROFILE_NAME).stem:
-    raise WorkflowError(
-        f"name={PROFILE.name!r} in profile {PROFILE_NAME}: the name must be that of the file, "
-        f"{Path(PROFILE_NAME).stem!r}, since results are kept under it"
-    )
 
 WORK = f"work/{PROFILE.name}"
 RESULTS = f"results/{PROFILE.name}"
@@ -114,7 +109,7 @@ def start_of(wildcards):
 
 def view_parameters(wildcards):
     if wildcards.view == "06_paper":
-        own = PROFILE.exam.name == "medmcqa" and PROFILE.name not in PAPER_STUDIES
+        own = PROFILE.is_like_the_paper and PROFILE.name not in PAPER_STUDIES
         return json.dumps({"studies": [*([PROFILE_NAME] if own else []), *PAPER_STUDIES]})
     if wildcards.view != "04_selection":
         return notebook_parameters()

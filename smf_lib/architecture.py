@@ -45,6 +45,11 @@ def decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
     )
 
 
+def layer_number(name: str) -> int:
+    """The decoder layer that a module stands in, by the module's name ("model.layers.8.mlp": 8)."""
+    return int(next(part for part in name.split(".") if part.isdigit()))
+
+
 def find_mlps(model: nn.Module, layers: list[int]) -> list[MLPSite]:
     """The MLP of each of the given layers.
 

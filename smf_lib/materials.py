@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBa
 from .files import short_hash, write_json
 from .models import ModelFiles, load_model, resolve_model
 from .profiles import Profile
+from .records.sources import code_digest
 from .tasks import corpora, probes
 from .tasks.exam import Exam, ExamQuestion, build_exam
 from .tasks.formats import FORMATS, Cloze, Lettered
@@ -92,13 +93,29 @@ class Materials:
         settings = getattr(self.profile, field)
         if settings is None or settings.text is None:
             return None
-        wanted = settings.text
+        wanted, rows_field = settings.text, None
         if field == "background":
             wanted = wanted.model_copy(update={"rows": settings.sequences})
+            rows_field = "background.sequences"
         kept = self.__dict__.setdefault("kept_texts", {})
         if field not in kept:
-            kept[field] = corpora.load_texts(f"{field}.text", wanted, self.root)
+            kept[field] = corpora.load_texts(f"{field}.text", wanted, self.root, rows_field)
         return kept[field]
+
+    def texts_hash(self, field: str) -> str:
+        """A short name for the texts of `background` or `retrofit`."""
+        kept = self.__dict__.setdefault("kept_hashes", {})
+        if field not in kept:
+            kept[field] = short_hash(self.texts(field))
+        return kept[field]
+
+    @cached_property
+    def data_hash(self) -> str:
+        """A short name for what every run reads besides the exam: probes' data and background."""
+        questions, shots = self.knowledge
+        rows = [*self.prose, *questions, *shots]
+        plain = [dataclasses.asdict(r) if dataclasses.is_dataclass(r) else r for r in rows]
+        return short_hash(plain, self.texts_hash("background"))
 
     def empty_model(self) -> nn.Module:
         """The base model's modules without their weights."""
@@ -112,7 +129,8 @@ class Materials:
         return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
 
     def _own_text(self, name: str, sequences: int, tokens: int, seed: int, base=None):
-        wanted = (self.model_files.sha256, sequences, tokens, seed)
+        code = code_digest("tasks.probes")
+        wanted = (self.model_files.sha256, sequences, tokens, seed, code)
         path = self.work / f"{name}-{short_hash(*wanted)}.json"
         if not path.is_file():
             model, tokenizer = base or self.load_base()

@@ -98,13 +98,20 @@ def resolve_model(settings: ModelSettings, cache_dir: str | Path | None = None) 
 def load_model(
     files: ModelFiles, dtype: torch.dtype = torch.float32
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load model (in ``dtype``, evaluation mode, on the CPU) and tokenizer (padding right).
+    """Load model (in ``dtype``, evaluation mode, on the CPU) and tokenizer.
 
-    A tokenizer without a padding token pads with its end-of-text token. Raises ValueError, naming
-    them, if the files lack some of the model's tensors.
+    Raises ValueError, naming them, if the files lack some of the model's tensors.
     """
     with _no_progress_bars():
         model = _load_whole(files.path, dtype=dtype).eval()
+    return model, load_tokenizer(files)
+
+
+def load_tokenizer(files: ModelFiles) -> PreTrainedTokenizerBase:
+    """Load the tokenizer, padding right.
+
+    Without a padding token it pads with its end-of-text token. Raises ValueError without either.
+    """
     tokenizer = AutoTokenizer.from_pretrained(files.path)
     tokenizer.padding_side = "right"
     if tokenizer.pad_token is None:
@@ -114,7 +121,7 @@ def load_model(
                 "end-of-text token; set one of them in its tokenizer_config.json"
             )
         tokenizer.pad_token = tokenizer.eos_token
-    return model, tokenizer
+    return tokenizer
 
 
 def embedded_model(

@@ -8,6 +8,7 @@ for.
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import yaml
@@ -95,6 +96,12 @@ class Profile(Settings):
         """The method with the settings that it takes over from the one it starts from."""
         return method if method.start is None else method.after(self.methods[method.start])
 
+    @property
+    def is_like_the_paper(self) -> bool:
+        """Whether it has the paper's exam, probes, texts and stage 1, and can stand beside it."""
+        needed = (self.probes.wikitext, self.probes.triviaqa, self.retrofit, self.background.text)
+        return self.exam.name == "medmcqa" and None not in needed
+
     def runs(self) -> list[RunSpec]:
         """Every run of this profile: base once, all others for each learning rate and seed."""
         runs = []
@@ -149,18 +156,24 @@ def load_profile(name_or_path: str | Path, directory: Path = PROFILE_DIR) -> Pro
 
     Raises:
         ValueError: no such profile (the message lists those there are), not YAML, profiles that
-            extend each other, or a field that is unknown or out of range (the message names each
-            field, its value and the rule).
+            extend each other, a name that is not the file's, or a field that is unknown or out of
+            range (the message names each field, its value and the rule).
     """
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         path = directory / f"{name_or_path}.yaml"
     content = _read_profile(path, directory, ())
     try:
-        return Profile(**content)
+        profile = Profile(**content)
     except ValidationError as error:
         lines = [_error_line(e["loc"], e["input"], e["msg"]) for e in error.errors()]
         raise ValueError(f"profile {path} has invalid fields:\n" + "\n".join(lines)) from None
+    if profile.name != path.stem:
+        raise ValueError(
+            f"name={profile.name!r} in profile {path}: the name must be that of the file, "
+            f"{path.stem!r}, since results are kept under it"
+        )
+    return profile
 
 
 def _error_line(place: tuple, value: object, message: str) -> str:
@@ -170,6 +183,15 @@ def _error_line(place: tuple, value: object, message: str) -> str:
     if place[0] == "exam" and len(place) > 2:
         place = (place[0], *place[2:])  # without the name of the exam, which is not a field
     return f"  {'.'.join(map(str, place))} = {value!r}: {message}"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which `5e-2` is a number, as in YAML 1.2 and JSON, and not a text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), "-+0123456789"
+)
 
 
 def _read_profile(path: Path, directory: Path, extending: tuple[Path, ...]) -> dict:
@@ -183,7 +205,7 @@ def _read_profile(path: Path, directory: Path, extending: tuple[Path, ...]) -> d
     if path.resolve() in extending:
         raise ValueError(f"extends={path.stem!r} goes round in a circle; take it out of {path}")
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.load(path.read_text(), _Loader)
     except yaml.YAMLError as error:
         raise ValueError(f"profile {path} is not YAML: {error}") from None
     if not isinstance(content, dict):

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 
 from .study import Study
 from .training import processes
@@ -32,7 +31,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=None, help="default: the profile's first")
     parser.add_argument("--learning-rate", type=float, default=None, help="default: the profile's")
     arguments = parser.parse_args(argv)
-    started = time.time()
     try:
         study = Study.load(arguments.profile)
         seed = study.profile.seeds[0] if arguments.seed is None else arguments.seed
@@ -45,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     outcome = study.train(spec, model, tokenizer)
     if processes.is_first():
         measured = study.measure(spec, model, tokenizer)
-        study.record(spec, outcome, measured, started)
+        study.record(spec, outcome, measured)
         for name, metric in measured.items():
             print(f"{name} {metric.value:.4g} (standard error {metric.stderr:.2g}, n {metric.n})")
     processes.leave()

@@ -91,7 +91,7 @@ class WikiTextSettings(Settings):
     config: str | None = "wikitext-103-raw-v1"
     split: str = "test"
     lines: int | None = Field(1000, ge=1)
-    window: int = Field(1024, ge=2)
+    window: int = Field(1024, ge=2, multiple_of=2)
 
 
 class TriviaQASettings(Settings):
@@ -140,6 +140,15 @@ class BackgroundSettings(Settings):
     tokens: int = Field(128, ge=2)
     seed: int = 2
     text: TextSettings | None = None
+
+    @model_validator(mode="after")
+    def _one_number(self):
+        if self.text is not None and self.text.rows is not None:
+            raise ValueError(
+                f"background.text.rows={self.text.rows}: how many texts is background.sequences "
+                f"({self.sequences}); leave rows out"
+            )
+        return self
 
 
 class TrainingSettings(Settings):
@@ -225,8 +234,13 @@ class MethodSettings(Settings):
             )
         return self
 
-    def peft_config(self, memory: MemorySettings) -> peft.PeftConfig:
-        """The PEFT configuration of this method; sparse memory starts from the profile's memory."""
+    def peft_config(
+        self, memory: MemorySettings, max_grad_norm: float | None = None
+    ) -> peft.PeftConfig:
+        """The PEFT configuration of this method; sparse memory starts from the profile's memory.
+
+        max_grad_norm: the limit that training sets for all methods, for a memory without its own.
+        """
         known = peft.mapping.PEFT_TYPE_TO_CONFIG_MAPPING
         if self.peft_type not in known:
             raise ValueError(
@@ -243,7 +257,8 @@ class MethodSettings(Settings):
             )
         settings = dict(self.settings)
         if self.peft_type == SPARSE_MEMORY:
-            settings = {**memory.model_dump(), **settings}
+            general = {} if max_grad_norm is None else {"max_grad_norm": max_grad_norm}
+            settings = {**memory.model_dump(), **general, **settings}
         return cls(task_type="CAUSAL_LM", **settings)
 
     def after(self, parent: MethodSettings) -> MethodSettings:

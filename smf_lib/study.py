@@ -5,7 +5,7 @@
     model, tokenizer = study.build(spec)
     outcome = study.train(spec, model, tokenizer)
     measurements = study.measure(spec, model, tokenizer)
-    record = study.record(spec, outcome, measurements, started=time.time())
+    record = study.record(spec, outcome, measurements)
 
 What is finished is kept under `work/<profile>/`, in places named after everything that it depends
 on, so that a step that was done is not done again and a changed setting never meets old files.
@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 import time
 from functools import cached_property
 from pathlib import Path
 
 import torch
-from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedTokenizerBase, set_seed
@@ -32,10 +33,11 @@ from .config import SparseMemoryConfig
 from .evaluation.measuring import measure_metric, metric_names
 from .files import short_hash, whole, write_json
 from .materials import Materials, find_root
+from .models import load_tokenizer
 from .precision import autocast, resolve_precision
 from .profiles import RunSpec, load_profile
 from .records.recording import NO_FOOTPRINT, build_record, footprint
-from .records.results import Metric, Record, write_record
+from .records.results import Metric, Record, provenance, write_record
 from .records.sources import code_digest
 from .registration import NAME, PEFT_TYPE
 from .selection import get_rule
@@ -53,19 +55,43 @@ class Study(Materials):
 
         Raises:
             ValueError: as `load_profile`; too few exam questions for the rows asked for; data or a
-                model that cannot be found; a model with too few layers or no recognisable MLP.
+                model that cannot be found; a model with too few layers or no recognisable MLP, or
+                too short for the texts to be measured on; a method's modules that it lacks.
         """
         study = cls(load_profile(profile), Path(root) if root else find_root())
         _ = study.exam, study.prose, study.knowledge, study.texts("background")
         if any(method.stage == "retrofit" for method in study.profile.methods.values()):
             study.texts("retrofit")
         shape = study.empty_model()
-        for method in study.profile.methods.values():
+        study._check_lengths(shape)
+        for name, method in study.profile.methods.items():
+            if method.kind != "peft":
+                continue
+            config = study.profile.complete(method).peft_config(study.profile.memory)
             if method.peft_type == NAME:
-                config = study.profile.complete(method).peft_config(study.profile.memory)
                 depth = shape.config.num_hidden_layers
                 find_mlps(shape, config.layers or default_layers(depth))
+            else:
+                _check_targets(name, config, shape)
         return study
+
+    def _check_lengths(self, shape: nn.Module) -> None:
+        """Raise ValueError unless there are questions to score and the model takes the texts."""
+        evaluation, probes = self.profile.evaluation, self.profile.probes
+        if not self.exam.split(evaluation.split):
+            raise ValueError(
+                f"evaluation.split={evaluation.split!r}: the exam has no such questions; set "
+                f"exam.{evaluation.split}_rows"
+            )
+        longest = getattr(shape.config, "max_position_embeddings", None) or math.inf
+        wanted = {}
+        if "prose" in evaluation.probes and probes.wikitext:
+            wanted["probes.wikitext.window"] = probes.wikitext.window
+        if "self_text" in evaluation.probes:
+            wanted["probes.self_text_tokens"] = probes.self_text_tokens
+        for field, tokens in wanted.items():
+            if tokens > longest:
+                raise ValueError(f"{field}={tokens} is more than the model's {longest} tokens; lower it")
 
     # ------------------------------------------------------------------ the steps of a run
 
@@ -75,16 +101,16 @@ class Study(Materials):
         return None if start is None else self.profile.run(start, spec.seed)
 
     def digest(self, spec: RunSpec) -> str:
-        """A short name for everything that the outcome of a run depends on, code included."""
+        """A short name for all that the outcome of a run depends on: settings, data, code."""
         p, parent = self.profile, self.parent(spec)
         settings = [spec.settings, p.training, p.memory, p.evaluation, p.probes, p.background]
         content = [s.model_dump() for s in settings]
         if spec.settings.stage == "retrofit":
-            content.append(p.retrofit.model_dump())
+            content += [p.retrofit.model_dump(), self.texts_hash("retrofit")]
         before = None if parent is None else self.digest(parent)
         precision = resolve_precision(p.training.precision)
-        model, exam = self.model_files.sha256, self.exam.sha256
-        return short_hash(content, before, precision, spec.seed, model, exam, self.code)
+        data = (self.model_files.sha256, self.exam.sha256, self.data_hash)
+        return short_hash(content, before, precision, spec.seed, data, self.code)
 
     @cached_property
     def code(self) -> str:
@@ -104,6 +130,8 @@ class Study(Materials):
         memory gets its background reads here, and before them the trained memory of the run that
         it goes on from, which is trained first if that was not done.
         """
+        if spec.settings.kind != "base":
+            self.training_rows(spec)  # a question that is too long is an error before long work
         parent = self.parent(spec)
         if parent is not None and not self._adapter(parent).is_file():
             self.train(parent, *self.build(parent))
@@ -111,7 +139,8 @@ class Study(Materials):
         model, tokenizer = self.load_base()
         if spec.settings.kind != "peft":
             return model, tokenizer
-        config = spec.settings.peft_config(self.profile.memory)
+        limit = self.profile.training.max_grad_norm
+        config = spec.settings.peft_config(self.profile.memory, limit)
         if config.peft_type != PEFT_TYPE:
             return get_peft_model(model, config), tokenizer
         config.seed += spec.seed
@@ -169,7 +198,7 @@ class Study(Materials):
         for name in ("rule", "rows_per_step", "max_grad_norm", "trainable", "target_modules"):
             config.pop(name)  # none of these decides which rows are read
         precision = resolve_precision(self.profile.training.precision)
-        parts = (self.model_files.sha256, config, text, precision, trained)
+        parts = (self.model_files.sha256, config, text, precision, trained, self.code)
         path = self.work / f"reads-{short_hash(*parts)}.pt"
         tables = {id(m.table): m.table for m in found}.values()
         names = ("background_counts", "background_documents", "n_background_documents")
@@ -194,10 +223,11 @@ class Study(Materials):
                 _load_adapter(model, self._adapter(spec))
             return TrainingOutcome(**json.loads(path.read_text()))
         settings = self.profile.retrofit.training if retrofit else self.profile.training
+        self._keep_provenance(spec)
         outcome = finetune(
             model,
             tokenizer,
-            self.training_rows(spec, tokenizer),
+            self.training_rows(spec),
             settings,
             spec.learning_rate,
             spec.seed,
@@ -212,40 +242,67 @@ class Study(Materials):
         processes.wait_for_all()
         return outcome
 
-    def training_rows(self, spec: RunSpec, tokenizer: PreTrainedTokenizerBase) -> list[dict]:
-        """What a run is trained on: token ids and labels, one text or question a row."""
-        if spec.settings.stage == "retrofit":
-            limit = self.profile.retrofit.training.max_length
-            texts = [tokenizer(text).input_ids[:limit] for text in self.texts("retrofit")]
-            return [training_row(ids, ids) for ids in texts if len(ids) > 1]
-        return [self.encode(question, tokenizer) for question in self.exam.train]
+    def training_rows(self, spec: RunSpec) -> list[dict]:
+        """What a run is trained on: token ids and labels, one text or question a row; kept.
+
+        Raises:
+            ValueError: a question is longer than training.max_length.
+        """
+        stage, kept = spec.settings.stage, self.__dict__.setdefault("kept_rows", {})
+        if stage not in kept:
+            tokenizer = load_tokenizer(self.model_files)
+            if stage == "retrofit":
+                limit = self.profile.retrofit.training.max_length
+                texts = [tokenizer(text).input_ids[:limit] for text in self.texts("retrofit")]
+                kept[stage] = [training_row(ids, ids) for ids in texts if len(ids) > 1]
+            else:
+                kept[stage] = [self.encode(question, tokenizer) for question in self.exam.train]
+        return kept[stage]
 
     def measure(self, spec: RunSpec, model: nn.Module, tokenizer) -> dict[str, Metric]:
         """Exam accuracy and the profile's forgetting probes, each kept as soon as it is done."""
         for metric in self._unmeasured(spec):
+            self._keep_provenance(spec)
+            started = time.perf_counter()
             measured = measure_metric(self, metric, model, tokenizer)
-            metric_json = {k: getattr(measured, k) for k in ("value", "stderr", "n", "items")}
-            write_json(self._metric_path(spec, metric), metric_json)
-        names = metric_names(self.profile)
-        kept = {m: self._metric_path(spec, m).read_text() for m in names}
-        return {metric: Metric(**json.loads(text)) for metric, text in kept.items()}
+            kept = {k: getattr(measured, k) for k in ("value", "stderr", "n", "items")}
+            seconds = time.perf_counter() - started
+            write_json(self._metric_path(spec, metric), {"metric": kept, "seconds": seconds})
+        return {m: Metric(**self._measured(spec, m)["metric"]) for m in metric_names(self.profile)}
 
     def record(
-        self, spec: RunSpec, outcome: TrainingOutcome, metrics: dict[str, Metric], started: float
+        self, spec: RunSpec, outcome: TrainingOutcome, metrics: dict[str, Metric]
     ) -> Record:
         """Write the run's record to results/<profile>/local/<run_id>.json and return it.
 
-        `started` is `time.time()` at the start of the run. The run's checkpoints are removed.
+        It tells the time and place of the run itself, also where another process writes it. The
+        run's checkpoints are removed.
         """
-        kept = self.run_dir(spec) / "footprint.json"
-        size = json.loads(kept.read_text()) if kept.is_file() else dict(NO_FOOTPRINT)
+        folder = self.run_dir(spec)
+        size = json.loads((folder / "footprint.json").read_text()) if outcome.steps else NO_FOOTPRINT
+        measuring = sum(self._measured(spec, metric)["seconds"] for metric in metrics)
         record = build_record(
-            self, spec, self.digest(spec), outcome, metrics, size, time.time() - started
+            self,
+            spec,
+            outcome,
+            metrics,
+            size,
+            seconds=outcome.seconds + measuring,
+            provenance=json.loads((folder / "provenance.json").read_text()),
         )
         write_record(self.results / self.STUDY / f"{spec.run_id}.json", record)
         for checkpoint in self.run_dir(spec).glob("checkpoint-*"):
             shutil.rmtree(checkpoint)
         return record
+
+    def _keep_provenance(self, spec: RunSpec) -> None:
+        """Note where and with what a run is begun, once."""
+        path = self.run_dir(spec) / "provenance.json"
+        if processes.is_first() and not path.is_file():
+            write_json(path, provenance())
+
+    def _measured(self, spec: RunSpec, metric: str) -> dict:
+        return json.loads(self._metric_path(spec, metric).read_text())
 
     def _metric_path(self, spec: RunSpec, metric: str) -> Path:
         return self.run_dir(spec) / f"{metric}.json"
@@ -253,6 +310,20 @@ class Study(Materials):
     def _unmeasured(self, spec: RunSpec) -> list[str]:
         names = metric_names(self.profile)
         return [m for m in names if not self._metric_path(spec, m).is_file()]
+
+
+def _check_targets(method: str, config: PeftConfig, shape: nn.Module) -> None:
+    """Raise ValueError if a list of target modules names none of a model's."""
+    targets = getattr(config, "target_modules", None)
+    if not isinstance(targets, (list, set, tuple)) or not targets:
+        return
+    names = {name for name, _ in shape.named_modules()}
+    if not any(n == target or n.endswith(f".{target}") for target in targets for n in names):
+        linear = {n.rpartition(".")[2] for n, m in shape.named_modules() if isinstance(m, nn.Linear)}
+        raise ValueError(
+            f"methods.{method}: target_modules={sorted(targets)} are not in the model, whose linear "
+            f"maps are {', '.join(sorted(linear))}"
+        )
 
 
 def _save_adapter(model: nn.Module, path: Path) -> None:

@@ -79,6 +79,26 @@ def test_curves_start_at_the_base_model():
     assert result.drifts["m"].value == pytest.approx(0.2) and result.drifts["m"].bounded
 
 
+def test_a_run_that_diverged_is_left_out():
+    good = {"m": [point(0.2, 0.4), point(0.3, 0.9)]}
+    lost = SweepPoint(exam=np.full(len(BASE.exam), np.nan), probe=np.full(50, 0.9))
+    wanted = drift_at_equal_gain(good, BASE, "kl")
+    found = drift_at_equal_gain({"m": [*good["m"], lost]}, BASE, "kl")
+    assert found == wanted and found.drifts["m"].bounded
+    one_left = drift_at_equal_gain({"m": [point(0.2, 0.4), lost]}, BASE, "kl")
+    assert "m has one point only" in one_left.reason
+
+
+def test_gain_and_drift_of_a_method_are_those_of_the_same_seeds():
+    """Where a seed's drift is its gain, drift at a gain is known as well as the curve is."""
+    seeds = np.array([0.1, 0.2, 0.3])[:, None] * np.ones((1, 400))
+    base = SweepPoint(np.zeros(400), np.zeros(400))
+    points = [SweepPoint(seeds * f, seeds * f) for f in (0.5, 1.0, 1.5)]
+    drift = drift_at_equal_gain({"m": points}, base, "kl", at=0.1).drifts["m"]
+    assert drift.value == pytest.approx(0.1)
+    assert 0.09 < drift.low <= drift.high < 0.11
+
+
 def test_single_points_make_no_curve():
     result = drift_at_equal_gain({"a": [point(0.1, 0.1)]}, BASE, "kl")
     assert "a has one point only" in result.reason

@@ -158,6 +158,20 @@ def test_setting_has_every_aspect_of_the_paper_for_every_profile():
         assert row(table, same, "Aspect")["paper"] == row(table, same, "Aspect")["Published"], same
 
 
+def test_a_sweep_and_a_memory_in_the_layers_of_the_default_have_a_setting_too():
+    profile = load_profile("medmcqa")
+    rates = profile.methods["lora"].model_copy(update={"learning_rate": [1e-4, 2e-4]})
+    swept = profile.model_copy(
+        update={
+            "methods": profile.methods | {"lora": rates},
+            "memory": profile.memory.model_copy(update={"layers": None}),
+        }
+    )
+    table = paper_settings.setting_table([swept], PUBLISHED)
+    assert row(table, "Rate of LoRA", "Aspect")["medmcqa"] == "1e-4 and 2e-4"
+    assert "quarter, half" in row(table, "Memory", "Aspect")["medmcqa"]
+
+
 def test_a_profile_without_the_papers_task_is_refused():
     with pytest.raises(ValueError, match="profile 'quick' does not run the paper's task"):
         paper_settings.setting_table([load_profile("quick")], PUBLISHED)

@@ -1,5 +1,7 @@
 """Profiles: what is wrong is said at once, with the field, the value and what is allowed."""
 
+import re
+
 import peft
 import pytest
 import torch
@@ -12,6 +14,7 @@ from smf_lib.profiles import PROFILE_DIR, Profile, load_profile
 
 def changed(tmp_path, change):
     content = yaml.safe_load((PROFILE_DIR / "smoke.yaml").read_text())
+    content["name"] = "mine"
     change(content)
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(content))
@@ -30,6 +33,29 @@ def test_a_profile_is_found_by_name_and_by_path(tmp_path):
     path = changed(tmp_path, lambda content: content.update(seeds=[0, 1]))
     assert load_profile("smoke").seeds == [0]
     assert load_profile(path).seeds == [0, 1]
+
+
+def test_a_profile_has_the_name_of_its_file(tmp_path):
+    path = changed(tmp_path, lambda content: content.update(name="smoke"))
+    with pytest.raises(ValueError, match="name='smoke' in profile .*must be that of the file, 'mine'"):
+        load_profile(path)
+
+
+def test_numbers_are_numbers_without_a_point_too(tmp_path):
+    path = changed(tmp_path, lambda content: None)
+    text = re.sub("( *)lora_alpha: 8", r"\1lora_alpha: 8\n\1lora_dropout: 5e-2", path.read_text())
+    path.write_text(text)
+    profile = load_profile(path)
+    config = profile.methods["lora"].peft_config(profile.memory)
+    assert config.lora_dropout == 0.05
+
+
+def test_the_limit_on_gradients_reaches_the_rows_of_a_memory():
+    profile = load_profile("smoke")
+    assert profile.methods["smf-kl"].peft_config(profile.memory, 0.1).max_grad_norm == 0.1
+    own = profile.methods["smf-kl"].model_copy(update={"settings": {"max_grad_norm": 0.5}})
+    assert own.peft_config(profile.memory, 0.1).max_grad_norm == 0.5
+    assert not hasattr(profile.methods["lora"].peft_config(profile.memory, 0.1), "max_grad_norm")
 
 
 def test_runs_are_base_once_and_every_rate_and_seed(tmp_path):

@@ -212,11 +212,11 @@ def test_memories_that_were_trained_otherwise_do_not_share_their_background_read
 def test_stage_1_is_a_language_model_of_whole_replies(runs, hub):
     study = runs[0]
     _, tokenizer = study.load_base()
-    rows = study.training_rows(study.profile.run("retrofit-additive", 1), tokenizer)
+    rows = study.training_rows(study.profile.run("retrofit-additive", 1))
     replies = [oasst1_row(number)["text"][:64] for number in range(40)]
     assert len(rows) == 8 and all(row["labels"] == row["input_ids"] for row in rows)
     assert {tokenizer.decode(row["input_ids"]) for row in rows} < set(replies)
-    asked = study.training_rows(study.profile.run("additive-kl", 1), tokenizer)
+    asked = study.training_rows(study.profile.run("additive-kl", 1))
     assert tokenizer.decode(asked[0]["input_ids"]).startswith("Medical exam question:\nQuestion:")
 
 

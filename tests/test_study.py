@@ -1,8 +1,8 @@
 """A run from profile to record, on a tiny random model: resumable, repeatable, checked early."""
 
+import dataclasses
 import json
 import shutil
-import time
 
 import pytest
 import torch
@@ -115,7 +115,7 @@ def test_a_run_is_recorded_and_what_was_measured_is_not_measured_again(tmp_path,
     model, tokenizer = study.build(spec)
     outcome = study.train(spec, model, tokenizer)
     metrics = study.measure(spec, model, tokenizer)
-    record = study.record(spec, outcome, metrics, time.time())
+    record = study.record(spec, outcome, metrics)
     path = study.results / "local" / "smf-kl-seed0.json"
     kept = read_record(path)
     assert kept.metrics["exam_accuracy"].items == metrics["exam_accuracy"].items
@@ -151,6 +151,35 @@ def test_changed_code_never_meets_old_files(tmp_path, monkeypatch):
     assert smoke(tmp_path).run_dir(spec) != before
 
 
+@pytest.mark.parametrize("part", ["prose", "knowledge"])
+def test_changed_data_never_meets_old_files(tmp_path, part):
+    study, other = smoke(tmp_path), smoke(tmp_path)
+    if part == "prose":
+        changed = [dataclasses.replace(other.prose[0], text="Other text."), *other.prose[1:]]
+    else:
+        questions, shots = other.knowledge
+        changed = [dataclasses.replace(questions[0], aliases=["another"]), *questions[1:]], shots
+    other.__dict__[part] = changed
+    spec = study.profile.run("smf-kl")
+    assert study.run_dir(spec) != other.run_dir(spec)
+
+
+def test_a_record_tells_time_and_place_of_the_run_and_not_of_its_writing(tmp_path, monkeypatch):
+    study = smoke(tmp_path)
+    spec = study.profile.run("lora")
+    model, tokenizer = study.build(spec)
+    outcome = study.train(spec, model, tokenizer)
+    measured = study.measure(spec, model, tokenizer)
+    first = study.record(spec, outcome, measured)
+    assert first.cost.total_seconds > outcome.seconds > 0
+    elsewhere = smoke(tmp_path)  # another process, on another machine
+    monkeypatch.setattr("smf_lib.study.provenance", lambda: {"hardware": None})
+    again = elsewhere.record(
+        spec, elsewhere.train(spec, model, tokenizer), elsewhere.measure(spec, model, tokenizer)
+    )
+    assert (again.cost, again.hardware, again.commit) == (first.cost, first.hardware, first.commit)
+
+
 def test_background_counts_do_not_depend_on_being_kept(tmp_path):
     study = smoke(tmp_path)
     counts = []
@@ -180,6 +209,14 @@ def test_footprint_counts_what_may_change_and_what_did(tmp_path):
         ({"probes__knowledge_questions": 10**6}, r"knowledge_questions 1000000 must be from 1 to"),
         ({"probes__prose_articles": 10**6}, r"prose_articles 1000000 must be from 1 to"),
         ({"model": {"source": "no/such/folder"}}, r"model.source"),
+        ({"probes__self_text_tokens": 10**6}, r"self_text_tokens=1000000 is more than the model's"),
+        (
+            {"methods__lora": {
+                "label": "L", "kind": "peft", "peft_type": "LORA", "learning_rate": 1e-3,
+                "settings": {"target_modules": ["c_attn"]},
+            }},
+            r"methods.lora: target_modules=\['c_attn'\] are not in the model.*q_proj",
+        ),
     ],
 )
 def test_what_cannot_work_is_said_before_loading(tmp_path, changes, message, monkeypatch):

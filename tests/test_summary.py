@@ -33,6 +33,25 @@ def test_learning_rates_are_arms_of_their_own_and_named():
     assert summary.arm_name(arms[0], arms[:1]) == "LoRA r 16"
 
 
+def test_a_rate_is_named_only_where_its_own_study_has_several():
+    records = [make_record("lora", rate=rate, study=s) for rate, s in ((1e-3, "a"), (1e-4, "b"))]
+    arms = summary.group_arms(records)
+    assert [summary.arm_name(arm, arms) for arm in arms] == ["LoRA r 16", "LoRA r 16"]
+
+
+def test_runs_of_other_settings_are_not_seeds_of_one_arm():
+    first, second = make_record("lora", seed=0), make_record("lora", seed=1, precision="fp32")
+    second.settings["digest"] = "another"
+    assert len(summary.group_arms([first, second])) == 1
+    second.settings["training"] = {"epochs": 3, "batch_size": 8}
+    with pytest.raises(ResultsError, match="differ in training, so they are not seeds of one arm"):
+        summary.group_arms([first, second])
+    third = make_record("lora", seed=2)
+    third.model.sha256 = "0" * 64
+    with pytest.raises(ResultsError, match="'lora-0.0001-s2' .* differ in model"):
+        summary.group_arms([first, third])
+
+
 def test_change_and_drift_units():
     base = make_record("base", exam=[1, 0, 0, 0], knowledge=[1, 1, 0, 0], prose=[[300.0, 100]] * 2)
     lora = make_record(
@@ -73,6 +92,13 @@ def test_best_learning_rate_is_the_lowest_within_one_standard_error():
     chosen = summary.best_learning_rates([run(1e-4, 50), run(1e-3, 56), run(1e-2, 60)])
     assert chosen == {"lora": 1e-3}  # 60 % of 100 questions has a standard error of 4.9 points
     assert summary.best_learning_rates([make_record("base")]) == {}
+
+
+def test_a_rate_at_which_training_diverged_is_not_chosen():
+    rates = {1e-5: [1, 1, 0, 0], 1e-4: [1, 1, 1, 0], 1e-3: [float("nan")] * 4}
+    records = [make_record("lora", rate=rate, exam=exam) for rate, exam in rates.items()]
+    assert summary.best_learning_rates(records)["lora"] == 1e-4
+    assert summary.best_learning_rates(records[2:]) == {}
 
 
 def test_retention_through_records():

@@ -68,7 +68,8 @@ def drift_at_equal_gain(
 ) -> EqualGain:
     """Compare the drift of several methods at one gain.
 
-    sweeps: the points of each method, in order of learning rate. probe: "perplexity" (drift is
+    sweeps: the points of each method, in order of learning rate; runs that diverged are left out.
+    probe: "perplexity" (drift is
     the relative change), "accuracy" (drift is the share lost) or "kl" (drift is the mean in
     nats). reference: the method that the others' excess is measured from. at: the gain; by
     default the largest that every method reaches in 97.5 % of the resamples.
@@ -79,17 +80,21 @@ def drift_at_equal_gain(
         raise ValueError(f"probe={probe!r} is unknown; allowed are {', '.join(measures)}")
     if reference is not None and reference not in sweeps:
         raise ValueError(f"reference={reference!r} is not among {', '.join(sweeps)}")
-    short = [name for name, points in sweeps.items() if len(points) < 2]
+    finite = {
+        name: [p for p in points if np.isfinite(p.exam).all() and np.isfinite(p.probe).all()]
+        for name, points in sweeps.items()
+    }
+    short = [name for name, points in finite.items() if len(points) < 2]
     if short or not sweeps:
         what = f"{', '.join(short)} has one point only" if short else "no method was given"
         return EqualGain(math.nan, {}, {}, f"{what}; a curve needs two learning rates")
-    resampler = Resampler(seed=seed)
     curves = {
-        name: (
-            _curve(resampler, points, base, _gain), _curve(resampler, points, base, measures[probe])
+        name: tuple(  # a method's gain and drift see the same draws of its training seeds
+            _curve(Resampler(seed=seed, stream=stream), points, base, measure)
+            for measure in (_gain, measures[probe])
         )
-        for name, points in sweeps.items()
-    }  # fmt: skip
+        for stream, (name, points) in enumerate(finite.items())
+    }
     if at is None:
         at = min(float(np.quantile(gains[1:].max(axis=1), 0.025)) for gains, _ in curves.values())
     if not 0 < at <= min(gains[0].max() for gains, _ in curves.values()):
@@ -97,7 +102,7 @@ def drift_at_equal_gain(
         return EqualGain(math.nan, {}, {}, reason)
     n = by_seed(base.exam).shape[1]
     passed = {name: crossing(gains, drifts, at) for name, (gains, drifts) in curves.items()}
-    seeds = {name: min(len(by_seed(p.exam)) for p in sweeps[name]) for name in sweeps}
+    seeds = {name: min(len(by_seed(p.exam)) for p in finite[name]) for name in finite}
     results = {name: _summarise(draws, n, seeds[name]) for name, draws in passed.items()}
     excess = {}
     if reference is not None:

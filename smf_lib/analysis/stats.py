@@ -109,15 +109,16 @@ class Resampler:
     """Draws resamples that are the same for all arrays over the same items.
 
     The items drawn depend on `seed` and on their number only, so that differences between arms
-    are paired; the training seeds of each arm are drawn anew.
+    are paired; the training seeds of each arm are drawn anew, from a `stream` of its own for each
+    method where several measures of one arm must see the same seeds.
     """
 
-    def __init__(self, resamples: int = RESAMPLES, seed: int = 0):
+    def __init__(self, resamples: int = RESAMPLES, seed: int = 0, stream: int = 0):
         if resamples < 100:
             raise ValueError(f"resamples={resamples} is too few for an interval; use 100 or more")
         self.resamples = resamples
         self.seed = seed
-        self._seed_draws = np.random.default_rng([seed, 1])
+        self._seed_draws = np.random.default_rng([seed, 1, stream])
 
     def means(self, columns: NDArray[np.float64]) -> NDArray[np.float64]:
         """Item means of `columns` (C, n) in every resample: (resamples, C)."""

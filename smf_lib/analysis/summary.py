@@ -83,7 +83,10 @@ def method_rank(method: str) -> tuple[int, str]:
 
 
 def group_arms(records: Iterable[Record]) -> list[Arm]:
-    """Group runs into arms, sorted by study, method and learning rate; the base comes first."""
+    """Group runs into arms, sorted by study, method and learning rate; the base comes first.
+
+    Raises ResultsError if runs that would be seeds of one arm differ in model or settings.
+    """
     groups: dict[tuple, list[Record]] = {}
     for record in records:
         rank = (-1, "") if record.kind == "base" else method_rank(record.method)
@@ -93,9 +96,31 @@ def group_arms(records: Iterable[Record]) -> list[Arm]:
     arms = []
     for key in sorted(groups):
         runs = sorted(groups[key], key=lambda record: record.seed)
+        if runs[0].kind != "base":
+            _check_alike(runs)
         # The base model is measured, not trained: its runs are repetitions of one run.
         arms.append(Arm(tuple(runs[:1] if runs[0].kind == "base" else runs)))
     return arms
+
+
+def _check_alike(runs: Sequence[Record]) -> None:
+    """Raise ResultsError if runs differ in more than their seed and the machine they ran on."""
+    first = _decisive(runs[0])
+    for run in runs[1:]:
+        other = _decisive(run)
+        differing = [name for name in first | other if first.get(name) != other.get(name)]
+        if differing:
+            raise ResultsError(
+                f"runs {runs[0].run_id!r} and {run.run_id!r} of {run.profile}/{run.study} differ in "
+                f"{', '.join(differing)}, so they are not seeds of one arm; remove the record of "
+                "the one that is out of date, or run it again"
+            )
+
+
+def _decisive(record: Record) -> dict:
+    """Settings and model of a run; the digest names them with the seed, the precision may differ."""
+    settings = {n: v for n, v in record.settings.items() if n not in ("digest", "precision")}
+    return settings | {"model": record.model.sha256}
 
 
 def base_of(arm: Arm, arms: Sequence[Arm]) -> Arm:
@@ -216,6 +241,8 @@ def best_learning_rates(records: Sequence[Record]) -> dict[str, float]:
         if not arm.is_base and arm.has("exam_accuracy"):
             outcomes = arm.items("exam_accuracy")
             accuracy = float(outcomes.mean())
+            if not math.isfinite(accuracy):  # the run diverged
+                continue
             swept.setdefault(arm.first.method, []).append((arm.first.learning_rate, accuracy))
             questions = outcomes.shape[-1]
     chosen = {}
@@ -228,7 +255,11 @@ def best_learning_rates(records: Sequence[Record]) -> dict[str, float]:
 
 def arm_name(arm: Arm, arms: Sequence[Arm]) -> str:
     """The method's label, with the learning rate where the study has several of that method."""
-    rates = {other.first.learning_rate for other in arms if other.first.method == arm.first.method}
+    rates = {
+        other.first.learning_rate
+        for other in arms
+        if (other.where, other.first.method) == (arm.where, arm.first.method)
+    }
     if len(rates) > 1:
         return f"{arm.first.label}, lr {rate_text(arm.first.learning_rate)}"
     return arm.first.label

@@ -30,8 +30,7 @@ def _setting(profile: Profile) -> dict[str, str]:
     """The aspects of `published.setting` as this profile has them."""
     exam, probes, training = profile.exam, profile.probes, profile.training
     stage1, background = profile.retrofit, profile.background
-    needed = (probes.wikitext, probes.triviaqa, stage1, background.text)
-    if exam.name != "medmcqa" or None in needed:
+    if not profile.is_like_the_paper:
         raise ValueError(f"profile {profile.name!r} does not run the paper's task and probes")
     shape = next(
         (profile.complete(m).peft_config(profile.memory) for m in profile.methods.values()
@@ -61,10 +60,9 @@ def _setting(profile: Profile) -> dict[str, str]:
         "Background": f"{background.sequences:,} {_name(text)} texts",
         "Stage 1": f"{_rows(stage1.text.rows)} {_name(stage1.text)} texts, "
         f"{_times(stage1.training.epochs)}, learning rate "
-        + listed(rate_text(m.learning_rate) for m in profile.methods.values()
-                 if m.stage == "retrofit"),
+        + _rates([m for m in profile.methods.values() if m.stage == "retrofit"]),
         "Memory": DASH if shape is None else
-        f"{len(shape.layers)} layers ({', '.join(map(str, shape.layers))}), "
+        f"{_layers(shape.layers)}, "
         f"{shape.num_subkeys**2:,} rows each, {shape.num_heads} heads, top {shape.top_k}",
         "Rows a step": DASH if shape is None else f"{shape.rows_per_step} a layer",
         "Questions a step": f"{batch}, of up to {training.max_length:,} tokens",
@@ -91,7 +89,16 @@ def _name(settings) -> str:
 
 
 def _rates(methods) -> str:
-    return listed(rate_text(method.learning_rate) for method in methods) or DASH
+    """The learning rates of methods, those of a sweep one by one."""
+    swept = (m.learning_rate for m in methods)
+    rates = [r for rate in swept for r in (rate if isinstance(rate, list) else [rate])]
+    return listed(rate_text(rate) for rate in rates) or DASH
+
+
+def _layers(layers: Sequence[int] | None) -> str:
+    if layers is None:
+        return "layers at a quarter, half and three quarters of the depth"
+    return f"{len(layers)} layers ({', '.join(map(str, layers))})"
 
 
 def differences_table(published: Published) -> pd.DataFrame:

@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from ..architecture import layer_number
 from ..background import memories
 from ..files import short_hash
 from ..precision import resolve_precision
 from ..profiles import RunSpec
 from ..tasks.corpora import pages
 from ..tasks.exam import ExamQuestion
-from .results import Metric, Record, provenance
+from .results import Metric, Record
 
 if TYPE_CHECKING:
-    from ..materials import Materials
+    from ..study import Study
     from ..training.train import TrainingOutcome
 
 
@@ -43,8 +44,7 @@ def footprint(model: nn.Module) -> dict:
     selection = {}
     for name, memory in memories(model).items():
         if memory.table is memory and memory.updates is not None:
-            layer = next(part for part in name.split(".") if part.isdigit())
-            selection[layer] = {
+            selection[str(layer_number(name))] = {
                 "rows": memory.num_rows,
                 "rows_touched": int((memory.row_updates > 0).sum()),
                 "updates": int(memory.row_updates.sum()),
@@ -73,17 +73,18 @@ def right_by_answer(
 
 
 def build_record(
-    study: Materials,
+    study: Study,
     spec: RunSpec,
-    digest: str,
     outcome: TrainingOutcome,
     metrics: dict[str, Metric],
     size: dict,
     seconds: float,
+    provenance: dict,
 ) -> Record:
     """The record of a finished run.
 
-    `digest` names what its outcome depends on, `size` is its `footprint`, `seconds` the whole run's.
+    `size` is its `footprint`, `seconds` what training and measuring took, `provenance` where and
+    with what it was run.
     """
     profile, exam = study.profile, study.exam
     retrofitted = spec.settings.stage == "retrofit" or spec.settings.start is not None
@@ -103,7 +104,7 @@ def build_record(
             **{name: getattr(profile, name).model_dump() for name in parts},
             **({"retrofit": profile.retrofit.model_dump()} if retrofitted else {}),
             "precision": resolve_precision(profile.training.precision),
-            "digest": digest,
+            "digest": study.digest(spec),
         },
         model={
             "name": files.name,
@@ -134,11 +135,11 @@ def build_record(
         selection=size["selection"],
         training_log=outcome.log,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        **provenance(),
+        **provenance,
     )
 
 
-def _data(study: Materials, metrics: dict[str, Metric], retrofitted: bool) -> dict:
+def _data(study: Study, metrics: dict[str, Metric], retrofitted: bool) -> dict:
     """Identity and size of everything that was trained and measured on."""
     settings, exam = study.profile.probes, study.exam
     parts = {
@@ -178,7 +179,7 @@ def _data(study: Materials, metrics: dict[str, Metric], retrofitted: bool) -> di
     return parts
 
 
-def _prose(study: Materials) -> dict:
+def _prose(study: Study) -> dict:
     wikitext = study.profile.probes.wikitext
     if wikitext is None:
         articles = [[a.title, a.text] for a in study.prose]

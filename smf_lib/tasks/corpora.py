@@ -86,7 +86,9 @@ def load_triviaqa(
     return _first("probes.triviaqa.questions", found, settings.questions), shots
 
 
-def load_texts(field: str, settings: TextSettings, root: str | Path) -> list[str]:
+def load_texts(
+    field: str, settings: TextSettings, root: str | Path, rows_field: str | None = None
+) -> list[str]:
     """`rows` texts drawn from the seed: assistant replies, or whatever the column `text` holds.
 
     In the columns of OpenAssistant (`role`, `lang`, `rank`), the paper's choice: English replies
@@ -95,6 +97,7 @@ def load_texts(field: str, settings: TextSettings, root: str | Path) -> list[str
 
     Args:
         field: where the profile names these settings, for error messages ("background.text").
+        rows_field: where it says how many texts, if that is not `rows` of these settings.
 
     Raises:
         ValueError: see `hub.load_rows`; none of these columns, or fewer texts than asked for.
@@ -118,13 +121,13 @@ def load_texts(field: str, settings: TextSettings, root: str | Path) -> list[str
         )
     found = [text for text in found if len(text or "") >= settings.min_characters]
     found = random.Random(f"texts {settings.seed}").sample(found, len(found))
-    return _first(f"{field}.rows", found, settings.rows)
+    return _first(rows_field or f"{field}.rows", found, settings.rows, rows_field is None)
 
 
-def _first(field: str, items: list, wanted: int | None) -> list:
+def _first(field: str, items: list, wanted: int | None, may_be_null: bool = True) -> list:
     if wanted is not None and wanted > len(items):
         raise ValueError(
-            f"{field}={wanted} is more than the {len(items)} that the source has; lower {field}, "
-            "or set it to null for all of them"
+            f"{field}={wanted} is more than the {len(items)} that the source has; lower {field}"
+            + (", or set it to null for all of them" if may_be_null else "")
         )
     return items[:wanted]
