@@ -1,7 +1,6 @@
 """The paper's arms, stage 1 included, on a tiny Qwen2 and invented data under their Hub ids."""
 
 import copy
-import time
 
 import peft
 import pytest
@@ -74,7 +73,7 @@ def run(study, method):
     model, tokenizer = study.build(spec)
     before = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     outcome = study.train(spec, model, tokenizer)
-    record = study.record(spec, outcome, study.measure(spec, model, tokenizer), time.time())
+    record = study.record(spec, outcome, study.measure(spec, model, tokenizer))
     return before, model.state_dict(), record
 
 
