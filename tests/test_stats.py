@@ -144,7 +144,7 @@ def covered(draw, interval, truth, trials=150):
 
 def quick(monkeypatch):
     monkeypatch.setattr(stats, "RESAMPLES", 1000)
-    monkeypatch.setattr(stats.Resampler.__init__, "__defaults__", (1000, 0))
+    monkeypatch.setattr(stats.Resampler.__init__, "__defaults__", (1000, 0, 0))
 
 
 def test_coverage_of_a_paired_difference(monkeypatch):
