@@ -127,12 +127,13 @@ def _beyond_letters(trained: Sequence[Arm], base: Arm) -> list[str]:
     above = [a.first.label for a in trained if level(a, "exam_accuracy").low > majority]
     always = f"always giving the letter that was most often right in training ({majority:.1f} %)"
     told = [f"Clearly above {always}: {'; '.join(above) or 'none'}."]
+    gains = []
     for metric, score in (("exam_accuracy", "the paper's score"), ("letter_accuracy", "lm-eval's")):
         arms = [arm for arm in trained if has_answers(arm, metric)]
         if arms and has_answers(base, metric):
             gained = [a.first.label for a in arms if balanced_change(a, base, metric).low > 0]
-            told.append(
-                f"Clear gains in balanced accuracy, which a preference for one letter does not "
-                f"raise, by {score}: {'; '.join(gained) or 'none'}."
-            )
+            gains.append(f"by {score} {listed(gained) if gained else 'none'}")
+    if gains:
+        balanced = "balanced accuracy, which a preference for one letter does not raise"
+        told.append(f"Clear gains in {balanced}: {', '.join(gains)}.")
     return told
