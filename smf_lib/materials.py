@@ -102,12 +102,10 @@ class Materials:
             kept[field] = corpora.load_texts(f"{field}.text", wanted, self.root, rows_field)
         return kept[field]
 
-    def texts_hash(self, field: str) -> str:
-        """A short name for the texts of `background` or `retrofit`."""
-        kept = self.__dict__.setdefault("kept_hashes", {})
-        if field not in kept:
-            kept[field] = short_hash(self.texts(field))
-        return kept[field]
+    @cached_property
+    def retrofit_hash(self) -> str:
+        """A short name for the texts of stage 1."""
+        return short_hash(self.texts("retrofit"))
 
     @cached_property
     def data_hash(self) -> str:
@@ -115,7 +113,7 @@ class Materials:
         questions, shots = self.knowledge
         rows = [*self.prose, *questions, *shots]
         plain = [dataclasses.asdict(r) if dataclasses.is_dataclass(r) else r for r in rows]
-        return short_hash(plain, self.texts_hash("background"))
+        return short_hash(plain, self.texts("background"))
 
     def empty_model(self) -> nn.Module:
         """The base model's modules without their weights."""

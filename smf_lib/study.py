@@ -106,7 +106,7 @@ class Study(Materials):
         settings = [spec.settings, p.training, p.memory, p.evaluation, p.probes, p.background]
         content = [s.model_dump() for s in settings]
         if spec.settings.stage == "retrofit":
-            content += [p.retrofit.model_dump(), self.texts_hash("retrofit")]
+            content += [p.retrofit.model_dump(), self.retrofit_hash]
         before = None if parent is None else self.digest(parent)
         precision = resolve_precision(p.training.precision)
         data = (self.model_files.sha256, self.exam.sha256, self.data_hash)

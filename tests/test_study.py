@@ -44,6 +44,13 @@ def trained(study, method, seed=0):
     return model
 
 
+def measured(study, spec):
+    """The run's trained model with its tokenizer, the outcome of training, and the metrics."""
+    model, tokenizer = study.build(spec)
+    outcome = study.train(spec, model, tokenizer)
+    return model, tokenizer, outcome, study.measure(spec, model, tokenizer)
+
+
 def test_only_the_answer_bears_loss_and_it_is_the_right_one(tmp_path):
     study = smoke(tmp_path)
     _, tokenizer = study.load_base()
@@ -112,9 +119,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path):
 def test_a_run_is_recorded_and_what_was_measured_is_not_measured_again(tmp_path, monkeypatch):
     study = smoke(tmp_path)
     spec = study.profile.run("smf-kl")
-    model, tokenizer = study.build(spec)
-    outcome = study.train(spec, model, tokenizer)
-    metrics = study.measure(spec, model, tokenizer)
+    model, tokenizer, outcome, metrics = measured(study, spec)
     record = study.record(spec, outcome, metrics)
     path = study.results / "local" / "smf-kl-seed0.json"
     kept = read_record(path)
@@ -167,10 +172,8 @@ def test_changed_data_never_meets_old_files(tmp_path, part):
 def test_a_record_tells_time_and_place_of_the_run_and_not_of_its_writing(tmp_path, monkeypatch):
     study = smoke(tmp_path)
     spec = study.profile.run("lora")
-    model, tokenizer = study.build(spec)
-    outcome = study.train(spec, model, tokenizer)
-    measured = study.measure(spec, model, tokenizer)
-    first = study.record(spec, outcome, measured)
+    model, tokenizer, outcome, metrics = measured(study, spec)
+    first = study.record(spec, outcome, metrics)
     assert first.cost.total_seconds > outcome.seconds > 0
     elsewhere = smoke(tmp_path)  # another process, on another machine
     monkeypatch.setattr("smf_lib.study.provenance", lambda: {"hardware": None})
