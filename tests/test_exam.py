@@ -7,15 +7,7 @@ from types import SimpleNamespace
 import pytest
 import simple_icd_10_cm as icd
 
-from smf_lib.tasks.exam import (
-    Exam,
-    ExamQuestion,
-    build_exam,
-    continuation,
-    load_jsonl,
-    prompt,
-    save_jsonl,
-)
+from smf_lib.tasks.exam import Exam, ExamQuestion, build_exam, continuation, prompt
 
 
 def settings(train=1000, validation=200, test=400, seed=0, name="icd10"):
@@ -146,30 +138,3 @@ def test_prompt_and_continuation_join_without_a_stray_blank(exam):
     question = exam.test[0]
     text = prompt(question) + continuation(question.options[0])
     assert text == f"Question: {question.question}\nAnswer: {question.options[0]}"
-
-
-def test_jsonl_keeps_everything_and_leaves_no_other_file(exam, tmp_path):
-    path = tmp_path / "exam" / "test.jsonl"
-    save_jsonl(exam.test, path)
-    assert load_jsonl(path) == exam.test
-    assert [file.name for file in path.parent.iterdir()] == ["test.jsonl"]
-
-
-def test_a_failed_write_keeps_the_old_file(exam, tmp_path):
-    path = tmp_path / "test.jsonl"
-    save_jsonl(exam.test[:2], path)
-    broken = ExamQuestion("A", "?", [object()], 0)
-    with pytest.raises(TypeError):
-        save_jsonl([broken], path)
-    assert load_jsonl(path) == exam.test[:2]
-    assert len(list(tmp_path.iterdir())) == 1
-
-
-@pytest.mark.parametrize("line", ["{", '{"id": "A"}', "[]"])
-def test_a_bad_line_is_named_with_its_number(exam, tmp_path, line):
-    path = tmp_path / "bad.jsonl"
-    save_jsonl(exam.test[:1], path)
-    with path.open("a", encoding="utf-8") as stream:
-        stream.write(line + "\n")
-    with pytest.raises(ValueError, match="bad.jsonl, line 2 is not an exam question"):
-        load_jsonl(path)

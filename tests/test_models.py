@@ -169,9 +169,8 @@ def test_a_folder_loads_and_a_tokenizer_without_padding_gets_one(tiny, tmp_path)
     config = GPT2Config(n_layer=1, n_head=2, n_embd=8, n_positions=32, vocab_size=len(tokenizer))
     GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt")
     tokenizer.save_pretrained(tmp_path / "gpt")
-    (tmp_path / "gpt" / "README.md").write_text("---\nlicense: mit\n---\n# A model\n")
     files = resolve_model(named(str(tmp_path / "gpt")))
-    assert (files.name, files.licence) == ("gpt", "mit")
+    assert files.name == "gpt"
     assert files.sha256 == file_sha256(tmp_path / "gpt" / "model.safetensors")
     model, loaded = load_model(files, dtype=torch.bfloat16)
     assert model.dtype == torch.bfloat16

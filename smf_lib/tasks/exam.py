@@ -12,12 +12,8 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
-
-from ..files import write_whole
 
 if TYPE_CHECKING:
     from smf_lib.settings import ExamSettings
@@ -116,32 +112,6 @@ def prompt(question: ExamQuestion) -> str:
 def continuation(option: str) -> str:
     """What the model is scored on, and trained on, for one option."""
     return " " + option
-
-
-def save_jsonl(questions: Iterable[ExamQuestion], path: str | Path) -> None:
-    """Write one JSON object a line; the file appears whole or not at all."""
-    lines = [json.dumps(asdict(question), ensure_ascii=False) + "\n" for question in questions]
-    write_whole(path, "".join(lines))
-
-
-def load_jsonl(path: str | Path) -> list[ExamQuestion]:
-    """Read questions that ``save_jsonl`` wrote.
-
-    Raises ValueError, naming file and line, for a line that is not a question.
-    """
-    questions = []
-    with Path(path).open(encoding="utf-8") as stream:
-        for number, line in enumerate(stream, start=1):
-            try:
-                question = ExamQuestion(**json.loads(line))
-                question.options[question.answer]
-            except (TypeError, ValueError, IndexError) as error:
-                raise ValueError(
-                    f"{path}, line {number} is not an exam question ({error}); it needs "
-                    "id, question, options and answer (the index of the right option)"
-                ) from error
-            questions.append(question)
-    return questions
 
 
 def _categories() -> list[_Category]:
