@@ -204,13 +204,13 @@ class SharedContextLM(TemplateLM):
         scores: list[tuple[float, bool]] = [(0.0, True)] * len(pairs)
         if not pairs:
             return scores
-        bar = _bar("scoring", len(pairs), disable_tqdm)
+        bar = _bar("scoring", sum(bool(text) for _, text in pairs), disable_tqdm)
         with inference(self.model, self.precision), bar:
             for batch, rows, logits in self._read_contexts(contexts):
                 owners = [(n, row) for row, i in enumerate(batch) for n in followers[contexts[i]]]
                 for n, score in self._score_continuations(rows, logits[:, -1], owners, pairs):
                     scores[n] = score
-                bar.update(len(owners))
+                    bar.update()
         return scores
 
     def _score_continuations(self, rows: Rows, logits: Tensor, owners, pairs):
