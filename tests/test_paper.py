@@ -6,7 +6,7 @@ import pytest
 from helpers_records import PAPER_EFFECTS, make_record, paper_records
 
 from smf_lib.analysis.stats import Interval
-from smf_lib.paper import arms, claims, ordering
+from smf_lib.paper import arms, claims, ordering, tables
 from smf_lib.paper.published import load_published
 from smf_lib.profiles import load_profile
 from smf_lib.records.results import ResultsError, write_record
@@ -188,6 +188,21 @@ def test_arms_that_diverged_are_not_ordered():
     broken = broken.model_copy(update={"profile": "medmcqa-smollm2"})
     pairs = ordering.ordered_pairs([*records, broken], "exam_accuracy")
     assert len(pairs) == 1
+
+
+def test_arms_with_different_texts_are_not_compared_on_them():
+    records = paper_records(methods=("base", "lora", "smf-kl", "additive-kl"))
+    other = records[-1]
+    text = other.data.self_text.model_copy(update={"sha256": "another"})
+    data = other.data.model_copy(update={"self_text": text})
+    records[-1] = other.model_copy(update={"data": data})
+    pairs = ordering.ordered_pairs(records, "self_kl")
+    assert len(pairs) == 3 and other.label not in {p.upper.first.label for p in pairs}
+    assert ordering.ordering_sentence(records, "self_kl").endswith("not compared: 3.")
+    assert len(ordering.ordered_pairs(records, "exam_accuracy")) == 6
+    table = tables.contrast_table(records)
+    row = table[table.Difference.str.contains(other.label, regex=False)].iloc[0]
+    assert row["KL from base (nats)"] == "–" and row["MedMCQA (points)"] != "–"
 
 
 def test_every_arm_named_here_is_a_method_of_the_profile():

@@ -159,9 +159,14 @@ def drift(arm: Arm, base: Arm, metric: MetricName) -> Interval:
     return interval.scaled(-1) if metric == "knowledge_accuracy" else interval
 
 
+def are_paired(first: Arm, second: Arm, metric: MetricName) -> bool:
+    """Whether both arms were measured on the same items."""
+    return paired_key(first.first, metric) == paired_key(second.first, metric)
+
+
 def check_paired(first: Arm, second: Arm, metric: MetricName) -> None:
-    """Raise ResultsError unless both arms answered the same items."""
-    if paired_key(first.first, metric) != paired_key(second.first, metric):
+    """Raise ResultsError unless both arms were measured on the same items."""
+    if not are_paired(first, second, metric):
         raise ResultsError(
             f"runs {first.first.run_id!r} and {second.first.run_id!r} were measured on different "
             f"data or splits ({metric}); they cannot be compared item by item"

@@ -9,7 +9,7 @@ from itertools import combinations
 
 from ..analysis.balanced import balanced_change, has_answers
 from ..analysis.stats import Interval
-from ..analysis.summary import Arm, contrast, level, listed
+from ..analysis.summary import Arm, are_paired, contrast, level, listed
 from ..records.record import MetricName, Record
 from .arms import SHORT, arms_of, lettered
 from .published import METRICS
@@ -37,10 +37,13 @@ class Pair:
 def ordered_pairs(
     records: Sequence[Record], metric: MetricName, methods: Sequence[str] = MAIN
 ) -> list[Pair]:
-    """All pairs of the arms on record among `methods`, on the same items."""
-    arms = [a for m, a in arms_of(records).items() if m in methods and a.has(metric)]
-    arms = [arm for arm in arms if math.isfinite(level(arm, metric).value)]
-    found = list(combinations(arms, 2))
+    """All pairs of the arms on record among `methods` that were measured on the same items.
+
+    Where a study mixes number formats, each has its own text of the base model, and the KL of arms
+    of different formats is not paired.
+    """
+    arms = _measured(records, metric, methods)
+    found = [pair for pair in combinations(arms, 2) if are_paired(*pair, metric)]
     pairs = []
     for one, other in found:
         difference = contrast(one, other, metric)
@@ -50,6 +53,14 @@ def ordered_pairs(
         joint = contrast(upper, lower, metric, 1 - 0.05 / len(found))
         pairs.append(Pair(upper, lower, difference, joint.clear))
     return pairs
+
+
+def _measured(
+    records: Sequence[Record], metric: MetricName, methods: Sequence[str]
+) -> list[Arm]:
+    """The arms on record among `methods` whose metric is a number."""
+    arms = [a for m, a in arms_of(records).items() if m in methods and a.has(metric)]
+    return [arm for arm in arms if math.isfinite(level(arm, metric).value)]
 
 
 def ordering_sentence(
@@ -83,7 +94,9 @@ def ordering_sentence(
     sentence = "; ".join(told) or "no two arms are told apart"
     are = "pair is" if open_pairs == 1 else f"{open_pairs} pairs are"
     rest = f" The other {are} not told apart." if told else ""
-    return f"{what}: {sentence}.{rest if open_pairs else ''}"
+    apart = math.comb(len(_measured(records, metric, methods)), 2) - len(pairs)
+    left_out = f" Pairs measured on different texts, not compared: {apart}." if apart else ""
+    return f"{what}: {sentence}.{rest if open_pairs else ''}{left_out}"
 
 
 def _without_implied(above: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:

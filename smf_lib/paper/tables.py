@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from ..analysis.balanced import balanced_change, balanced_level, has_answers, shares_right
-from ..analysis.summary import Arm, change, compare, contrast, level, listed, signed
+from ..analysis.summary import Arm, are_paired, change, compare, contrast, level, listed, signed
 from ..analysis.tables import DASH, number, p_text
 from ..records.record import AccuracyName, MetricName, Record
 from ..tasks.formats import LETTERS
@@ -183,7 +183,7 @@ def contrast_table(
     """What one step of the method adds to another: `first` minus `second` on every metric.
 
     One row a question of which both arms are on record; `claims.unanswered_sentence` names the
-    others.
+    others. A metric that the two were not measured on with the same items has a dash.
     """
     arms = arms_of(records)
     rows = []
@@ -196,9 +196,10 @@ def contrast_table(
             unit, digits = _unit(metric, changes=True)
             head = f"{SHORT[metric]} ({unit})"
             row[head] = DASH
-            if not (arms[first].has(metric) and arms[second].has(metric)):
+            pair = arms[first], arms[second]
+            if not (all(arm.has(metric) for arm in pair) and are_paired(*pair, metric)):
                 continue
-            difference = contrast(arms[first], arms[second], metric)
+            difference = contrast(*pair, metric)
             row[head] = number(difference, digits, sign=True)
             clear += [SHORT[metric]] if difference.clear else []
         row["Differs clearly in"] = listed(clear) or "nothing"
