@@ -55,9 +55,7 @@ def ordered_pairs(
     return pairs
 
 
-def _measured(
-    records: Sequence[Record], metric: MetricName, methods: Sequence[str]
-) -> list[Arm]:
+def _measured(records: Sequence[Record], metric: MetricName, methods: Sequence[str]) -> list[Arm]:
     """The arms on record among `methods` whose metric is a number."""
     arms = [a for m, a in arms_of(records).items() if m in methods and a.has(metric)]
     return [arm for arm in arms if math.isfinite(level(arm, metric).value)]
