@@ -1,6 +1,7 @@
 """The paper's arms: which are on record, how they are ordered, and what claims they settle."""
 
 import math
+from pathlib import Path
 
 import pytest
 from helpers_records import PAPER_EFFECTS, make_record, paper_records
@@ -228,3 +229,12 @@ def test_who_has_learned_anything_is_told():
         assert "no trained arm beside its base" in ordering.learning_sentence(
             paper_records(methods=methods)
         )
+
+
+@pytest.mark.parametrize("profile", ["medmcqa-qwen-coder", "medmcqa-smollm2"])
+def test_the_recorded_studies_can_be_ordered_and_contrasted(profile):
+    found = arms.read_studies(Path(__file__).parents[1] / "results", [profile])
+    records = found[f"{profile}/reference"]
+    for metric in ordering.COMPARED:
+        assert "fewer than two" not in ordering.ordering_sentence(records, metric)
+    assert len(tables.contrast_table(records)) > 0
