@@ -200,6 +200,8 @@ def test_arms_with_different_texts_are_not_compared_on_them():
     pairs = ordering.ordered_pairs(records, "self_kl")
     assert len(pairs) == 3 and other.label not in {p.upper.first.label for p in pairs}
     assert ordering.ordering_sentence(records, "self_kl").endswith("not compared: 3.")
+    alone = ordering.ordering_sentence([records[1], records[-1]], "self_kl")
+    assert "fewer than two" not in alone and alone.endswith("not compared: 1.")
     assert len(ordering.ordered_pairs(records, "exam_accuracy")) == 6
     table = tables.contrast_table(records)
     row = table[table.Difference.str.contains(other.label, regex=False)].iloc[0]

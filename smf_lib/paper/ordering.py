@@ -65,16 +65,14 @@ def ordering_sentence(
     records: Sequence[Record], metric: MetricName, methods: Sequence[str] = MAIN
 ) -> str:
     """The ordering as far as the intervals carry it: who is above whom, and what stays open."""
-    pairs = ordered_pairs(records, metric, methods)
+    arms = _measured(records, metric, methods)
     what = SHORT[metric] + (" (more is worse)" if metric in WORSE else "")
-    if not pairs:
+    if len(arms) < 2:
         return f"{what}: fewer than two of these arms are on record."
-    above: dict[str, list[str]] = {}
-    values = {}
+    pairs = ordered_pairs(records, metric, methods)
+    values = {arm.first.label: level(arm, metric).value for arm in arms}
+    above: dict[str, list[str]] = {label: [] for label in values}
     for pair in pairs:
-        for arm in (pair.upper, pair.lower):
-            values[arm.first.label] = level(arm, metric).value
-            above.setdefault(arm.first.label, [])
         if pair.apart:
             above[pair.upper.first.label].append(pair.lower.first.label)
     ranked = sorted(values, key=lambda label: -values[label])
@@ -92,8 +90,8 @@ def ordering_sentence(
     sentence = "; ".join(told) or "no two arms are told apart"
     are = "pair is" if open_pairs == 1 else f"{open_pairs} pairs are"
     rest = f" The other {are} not told apart." if told else ""
-    apart = math.comb(len(_measured(records, metric, methods)), 2) - len(pairs)
-    left_out = f" Pairs measured on different texts, not compared: {apart}." if apart else ""
+    unpaired = math.comb(len(arms), 2) - len(pairs)
+    left_out = f" Pairs measured on different texts, not compared: {unpaired}." if unpaired else ""
     return f"{what}: {sentence}.{rest if open_pairs else ''}{left_out}"
 
 
