@@ -224,7 +224,7 @@ def test_who_has_learned_anything_is_told():
     text = ordering.learning_sentence(paper_records(methods=FEW))
     assert text.endswith("gain clearly on the exam: Full finetuning; LoRA r 16; Additive (KL).")
     text = ordering.learning_sentence(paper_records(methods=("base", "lora", "smf-kl")))
-    assert text.endswith("LoRA r 16, the 1 other does not.")
+    assert text.endswith("LoRA r 16, the other does not.")
     text = ordering.learning_sentence(paper_records(methods=("base", "replacement-kl")))
     assert text == "In study medmcqa-smollm2/reference no arm gains clearly on the exam."
     for methods in (("base",), ("lora",)):

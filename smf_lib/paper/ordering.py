@@ -123,7 +123,7 @@ def learning_sentence(records: Sequence[Record]) -> str:
     if not learned:
         return f"In study {where} no arm gains clearly on the exam."
     rest = len(trained) - len(learned)
-    others = f", the {rest} other{'s' * (rest > 1)} do{'es' * (rest == 1)} not" if rest else ""
+    others = f", the other {f'{rest} do' if rest > 1 else 'does'} not" if rest else ""
     told = f"In study {where} these arms gain clearly on the exam: {'; '.join(learned)}{others}."
     return " ".join([told, *_beyond_letters(trained, base)])
 
