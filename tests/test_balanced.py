@@ -123,6 +123,6 @@ def test_the_table_splits_accuracy_by_letter():
 
 def test_a_gain_that_is_a_letter_is_told_from_one_that_is_not():
     told = ordering.learning_sentence(lettered_records())
-    assert "gain clearly on the exam: Full finetuning; LoRA r 16, the 1 other does not." in told
+    assert "gain clearly on the exam: Full finetuning; LoRA r 16, the other does not." in told
     assert "most often right in training (40.0 %): LoRA r 16." in told
     assert told.endswith("does not raise: by the paper's score LoRA r 16.")
