@@ -42,7 +42,11 @@ def ordered_pairs(
     Where a study mixes number formats, each has its own text of the base model, and the KL of arms
     of different formats is not paired.
     """
-    arms = _measured(records, metric, methods)
+    return _pairs(_measured(records, metric, methods), metric)
+
+
+def _pairs(arms: Sequence[Arm], metric: MetricName) -> list[Pair]:
+    """All pairs of these arms that were measured on the same items."""
     found = [pair for pair in combinations(arms, 2) if are_paired(*pair, metric)]
     pairs = []
     for one, other in found:
@@ -69,7 +73,7 @@ def ordering_sentence(
     what = SHORT[metric] + (" (more is worse)" if metric in WORSE else "")
     if len(arms) < 2:
         return f"{what}: fewer than two of these arms are on record."
-    pairs = ordered_pairs(records, metric, methods)
+    pairs = _pairs(arms, metric)
     values = {arm.first.label: level(arm, metric).value for arm in arms}
     above: dict[str, list[str]] = {label: [] for label in values}
     for pair in pairs:

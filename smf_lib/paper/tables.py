@@ -110,11 +110,10 @@ def standard_table(records: Sequence[Record], changes: bool = False) -> pd.DataF
         row = {"Method": arm.first.label}
         for metric, head in heads.items():
             unit, digits = _unit(metric, changes)
-            moved = changes and metric != "self_kl"  # which is measured from the base as it is
             cell = DASH
-            if arm.has(metric) and (not moved or base.has(metric)):
-                shown = change(arm, base, metric) if moved else level(arm, metric)
-                cell = number(shown, digits, sign=moved)
+            if arm.has(metric) and (not changes or base.has(metric)):
+                shown = change(arm, base, metric) if changes else level(arm, metric)
+                cell = number(shown, digits, sign=changes and metric != "self_kl")
             row[f"{head} ({unit})" if unit else head] = cell
         rows.append(row)
     table = pd.DataFrame(rows)
