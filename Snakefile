@@ -3,7 +3,7 @@
     snakemake --cores all --rerun-triggers mtime params input --config profile=quick -- book
 
 Everything is written under the working directory: work/<profile>/ and results/<profile>/local/.
-A run is repeated when its settings or the code that it uses change (see smf_lib/records/sources.py).
+A run is repeated when its settings or the code that it uses change (see smf_lib/study/records/sources.py).
 Targets: `book`; `study` (all records, no pages); or any file that a rule makes.
 """
 
@@ -16,9 +16,9 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
-from smf_lib.book.plan import describe_plan, other_builds
-from smf_lib.profiles import load_profile
-from smf_lib.records.sources import code_digest, notebook_digest
+from smf_lib.report.book.plan import describe_plan, other_builds
+from smf_lib.study.profiles import load_profile
+from smf_lib.study.records.sources import code_digest, notebook_digest
 
 # Every choice of the scheduler is told in a line; the notebooks' own lines say more.
 logger.addFilter(lambda r: not r.getMessage().startswith(("Select jobs", "Execute ")))
@@ -67,7 +67,7 @@ def shown_records(wildcards):
         names = [*PAPER_STUDIES, "medmcqa"]
         further += [p for p in found if p.parts[1] in names]
         further += [source("profiles", f"{name}.yaml") for name in names]
-        further += [source("smf_lib", "data", "published.yaml")]
+        further += [source("smf_lib", "report", "paper", "published.yaml")]
     if wildcards.view == "05_cost":
         further += Path("results", "benchmarks").glob("*.json")
     return sorted({*RECORDS, *map(str, further)})
@@ -147,7 +147,7 @@ if busy:
 # A file and not a module is run here, so that the package is imported by the kernel alone. `exec`
 # makes it a child of Snakemake, with which it ends, however that ends.
 RUN_NOTEBOOK = (
-    f"exec {sys.executable} -P {source('smf_lib', 'book', 'notebooks.py')} {{input.notebook}} "
+    f"exec {sys.executable} -P {source('smf_lib', 'study', 'notebooks.py')} {{input.notebook}} "
     "{output.notebook} --log {params.log} --parameters {params.parameters:q}"
 )
 
@@ -229,4 +229,4 @@ rule pages:
         arguments=["--profile", PROFILE_NAME, "--source", str(SOURCE)],
         log=f"{WORK}/logs/book.log",
     shell:
-        "{sys.executable} -m smf_lib.book build {params.arguments:q} --log {params.log}"
+        "{sys.executable} -m smf_lib.report.book build {params.arguments:q} --log {params.log}"

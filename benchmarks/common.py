@@ -15,10 +15,10 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from smf_lib.files import write_whole
-from smf_lib.memory import ProductKeyMemory
-from smf_lib.precision import native_bfloat16
-from smf_lib.records.provenance import provenance
+from smf_lib.method.layer import ProductKeyMemory
+from smf_lib.study.files import write_whole
+from smf_lib.study.precision import native_bfloat16
+from smf_lib.study.records.provenance import provenance
 
 PRECISION = "bf16" if native_bfloat16("cpu") else "fp32"  # as in the study on a processor
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "benchmarks"
@@ -81,8 +81,12 @@ def smol_model(layers: int, vocabulary: int, small: bool = False) -> LlamaForCau
     """
     torch.manual_seed(0)
     shape = {
-        "vocab_size": vocabulary, "hidden_size": 576, "intermediate_size": 1536,
-        "num_hidden_layers": layers, "num_attention_heads": 9, "num_key_value_heads": 3,
+        "vocab_size": vocabulary,
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
     }
     if small:
         shape |= {"vocab_size": 128, "hidden_size": 72, "intermediate_size": 96}

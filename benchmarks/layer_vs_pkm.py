@@ -17,7 +17,7 @@ from torch import nn
 
 from benchmarks.common import interleave, invent_background, medians, options, ratio, report, timed
 from smf_lib import ProductKeyMemory
-from smf_lib.selection import RowUpdates, count_reads, select_rows
+from smf_lib.method.rules import RowUpdates, count_reads, select_rows
 
 HEADS, TOP_K, KEY_DIM, BUDGET = 4, 16, 128, 512
 
@@ -34,7 +34,12 @@ def package_layer(width: int, num_subkeys: int, values_only: bool) -> PKM:
 def our_layer(width: int, num_subkeys: int, values_only: bool) -> ProductKeyMemory:
     """The layer of smf_lib, with strictly sparse updates if only values are trained."""
     layer = ProductKeyMemory(
-        width, num_subkeys, HEADS, TOP_K, KEY_DIM, initial_values="random",
+        width,
+        num_subkeys,
+        HEADS,
+        TOP_K,
+        KEY_DIM,
+        initial_values="random",
         updates=RowUpdates("kl", BUDGET) if values_only else None,
     )
     for name, parameter in layer.named_parameters():
@@ -88,8 +93,13 @@ def main(argv: list[str] | None = None) -> None:
             },
         }
     settings = {
-        "width": width, "heads": HEADS, "top_k": TOP_K, "key_dim": KEY_DIM,
-        "rows_per_step": BUDGET, "rounds": rounds, "precision": "fp32",
+        "width": width,
+        "heads": HEADS,
+        "top_k": TOP_K,
+        "key_dim": KEY_DIM,
+        "rows_per_step": BUDGET,
+        "rounds": rounds,
+        "precision": "fp32",
     }
     report("layer_vs_pkm", arguments, settings, results)
 

@@ -14,8 +14,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 
 from benchmarks.common import options, report, smol_model
 from smf_lib import SparseMemoryConfig
-from smf_lib.background import memories
-from smf_lib.patches import RowPatch
+from smf_lib.method.background import memories
+from smf_lib.method.patches.patch import RowPatch
 
 
 def touch(model: PeftModel, rows: int) -> None:
@@ -51,15 +51,17 @@ def measure(layers: int, memory: dict, rows: list[int], small: bool, folder: Pat
         touch(model, touched)
         patch = RowPatch.from_model(model)
         table = next(iter(memories(model).values())).values
-        found.append({
-            "rows_per_table": table.shape[0],
-            "tables": len(memory["layers"]),
-            "rows_touched_per_table": touched,
-            "row_patch_bytes": patch.save(folder / "patch.safetensors").stat().st_size,
-            "save_pretrained_bytes": saved_bytes(model, folder / "adapter"),
-            "tables_bytes": len(memory["layers"]) * table.numel() * table.element_size(),
-            "touched_values_bytes": patch.n_rows * table.shape[1] * table.element_size(),
-        })
+        found.append(
+            {
+                "rows_per_table": table.shape[0],
+                "tables": len(memory["layers"]),
+                "rows_touched_per_table": touched,
+                "row_patch_bytes": patch.save(folder / "patch.safetensors").stat().st_size,
+                "save_pretrained_bytes": saved_bytes(model, folder / "adapter"),
+                "tables_bytes": len(memory["layers"]) * table.numel() * table.element_size(),
+                "touched_values_bytes": patch.n_rows * table.shape[1] * table.element_size(),
+            }
+        )
     return found
 
 
@@ -81,7 +83,9 @@ def main(argv: list[str] | None = None) -> None:
         lora_model = get_peft_model(smol_model(layers, 49_152, arguments.small), lora)
         lora_bytes = saved_bytes(lora_model, Path(name) / "lora")
     settings = {
-        "layers": layers, "memory": memory, "lora": "r 16, all linear maps",
+        "layers": layers,
+        "memory": memory,
+        "lora": "r 16, all linear maps",
         "model": "architecture of SmolLM2-135M, random weights",
     }
     results = {"sizes": sizes, "lora_save_pretrained_bytes": lora_bytes}

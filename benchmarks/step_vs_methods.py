@@ -6,8 +6,8 @@ bfloat16 autocast where the machine has it in hardware. They take steps in turn 
 the same tokens: 36 in a sequence of which the last 9 bear loss, as in the study's training
 questions on average, and 128 that all bear loss.
 
-Each method steps in two ways: as the study trains it, with what `smf_lib.training.shortcuts` and
-`smf_lib.kept_casts` leave out, and "plain", as transformers and PEFT alone do.
+Each method steps in two ways: as the study trains it, with what `smf_lib.study.training.shortcuts` and
+`smf_lib.study.training.frozen.kept_casts` leave out, and "plain", as transformers and PEFT alone do.
 """
 
 from __future__ import annotations
@@ -30,17 +30,26 @@ from benchmarks.common import (
     smol_model,
     timed,
 )
-from smf_lib import SparseMemoryConfig, kept_casts
-from smf_lib.background import memories
-from smf_lib.tasks.formats import IGNORED
-from smf_lib.training.shortcuts import plain_attention
+from smf_lib import SparseMemoryConfig
+from smf_lib.method.background import memories
+from smf_lib.study.tasks.formats import IGNORED
+from smf_lib.study.training.frozen import kept_casts
+from smf_lib.study.training.shortcuts import plain_attention
 
 LORA = {
-    "r": 16, "lora_alpha": 32, "lora_dropout": 0.05, "target_modules": "all-linear",
+    "r": 16,
+    "lora_alpha": 32,
+    "lora_dropout": 0.05,
+    "target_modules": "all-linear",
 }
 MEMORY = {
-    "layers": [8, 15, 22], "num_subkeys": 64, "num_heads": 4, "top_k": 16, "key_dim": 128,
-    "rule": "kl", "rows_per_step": 512,
+    "layers": [8, 15, 22],
+    "num_subkeys": 64,
+    "num_heads": 4,
+    "top_k": 16,
+    "key_dim": 128,
+    "rule": "kl",
+    "rows_per_step": 512,
 }
 PLAIN = ", plain"  # ends the names of arms that step as transformers and PEFT alone do
 
@@ -124,12 +133,18 @@ def main(argv: list[str] | None = None) -> None:
                 results[batch] |= {
                     f"smf_against_{other}": ratio(seconds, "smf", other),
                     f"smf_against_plain_{other}": ratio(seconds, "smf", other + PLAIN),
-                    f"plain_smf_against_plain_{other}": ratio(seconds, "smf" + PLAIN, other + PLAIN),
+                    f"plain_smf_against_plain_{other}": ratio(
+                        seconds, "smf" + PLAIN, other + PLAIN
+                    ),
                 }
     config = found["full"].config
     settings = {
-        "layers": layers, "batches": batches, "rounds": rounds,
-        "lora": LORA, "memory": MEMORY, "precision": PRECISION,
+        "layers": layers,
+        "batches": batches,
+        "rounds": rounds,
+        "lora": LORA,
+        "memory": MEMORY,
+        "precision": PRECISION,
         "model": "architecture of SmolLM2-135M, random weights",
         "shape": {
             "hidden_size": config.hidden_size,

@@ -32,9 +32,9 @@ from benchmarks.common import (
     timed,
 )
 from smf_lib import ProductKeyMemory, SparseMemoryConfig
-from smf_lib.background import memories
-from smf_lib.selection import RowUpdates, count_reads, select_rows
-from smf_lib.training.train import peak_memory
+from smf_lib.method.background import memories
+from smf_lib.method.rules import RowUpdates, count_reads, select_rows
+from smf_lib.study.training.train import peak_memory
 
 # A server that has imported everything forks each worker, where the system can fork.
 METHODS = multiprocessing.get_all_start_methods()
@@ -96,17 +96,30 @@ class Trainee:
         base = smol_model(4 if case.small else LAYERS, VOCABULARY, case.small) if in_model else None
         self.memory_before = psutil.Process().memory_info().rss
         config = SparseMemoryConfig(
-            task_type="CAUSAL_LM", layers=[MEMORY_LAYER], num_subkeys=case.num_subkeys, num_heads=4,
-            top_k=16, key_dim=128, initial_values="random", rule=RULE, rows_per_step=BUDGET,
-            max_grad_norm=MAX_GRAD_NORM, update="sparse" if case.method == "smf" else "dense",
+            task_type="CAUSAL_LM",
+            layers=[MEMORY_LAYER],
+            num_subkeys=case.num_subkeys,
+            num_heads=4,
+            top_k=16,
+            key_dim=128,
+            initial_values="random",
+            rule=RULE,
+            rows_per_step=BUDGET,
+            max_grad_norm=MAX_GRAD_NORM,
+            update="sparse" if case.method == "smf" else "dense",
         )
         if in_model:
             self.model = get_peft_model(base, config)
         else:
             updates = RowUpdates(RULE, BUDGET, MAX_GRAD_NORM) if case.method == "smf" else None
             self.model = ProductKeyMemory(
-                case.width, case.num_subkeys, config.num_heads, config.top_k, config.key_dim,
-                initial_values="random", updates=updates,
+                case.width,
+                case.num_subkeys,
+                config.num_heads,
+                config.top_k,
+                config.key_dim,
+                initial_values="random",
+                updates=updates,
             )
             for name, parameter in self.model.named_parameters():
                 parameter.requires_grad_(name in ("values", "anchor"))
@@ -223,17 +236,23 @@ def compare(around: str, shape: dict, subkeys: list[int], rounds: int, dense_rou
 
 def main(argv: list[str] | None = None) -> None:
     arguments = options(__doc__, argv)
-    PROCESSES.set_forkserver_preload(["benchmarks.common", "smf_lib.training.train"])
+    PROCESSES.set_forkserver_preload(["benchmarks.common", "smf_lib.study.training.train"])
     subkeys, rounds, dense_rounds = [128, 256, 512, 1024], 15, 7
     shape = {"width": 576, "sequences": 8, "length": 64, "small": arguments.small}
     if arguments.small:
         subkeys, rounds, dense_rounds = [16, 64], 2, 2
         shape |= {"width": 72, "sequences": 2, "length": 8}
     settings = shape | {
-        "rows": [n**2 for n in subkeys], "rounds": rounds, "dense_rounds": dense_rounds,
-        "rule": RULE, "rows_per_step": BUDGET, "heads": 4, "top_k": 16, "key_dim": 128,
+        "rows": [n**2 for n in subkeys],
+        "rounds": rounds,
+        "dense_rounds": dense_rounds,
+        "rule": RULE,
+        "rows_per_step": BUDGET,
+        "heads": 4,
+        "top_k": 16,
+        "key_dim": 128,
         "model": "10 of 30 layers and a third of the vocabulary of SmolLM2-135M, random weights, "
-                 f"one memory, in layer {MEMORY_LAYER}",
+        f"one memory, in layer {MEMORY_LAYER}",
         "precision": f"{PRECISION} in the model, fp32 in the layer alone",
     }
     results = {a: compare(a, shape, subkeys, rounds, dense_rounds) for a in ("model", "layer")}

@@ -1,14 +1,16 @@
-"""Sparse memory finetuning: the method, the study around it, and its figures."""
+"""Sparse memory finetuning as a PEFT method: `get_peft_model(model, SparseMemoryConfig(...))`.
 
-from .background import collect_background, memories, read_rows
-from .compose import RowConflict, compose
-from .config import SparseMemoryConfig
-from .memory import ProductKeyMemory
-from .method import MemoryMLP, SparseMemoryModel
-from .patches import RowPatch
-from .profiles import Profile, load_profile
-from .selection import BackgroundReads, Reads, register_rule, select_rows
-from .training.frozen import kept_casts
+What is imported here is the method alone (`smf_lib.method`). The study that measures it is
+`smf_lib.study` (extra `study`), and what draws and tabulates its records `smf_lib.report`.
+"""
+
+from .method.background import collect_background, memories, read_rows
+from .method.config import SparseMemoryConfig
+from .method.layer import ProductKeyMemory
+from .method.patches.compose import RowConflict, compose
+from .method.patches.patch import RowPatch
+from .method.rules import BackgroundReads, Reads, register_rule, select_rows
+from .method.tuner import MemoryMLP, SparseMemoryModel
 
 __version__ = "0.1.0"
 
@@ -16,28 +18,15 @@ __all__ = [
     "BackgroundReads",
     "MemoryMLP",
     "ProductKeyMemory",
-    "Profile",
     "Reads",
     "RowConflict",
     "RowPatch",
     "SparseMemoryConfig",
     "SparseMemoryModel",
-    "Study",
     "collect_background",
     "compose",
-    "kept_casts",
-    "load_profile",
     "memories",
     "read_rows",
     "register_rule",
     "select_rows",
 ]
-
-
-def __getattr__(name: str):
-    """`Study` needs the evaluation harness, which is slow to import: load it when asked for."""
-    if name == "Study":
-        from .study import Study
-
-        return Study
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,7 +15,7 @@ PARAMETERS = 'profile = "tiny"  # a profile\'s name\nseed = 0  # a whole number'
 
 
 def figure_html(caption="Gain, *95 %* interval.", alt="A line that goes up."):
-    """What `smf_lib.figures.Figure` shows in a notebook."""
+    """What `smf_lib.report.figures.Figure` shows in a notebook."""
     return (
         f'<figure><img src="data:image/png;base64,{PNG}" alt="{alt}">'
         f"<figcaption>{caption}</figcaption></figure>"

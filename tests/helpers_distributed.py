@@ -54,10 +54,17 @@ def train_trainer(processes: int, folder: Path) -> nn.Module:
     Trainer(
         model=model,
         args=TrainingArguments(
-            str(folder), per_device_train_batch_size=BATCH // 2 // processes,
-            gradient_accumulation_steps=2, max_steps=STEPS, learning_rate=1e-2,
-            lr_scheduler_type="constant", use_cpu=True, report_to=[], save_strategy="no",
-            disable_tqdm=True, weight_decay=0.0,
+            str(folder),
+            per_device_train_batch_size=BATCH // 2 // processes,
+            gradient_accumulation_steps=2,
+            max_steps=STEPS,
+            learning_rate=1e-2,
+            lr_scheduler_type="constant",
+            use_cpu=True,
+            report_to=[],
+            save_strategy="no",
+            disable_tqdm=True,
+            weight_decay=0.0,
         ),
         train_dataset=rows,
     ).train()
@@ -72,11 +79,18 @@ def worker(rank: int, processes: int, folder: Path) -> None:
     """One process: writes what it trained, and the bytes exchanged, to a file of its own."""
     torch.set_num_threads(1)
     os.environ |= {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes),
-        "LOCAL_WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1",
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "1",
     }
     dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=processes,
+        "gloo",
+        init_method=f"file://{folder}/store",
+        rank=rank,
+        world_size=processes,
         timeout=timedelta(minutes=4),
     )
     plain, exchanged = train_plain(processes, rank)

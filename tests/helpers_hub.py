@@ -30,12 +30,15 @@ def medmcqa_row(number: int, **changes) -> dict:
     return {
         "id": f"id-{number}",
         "question": f"Which sign points to disease {number}?",
-        "opa": f"Fever of type {number}", "opb": f"Rash {number}", "opc": f"Cough {number}",
+        "opa": f"Fever of type {number}",
+        "opb": f"Rash {number}",
+        "opc": f"Cough {number}",
         "opd": f"Pain in place {number}",
         "cop": number % 3,
         "choice_type": "multi" if number % 4 == 3 else "single",
         "exp": f"Disease {number} is known by it." if number % 3 else None,
-        "subject_name": "Invented", "topic_name": None,
+        "subject_name": "Invented",
+        "topic_name": None,
     } | changes
 
 
@@ -43,8 +46,10 @@ def trivia_row(number: int, **changes) -> dict:
     aliases = [f"Town {number}", f"The town of {number}"]
     found = {"value": f"Town {number}", "aliases": aliases, "normalized_value": f"town {number}"}
     return {
-        "question": f"Where was king {number} born?", "question_id": f"tc-{number}",
-        "question_source": "invented", "answer": found,
+        "question": f"Where was king {number} born?",
+        "question_id": f"tc-{number}",
+        "question_source": "invented",
+        "answer": found,
     } | changes
 
 
@@ -60,15 +65,20 @@ def wikitext_lines() -> list[dict]:
 
 def oasst1_row(number: int, **changes) -> dict:
     return {
-        "message_id": f"m-{number}", "parent_id": None, "role": "assistant", "lang": "en",
-        "rank": float(number % 2), "deleted": False,
+        "message_id": f"m-{number}",
+        "parent_id": None,
+        "role": "assistant",
+        "lang": "en",
+        "rank": float(number % 2),
+        "deleted": False,
         "text": f"Reply {number}: first boil water, then wait for {number} minutes, and stir.",
     } | changes
 
 
 def dolly_row(number: int, **changes) -> dict:
     return {
-        "prompt": f"How does one do task {number}?", "category": "open_qa",
+        "prompt": f"How does one do task {number}?",
+        "category": "open_qa",
         "response": f"Task {number} is done in {number} steps, none of which is hard to do.",
     } | changes
 
@@ -86,11 +96,14 @@ def write_data(folder: Path) -> Path:
     """Every data set, in a folder each."""
     hidden = [medmcqa_row(number, cop=-1) for number in range(200, 204)]
     write_rows(
-        folder / "medmcqa", train=[medmcqa_row(n) for n in range(40)],
-        validation=[medmcqa_row(n) for n in range(100, 124)], test=hidden,
+        folder / "medmcqa",
+        train=[medmcqa_row(n) for n in range(40)],
+        validation=[medmcqa_row(n) for n in range(100, 124)],
+        test=hidden,
     )
     write_rows(
-        folder / "trivia_qa", train=[trivia_row(n) for n in range(12)],
+        folder / "trivia_qa",
+        train=[trivia_row(n) for n in range(12)],
         validation=[trivia_row(n) for n in range(20, 30)],
     )
     write_rows(folder / "wikitext", train=wikitext_lines(), test=wikitext_lines())
@@ -111,9 +124,17 @@ def write_qwen2(folder: Path) -> Path:
     named = {"pad_token": "<|endoftext|>", "eos_token": "<|im_end|>"}
     PreTrainedTokenizerFast(tokenizer_object=backend, **named).save_pretrained(folder)
     config = Qwen2Config(
-        vocab_size=len(vocabulary) + 5, hidden_size=32, intermediate_size=64, num_hidden_layers=4,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=4096,
-        initializer_range=0.1, tie_word_embeddings=True, bos_token_id=256, eos_token_id=258,
+        vocab_size=len(vocabulary) + 5,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=4096,
+        initializer_range=0.1,
+        tie_word_embeddings=True,
+        bos_token_id=256,
+        eos_token_id=258,
         pad_token_id=256,
     )
     with torch.random.fork_rng(devices=[]):

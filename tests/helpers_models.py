@@ -8,12 +8,15 @@ from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 
 from smf_lib import SparseMemoryConfig, collect_background
-from smf_lib.background import memories
+from smf_lib.method.background import memories
 
 VOCABULARY = 64
 _COMMON = {"vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 _SHAPE = {
-    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
     "max_position_embeddings": 64,
 }
 _LLAMA = _SHAPE | {"num_key_value_heads": 2}
@@ -44,13 +47,21 @@ def tiny_model(architecture: str = "Llama", seed: int = 0, **settings) -> nn.Mod
 def memory_config(**settings) -> SparseMemoryConfig:
     """A memory of 64 rows at layers 1 and 2, from which a step updates 6; rule `count`."""
     small = {
-        "task_type": "CAUSAL_LM", "layers": [1, 2], "num_subkeys": 8, "num_heads": 2, "top_k": 4,
-        "key_dim": 8, "rows_per_step": 6, "rule": "count",
+        "task_type": "CAUSAL_LM",
+        "layers": [1, 2],
+        "num_subkeys": 8,
+        "num_heads": 2,
+        "top_k": 4,
+        "key_dim": 8,
+        "rows_per_step": 6,
+        "rule": "count",
     }
     return SparseMemoryConfig(**small | settings)
 
 
-def memory_model(architecture: str = "Llama", model: nn.Module | None = None, **settings) -> PeftModel:
+def memory_model(
+    architecture: str = "Llama", model: nn.Module | None = None, **settings
+) -> PeftModel:
     """`tiny_model` with the memory of `memory_config`, with background reads if the rule asks."""
     config = memory_config(**settings)
     peft_model = get_peft_model(tiny_model(architecture) if model is None else model, config)
@@ -96,7 +107,8 @@ def row_state(optimizer: torch.optim.Optimizer, memory: nn.Module) -> dict[str, 
     state = optimizer.state[memory.values]
     rows, width = memory.values.shape
     dense = {
-        "row_steps": torch.zeros(rows), "exp_avg": torch.zeros(rows, width),
+        "row_steps": torch.zeros(rows),
+        "exp_avg": torch.zeros(rows, width),
         "exp_avg_sq": torch.zeros(rows, width),
     }
     if state:

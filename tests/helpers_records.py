@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from smf_lib.profiles import load_profile
-from smf_lib.records.results import Record
+from smf_lib.study.profiles import load_profile
+from smf_lib.study.records.results import Record
 
 LABELS = {
     "base": "Base model",

@@ -48,7 +48,12 @@ def test_step_vs_table(run_small):
 def test_step_vs_methods(run_small):
     (results,) = run_small("step_vs_methods").values()
     assert set(results.pop("median_seconds")) == {
-        "smf", "lora", "full", "smf, plain", "lora, plain", "full, plain"
+        "smf",
+        "lora",
+        "full",
+        "smf, plain",
+        "lora, plain",
+        "full, plain",
     }
     for pair in ("smf_against_", "smf_against_plain_", "plain_smf_against_plain_"):
         for other in ("lora", "full"):

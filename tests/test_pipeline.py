@@ -15,9 +15,9 @@ import nbformat
 import pytest
 from bs4 import BeautifulSoup
 
-from smf_lib.book.site_check import check_site
-from smf_lib.profiles import load_profile
-from smf_lib.records.results import read_records
+from smf_lib.report.book.site_check import check_site
+from smf_lib.study.profiles import load_profile
+from smf_lib.study.records.results import read_records
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 COPIED = ["smf_lib", "notebooks", "book", "profiles", "Snakefile", "_config.yml", "_toc.yml"]
@@ -186,8 +186,20 @@ def test_editing_a_notebooks_text_runs_nothing(study):
 @pytest.mark.parametrize(
     ("file", "before", "after", "repeated", "kept"),
     [
-        ("smf_lib/training/train.py", "weight_decay=0.0", "weight_decay=0.1", ["finetune", "view"], []),
-        ("smf_lib/figures/costs.py", "\ndef _bar", "\nx = 1\n\n\ndef _bar", ["view"], ["finetune"]),
+        (
+            "smf_lib/study/training/train.py",
+            "weight_decay=0.0",
+            "weight_decay=0.1",
+            ["finetune", "view"],
+            [],
+        ),
+        (
+            "smf_lib/report/figures/costs.py",
+            "\ndef _bar",
+            "\nx = 1\n\n\ndef _bar",
+            ["view"],
+            ["finetune"],
+        ),
         ("profiles/smoke.yaml", "label: LoRA r 4", "label: LoRA", ["finetune"], ["build_memory"]),
         ("profiles/smoke.yaml", "through the whole", "through all", ["pages"], ["finetune"]),
     ],

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import matplotlib
 
-from smf_lib.figures import memory_diagram
-from smf_lib.files import whole
+from smf_lib.method.files import whole
+from smf_lib.report.figures import memory_diagram
 
 FOLDER = Path(__file__).resolve().parent
 

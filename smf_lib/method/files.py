@@ -1,0 +1,46 @@
+"""Files and folders that appear whole or not at all: made under a scratch name, then put in place."""
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole(path: str | Path) -> Iterator[Path]:
+    """Yield a scratch name beside `path`; the file or folder made there takes its place at the end.
+
+    After an error, `path` is as it was before and the scratch is gone; what a killed process
+    leaves is named `.<name>-<random>`. The folder above `path` is made.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+    try:
+        yield scratch
+        put_in_place(scratch, path)
+    finally:
+        _remove(scratch)
+
+
+def put_in_place(made: Path, path: Path) -> None:
+    """Give the file or folder `made` the name `path`, on the same disk; what was there is lost.
+
+    A file replaces a file in one step, after its bytes have reached the disk. A folder that is
+    in the way is removed first.
+    """
+    if made.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with made.open("rb+") as file:
+            os.fsync(file.fileno())
+    os.replace(made, path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

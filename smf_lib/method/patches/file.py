@@ -1,0 +1,85 @@
+"""The file of a row patch: one safetensors file, with JSON and a checksum in its header.
+
+The checksum covers every tensor and the JSON, so a truncated or edited file is refused. It guards
+against damage and not against an author with bad intent, who could compute it anew; what such a
+file can hold is numbers, never code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..files import whole
+from .identity import sha256_of
+
+FORMAT = "smf_lib row patch"
+FORMAT_VERSION = "1"
+
+
+class PatchFileError(ValueError):
+    """A file that is not a whole, untouched row patch of this format version."""
+
+
+def write_patch_file(path: str | Path, tensors: dict[str, Tensor], content: dict) -> Path:
+    """Write CPU tensors and JSON `content` to `path`, whole or not at all."""
+    path = Path(path)
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    text = json.dumps(content, sort_keys=True)
+    metadata = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "content": text,
+        "sha256": _checksum(tensors, text),
+    }
+    with whole(path) as scratch:
+        save_file(tensors, scratch, metadata)
+    return path
+
+
+def read_patch_file(path: str | Path) -> tuple[dict[str, Tensor], dict]:
+    """Tensors and JSON content of a patch file.
+
+    Raises:
+        PatchFileError: not a row patch, another format version, truncated, or changed since it
+            was written; the message names the file and, for versions and checksums, both values.
+    """
+    path = Path(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            _check_format(path, metadata)
+            names = file.keys()
+            tensors = {name: file.get_tensor(name).clone() for name in names}
+    except SafetensorError as error:
+        raise PatchFileError(
+            f"{path}: truncated or not a safetensors file ({error}); save the patch again"
+        ) from error
+    text, expected = metadata.get("content", ""), metadata.get("sha256")
+    found = _checksum(tensors, text)
+    if found != expected:
+        raise PatchFileError(
+            f"{path}: its content has sha256 {found} and was written with {expected}; the file "
+            "was damaged or edited, save the patch again"
+        )
+    return tensors, json.loads(text)
+
+
+def _check_format(path: Path, metadata: dict[str, str]) -> None:
+    kind, version = metadata.get("format"), metadata.get("format_version")
+    if kind != FORMAT:
+        raise PatchFileError(f"{path}: format is {kind!r}; a row patch has {FORMAT!r}")
+    if version != FORMAT_VERSION:
+        raise PatchFileError(
+            f"{path}: format_version is {version!r} and this version of smf_lib reads "
+            f"{FORMAT_VERSION!r}; use the smf_lib that wrote it, or save the patch again"
+        )
+
+
+def _checksum(tensors: dict[str, Tensor], text: str) -> str:
+    return hashlib.sha256((sha256_of(sorted(tensors.items())) + text).encode()).hexdigest()

@@ -1,0 +1,265 @@
+"""Row patches: a finetune as the table rows it changed, to apply, revert and compose.
+
+A patch keeps the values of its rows from before training as well as those from after, so that
+reverting is exact bit for bit whatever the table held; where every earlier value is zero, the
+default start, the file leaves them out. Values from before come from the memory's configuration
+(zeros, or the seed's random values) or, if training went on from a trained memory, from an
+adapter that holds that memory. Reads of background text are not part of a patch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..layer import ProductKeyMemory
+from .file import read_patch_file, write_patch_file
+from .identity import Identity, memory_mlps, smf_tuner
+
+CHUNK = 65_536  # rows compared at a time, which bounds the memory that a check takes
+
+
+@dataclass(frozen=True)
+class TableRows:
+    """The changed rows of one table: all on the CPU.
+
+    Attributes:
+        rows: (n,) int64, ascending row ids.
+        before: (n, d) float32, their values before training.
+        after: (n, d) float32, their values after it.
+        updates: (n,) int32, optimizer steps that updated each row.
+    """
+
+    rows: Tensor
+    before: Tensor
+    after: Tensor
+    updates: Tensor
+
+    def __post_init__(self):
+        n = len(self.rows)
+        if self.before.shape != self.after.shape or not n == len(self.after) == len(self.updates):
+            raise ValueError(
+                f"rows={n}, before={tuple(self.before.shape)}, after={tuple(self.after.shape)} and "
+                f"updates={len(self.updates)} do not fit together"
+            )
+        if n and (self.rows[0] < 0 or not bool((self.rows.diff() > 0).all())):
+            raise ValueError("rows must be ascending row ids from 0, each once")
+
+
+@dataclass(frozen=True)
+class RowPatch:
+    """A finetune as the rows it changed, and the model that they fit.
+
+    Attributes:
+        identity: the base model and memory that the patch belongs to.
+        tables: changed rows by the name of the layer that owns the table.
+        scales: trained output scales (+S) by layer name, (2,) float32: before and after.
+    """
+
+    identity: Identity
+    tables: dict[str, TableRows]
+    scales: dict[str, Tensor]
+
+    @property
+    def n_rows(self) -> int:
+        """Changed rows, over all tables."""
+        return sum(len(table.rows) for table in self.tables.values())
+
+    @classmethod
+    @torch.no_grad()
+    def from_model(
+        cls, model: nn.Module, adapter: str = "default", start: str | None = None
+    ) -> RowPatch:
+        """The rows of `adapter` that training updated.
+
+        Args:
+            model: a PEFT model with a sparse memory.
+            adapter: the trained adapter.
+            start: another adapter of the model that holds the memory as it was before training
+                (`model.load_adapter(folder, "start")`); None if it started as its configuration
+                initialises it.
+
+        Raises:
+            ValueError: unknown adapter; a memory that is not trained by rows alone; no updated
+                row; a row that changed though it was never updated; a start of another memory.
+        """
+        config = smf_tuner(model, adapter).peft_config[adapter]
+        if config.update != "sparse" or config.trainable == "memory":
+            raise ValueError(
+                f"update={config.update!r}, trainable={config.trainable!r} changes more than rows; "
+                "a row patch holds a finetune with update='sparse' and trainable='values' or "
+                "'values+scale'; store this one with save_pretrained"
+            )
+        identity = Identity.of(model, adapter)
+        if start is not None:
+            refuse_differences(
+                identity.differences(Identity.of(model, start), repr(adapter), repr(start)),
+                f"start={start!r} is not where adapter={adapter!r} started from",
+            )
+        tables, scales = {}, {}
+        for (name, mlp), layer in zip(memory_mlps(model, adapter).items(), config.layers):
+            memory = mlp.smf_memory[adapter]
+            origin = None if start is None else mlp.smf_memory[start]
+            if memory.table is memory:
+                if origin is None and config.initial_values == "random":
+                    origin = _initial_memory(memory, config.seed, layer)
+                tables[name] = _changed_rows(name, memory, origin)
+            if adapter in mlp.smf_scale:
+                first = (
+                    config.initial_scale if start is None else mlp.smf_scale[start].detach().item()
+                )
+                scale = torch.tensor([first, mlp.smf_scale[adapter].detach().item()])
+                if not _same_bits(scale[:1], scale[1:]):
+                    scales[name] = scale
+        patch = cls(identity, tables, scales)
+        if patch.n_rows == 0:
+            raise ValueError(f"adapter={adapter!r} has no updated rows; train it first")
+        return patch
+
+    @classmethod
+    def load(cls, path: str | Path) -> RowPatch:
+        """Read a patch. Raises `PatchFileError` (a ValueError), see `read_patch_file`."""
+        tensors, content = read_patch_file(path)
+        tables = {}
+        for name in content["tables"]:
+            after = tensors[f"{name}/after"]
+            before = tensors.get(f"{name}/before")
+            before = torch.zeros_like(after) if before is None else before
+            rows = tensors[f"{name}/rows"].long()
+            tables[name] = TableRows(rows, before, after, tensors[f"{name}/updates"])
+        scales = {name: tensors[f"{name}/scale"] for name in content["scales"]}
+        return cls(Identity(**content["identity"]), tables, scales)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the patch to one safetensors file, whole or not at all; returns its path."""
+        tensors = {f"{name}/scale": scale for name, scale in self.scales.items()}
+        for name, table in self.tables.items():
+            tensors[f"{name}/rows"] = table.rows.to(torch.int32)
+            tensors[f"{name}/after"] = table.after
+            tensors[f"{name}/updates"] = table.updates
+            if table.before.view(torch.int32).any():
+                tensors[f"{name}/before"] = table.before
+        content = {
+            "identity": asdict(self.identity),
+            "tables": list(self.tables),
+            "scales": list(self.scales),
+        }
+        return write_patch_file(path, tensors, content)
+
+    def apply(self, model: nn.Module, adapter: str = "default") -> None:
+        """Put the finetune into a model whose rows hold the values from before it.
+
+        Nothing is written unless all of it can be.
+
+        Raises:
+            ValueError: another base model or memory (each difference is named, with both
+                values), or rows that hold other values than the patch's earlier ones.
+        """
+        self._swap(model, adapter, applying=True)
+
+    def revert(self, model: nn.Module, adapter: str = "default") -> None:
+        """Take the finetune out again: the exact opposite of `apply`, with the same errors."""
+        self._swap(model, adapter, applying=False)
+
+    @torch.no_grad()
+    def _swap(self, model: nn.Module, adapter: str, applying: bool) -> None:
+        found = Identity.of(model, adapter)
+        differences = self.identity.differences(found, "the patch", "the model")
+        refuse_differences(differences, "the patch does not fit the model")
+        mlps = memory_mlps(model, adapter)
+        for name, table in self.tables.items():
+            held = mlps[name].smf_memory[adapter].values
+            _expect(f"rows of {name}", held, table, applying)
+        for name, scale in self.scales.items():
+            old = scale[:1] if applying else scale[1:]
+            held = mlps[name].smf_scale[adapter]
+            if not _same_bits(held.cpu().view(1), old):
+                raise ValueError(
+                    f"the scale of {name} is {float(held)!r} and the patch expects {float(old)!r}; "
+                    + _other_values(applying)
+                )
+        for name, table in self.tables.items():
+            memory = mlps[name].smf_memory[adapter]
+            rows = table.rows.to(memory.values.device)
+            new, sign = (table.after, 1) if applying else (table.before, -1)
+            memory.values[rows] = new.to(memory.values.device)
+            memory.row_updates[rows] += sign * table.updates.to(memory.row_updates.device)
+        for name, scale in self.scales.items():
+            mlps[name].smf_scale[adapter].copy_(scale[1 if applying else 0])
+
+
+def _initial_memory(memory: ProductKeyMemory, seed: int, layer: int) -> ProductKeyMemory:
+    """A memory as `memory` was when it was made with random values."""
+    heads_by_key, hidden_size = memory.query_weight.shape
+    return ProductKeyMemory(
+        hidden_size,
+        memory.num_subkeys,
+        memory.num_heads,
+        memory.top_k,
+        heads_by_key // memory.num_heads,
+        gated=memory.gate_weight is not None,
+        initial_values="random",
+        seed=seed * 1000 + layer,
+    )
+
+
+def _changed_rows(
+    name: str, memory: ProductKeyMemory, origin: ProductKeyMemory | None
+) -> TableRows:
+    """Rows updated since `origin` (None: a table of zeros), after checking that no other differs."""
+    values = memory.values.detach()
+    if values.dtype != torch.float32:
+        raise ValueError(f"the values of {name} are {values.dtype}; keep them in torch.float32")
+    updates = memory.row_updates
+    if origin is not None:
+        updates = updates - origin.row_updates.to(updates.device)
+        if (updates < 0).any():
+            raise ValueError(f"start has updated rows of {name} more often than the adapter has")
+    start = None if origin is None else origin.values.detach().to(values.device)
+    for begin in range(0, len(values), CHUNK):
+        part = slice(begin, begin + CHUNK)
+        expected = 0 if start is None else start[part].view(torch.int32)
+        differs = (values[part].view(torch.int32) != expected).any(1) & (updates[part] == 0)
+        if differs.any():
+            raise ValueError(
+                f"{int(differs.sum())} rows of {name} were never updated and differ from the "
+                f"start, the first is row {begin + int(differs.nonzero()[0])}; if training went "
+                "on from a trained memory, load that as another adapter and name it in start"
+            )
+    rows = updates.nonzero().squeeze(1)
+    after = values[rows].cpu()
+    before = torch.zeros_like(after) if start is None else start[rows].cpu()
+    return TableRows(rows.cpu(), before, after, updates[rows].cpu())
+
+
+def _same_bits(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and torch.equal(a.view(torch.int32), b.view(torch.int32))
+
+
+def _expect(what: str, values: Tensor, table: TableRows, applying: bool) -> None:
+    """Refuse a table whose rows do not hold what the patch is about to replace."""
+    if values.dtype != torch.float32:
+        raise ValueError(f"the {what} are {values.dtype} and those of the patch torch.float32")
+    old = table.before if applying else table.after
+    held = values[table.rows.to(values.device)].cpu()
+    other = (held.view(torch.int32) != old.view(torch.int32)).any(1)
+    if other.any():
+        raise ValueError(
+            f"{int(other.sum())} of {len(old)} {what} hold other values than the patch expects, "
+            f"the first is row {int(table.rows[other][0])}; {_other_values(applying)}"
+        )
+
+
+def _other_values(applying: bool) -> str:
+    if applying:
+        return "revert what was applied or trained there, or compose the two patches"
+    return "apply the patch first; what was applied after it must be reverted before it"
+
+
+def refuse_differences(differences: list[str], problem: str) -> None:
+    """Raise ValueError with the problem and everything that differs, if anything does."""
+    if differences:
+        raise ValueError(f"{problem}: {'; '.join(differences)}")

@@ -1,0 +1,1 @@
+"""Everything that only reads records: statistics, tables, figures, pages."""

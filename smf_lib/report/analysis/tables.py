@@ -1,0 +1,319 @@
+"""Tables for the book: pandas DataFrames of finished text, units in the column heads.
+
+Every cell is a string that can be shown as it is; what cannot be said is a dash. `show` is for a
+notebook's output, `markdown` for the text of a page.
+"""
+
+import html
+import json
+import re
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
+
+import pandas as pd
+from IPython.display import Markdown
+from pandas.io.formats.style import Styler
+
+from ...study.records.record import MetricName, Record
+from .stats import Interval
+from .summary import (
+    CROWDED,
+    DRIFT_METRICS,
+    Arm,
+    arm_name,
+    base_of,
+    change,
+    compare,
+    equal_gain,
+    group_arms,
+    level,
+    listed,
+    precision_name,
+    retention,
+    signed,
+)
+from .units import count, duration, memory, size
+
+DASH = "–"
+
+
+def number(interval: Interval | None, digits: int, sign: bool = False) -> str:
+    """`71.5 [66.9, 75.7]`: value and 95 % interval; the value alone where bounds are unknown.
+
+    digits: decimals; up to three more where the interval would otherwise seem to have no width.
+    """
+    if interval is None or not interval.known:
+        return DASH
+    if interval.bounded and interval.low < interval.high:
+        wider = range(digits, digits + 4)
+        apart = (d for d in wider if round(interval.low, d) != round(interval.high, d))
+        digits = next(apart, digits)
+    values = (interval.value, interval.low, interval.high)[: 3 if interval.bounded else 1]
+    value, *bounds = (
+        signed(v, digits) if sign else f"{round(v, digits) + 0.0:.{digits}f}" for v in values
+    )
+    return f"{value} [{', '.join(bounds)}]" if bounds else value
+
+
+def p_text(p_value: float) -> str:
+    """A p-value with two significant digits, or `< 0.0001`."""
+    return "< 0.0001" if p_value < 1e-4 else f"{p_value:.2g}"
+
+
+def results_table(records: Sequence[Record]) -> pd.DataFrame:
+    """One row an arm: exam, gain, share of LoRA's gain, perplexity, knowledge, KL, n, seeds.
+
+    Brackets are 95 % intervals; with 1 seed they cover the choice of items only, and the seeds
+    column says so. Raises ResultsError if a study has no base run.
+    """
+    arms = group_arms(records)
+    rows = []
+    for arm in arms:
+        base = base_of(arm, arms)
+        row = {
+            "Study": arm.where,
+            "Method": arm_name(arm, arms),
+            "Exam accuracy (%)": _level(arm, "exam_accuracy", 1),
+            "Exam gain (points)": _change(arm, base, "exam_accuracy", 1),
+            "Gain kept (% of LoRA's)": number(_retention(arm, base, arms), 0),
+            "Prose perplexity": _level(arm, "prose_perplexity", 2),
+            "Perplexity change (%)": _change(arm, base, "prose_perplexity", 2),
+            "Knowledge accuracy (%)": _level(arm, "knowledge_accuracy", 1),
+            "Knowledge change (points)": _change(arm, base, "knowledge_accuracy", 1),
+            "KL from base (nats a token)": DASH if arm.is_base else _level(arm, "self_kl", 4),
+            "n (exam, prose, knowledge, KL)": _counts(arm),
+            "Seeds": _seeds(arm),
+        }
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    if table["Study"].nunique() == 1:
+        table = table.drop(columns="Study")
+    empty = [name for name in table if (table[name] == DASH).all()]
+    return table.drop(columns=empty)
+
+
+def _level(arm: Arm, metric: MetricName, digits: int) -> str:
+    return number(level(arm, metric), digits) if arm.has(metric) else DASH
+
+
+def _change(arm: Arm, base: Arm, metric: MetricName, digits: int) -> str:
+    if arm.is_base or not (arm.has(metric) and base.has(metric)):
+        return DASH
+    return number(change(arm, base, metric), digits, sign=True)
+
+
+def _retention(arm: Arm, base: Arm, arms: Sequence[Arm]) -> Interval | None:
+    """Share of LoRA's gain, if the study has exactly one LoRA arm and this is another one."""
+    lora = [a for a in arms if a.first.method == "lora" and a.where == arm.where]
+    if arm.is_base or len(lora) != 1 or lora[0] is arm:
+        return None
+    if not all(a.has("exam_accuracy") for a in (arm, lora[0], base)):
+        return None
+    return retention(arm, lora[0], base)
+
+
+def _counts(arm: Arm) -> str:
+    metrics = arm.first.metrics
+    names = ("exam_accuracy", *DRIFT_METRICS)
+    return ", ".join(str(metrics[name].n) if name in metrics else DASH for name in names)
+
+
+def _seeds(arm: Arm) -> str:
+    if arm.is_base:
+        return DASH
+    return str(len(arm.records)) if len(arm.records) > 1 else "1 (items only)"
+
+
+def comparison_table(records: Sequence[Record]) -> pd.DataFrame:
+    """Every pair of methods of one study on the same questions: difference, interval, p-value.
+
+    The p-value is McNemar's exact one; it is given for single runs, not over several seeds.
+    Methods with several learning rates are left out; of many methods only the pairs with the base
+    model, full finetuning or LoRA are listed. Raises ValueError if no pair is left.
+    """
+    arms = [arm for arm in group_arms(records) if arm.has("exam_accuracy")]
+    single = [arm for arm in arms if arm_name(arm, arms) == arm.first.label]
+    several = len({arm.where for arm in single}) > 1
+    crowded = len({arm.first.method for arm in single}) > CROWDED
+    rows = []
+    for second, first in combinations(single, 2):
+        common = {first.first.method, second.first.method} & {"base", "full", "lora"}
+        if first.where != second.where or (crowded and not common):
+            continue
+        difference, test = compare(first, second)
+        row = {"Study": first.where} if several else {}
+        row |= {
+            "Method": first.first.label,
+            "Compared with": second.first.label,
+            "Exam difference (points)": number(difference, 1, sign=True),
+            "Right only by the first": str(test.only_first) if test else DASH,
+            "Right only by the second": str(test.only_second) if test else DASH,
+            "McNemar p": p_text(test.p_value) if test else DASH,
+            "n": str(difference.n),
+        }
+        rows.append(row)
+    if not rows:
+        raise ValueError("records hold no two methods of one study with exam_accuracy")
+    return pd.DataFrame(rows)
+
+
+def equal_gain_table(records: Sequence[Record]) -> pd.DataFrame:
+    """Drift of each method at one exam gain, one row a method; for the records of one sweep.
+
+    Raises ValueError, with the reason, if no probe allows a comparison.
+    """
+    arms = group_arms(records)
+    labels = {arm.first.method: arm.first.label for arm in arms}
+    heads = {
+        "prose_perplexity": ("Perplexity change (%)", 100, 2),
+        "knowledge_accuracy": ("Knowledge lost (points)", 100, 1),
+        "self_kl": ("KL from base (nats a token)", 1, 4),
+    }
+    columns: dict[str, dict[str, str]] = {}
+    reasons = []
+    for metric in DRIFT_METRICS:
+        result = equal_gain(arms, metric)
+        if result.reason:
+            reasons.append(f"{metric}: {result.reason}")
+            continue
+        head, factor, digits = heads[metric]
+        columns.setdefault("At exam gain (points)", {}).update(
+            dict.fromkeys(result.drifts, signed(100 * result.at, 1))
+        )
+        columns[head] = {
+            method: number(interval.scaled(factor), digits, sign=True)
+            for method, interval in result.drifts.items()
+        }
+        columns[f"{head}, minus LoRA's"] = {
+            method: number(interval.scaled(factor), digits, sign=True)
+            for method, interval in result.excess.items()
+        }
+    if not columns:
+        raise ValueError("; ".join(reasons))
+    table = pd.DataFrame({head: cells for head, cells in columns.items() if cells}).fillna(DASH)
+    table.insert(0, "Method", [labels[method] for method in table.index])
+    return table.reset_index(drop=True)
+
+
+def cost_table(records: Sequence[Record]) -> pd.DataFrame:
+    """One row a trained arm: time, speed, memory, parameters and bytes, mean over seeds.
+
+    Raises ValueError if no trained run is given.
+    """
+    arms = group_arms(records)
+    trained = [arm for arm in arms if not arm.is_base]
+    if not trained:
+        raise ValueError("records hold no trained run, so there is no cost to show")
+    rows = [
+        {
+            "Study": arm.where,
+            "Method": arm_name(arm, arms),
+            "Training time": duration(arm.mean_cost("train_seconds")),
+            "Steps": f"{arm.mean_cost('steps'):.0f}",
+            "Speed (tokens a second)": f"{arm.mean_cost('tokens_per_second'):.0f}",
+            "Peak memory": memory(arm.mean_cost("peak_memory_bytes")),
+            "Trainable parameters": count(arm.mean_cost("trainable_parameters")),
+            "Parameters changed": count(arm.mean_cost("updated_parameters")),
+            "Rows changed": _rows_changed(arm),
+            "Size on disk": size(arm.mean_cost("saved_bytes")),
+            "Time with measuring": duration(arm.mean_cost("total_seconds")),
+        }
+        for arm in trained
+    ]
+    table = pd.DataFrame(rows)
+    drop = ["Study"] if table["Study"].nunique() == 1 else []
+    drop += ["Rows changed"] if (table["Rows changed"] == DASH).all() else []
+    return table.drop(columns=drop)
+
+
+def _rows_changed(arm: Arm) -> str:
+    """Memory rows changed and rows there are, over all layers of the first run."""
+    layers = arm.first.selection.values()
+    if not layers:
+        return DASH
+    touched, rows = sum(x.rows_touched for x in layers), sum(x.rows for x in layers)
+    return f"{touched:,} of {rows:,}"
+
+
+def provenance_table(records: Sequence[Record]) -> pd.DataFrame:
+    """What the numbers come from: study, model, data, machine, commit, versions.
+
+    Two columns, Item and Value. A value on which the records differ lists all of them.
+    """
+
+    def differing(values: Sequence[object]) -> str:
+        return listed(values) or DASH
+
+    exams = [record.data.exam for record in records if record.data.exam is not None]
+    rows = {
+        "Study": differing([f"{r.profile}/{r.study}" for r in records]),
+        "Runs": str(len(records)),
+        "Model": differing([f"{r.model.name} ({count(r.model.parameters)})" for r in records]),
+        "Model sha256": differing([r.model.sha256[:16] for r in records]),
+        "Exam": differing([f"{e.name}, {e.split} split, {e.rows} questions" for e in exams]),
+        "Exam training questions": differing([e.train_rows for e in exams]),
+        "Exam sha256": differing([e.sha256[:16] for e in exams]),
+        "Processor": differing([f"{r.hardware.cpu}, {r.hardware.cores} cores" for r in records]),
+        "Memory": differing([memory(r.hardware.memory_bytes) for r in records]),
+        "GPU": differing([r.hardware.gpu or "none" for r in records]),
+        "Platform": differing([r.hardware.platform for r in records]),
+        "Number format": differing([precision_name(r) for r in records]),
+        "Commit": differing([_commit(r) for r in records]),
+        "Run": differing(sorted({r.created[:10] for r in records})),
+    }
+    packages = dict.fromkeys(name for record in records for name in record.versions)
+    for name in packages:
+        rows[name] = differing([r.versions[name] for r in records if name in r.versions])
+    return pd.DataFrame({"Item": rows.keys(), "Value": rows.values()})
+
+
+def _commit(record: Record) -> str:
+    if record.commit is None:
+        return "not under version control"
+    return record.commit[:12] + (" with changes not committed" if record.dirty else "")
+
+
+def parameters_table(settings: dict[str, Any]) -> pd.DataFrame:
+    """Nested settings as rows: Parameter (dotted name) and Value; lists and texts as JSON."""
+    rows: dict[str, str] = {}
+
+    def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, dict) and value:
+            for key, part in value.items():
+                walk(f"{prefix}.{key}" if prefix else str(key), part)
+        elif isinstance(value, str):
+            rows[prefix] = value
+        else:
+            rows[prefix] = DASH if value is None or value == {} else json.dumps(value)
+
+    walk("", settings)
+    return pd.DataFrame({"Parameter": rows.keys(), "Value": rows.values()})
+
+
+def show(
+    table: pd.DataFrame, caption: str = "", empty: str = "Nothing is on record yet."
+) -> Styler | Markdown:
+    """The table as a notebook shows it: no row numbers, the caption above.
+
+    Cells are as they are, but a line does not end inside the brackets of an interval. Of a table
+    without rows only the caption is shown, and what `empty` says.
+    """
+    if table.empty:
+        return Markdown(f"{caption} {empty}".strip())
+    unbroken = table.map(lambda cell: re.sub(r"\[([^],]*), ", "[\\1,\u00a0", str(cell)))
+    shown = unbroken.style.hide(axis="index")
+    if not caption:
+        return shown
+    style = {"selector": "caption", "props": "caption-side: top; text-align: left"}
+    return shown.set_caption(html.escape(caption)).set_table_styles([style])
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """The table in the pipe form that Markdown pages read."""
+
+    def line(cells) -> str:
+        return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
+
+    rows = [line(row) for row in table.itertuples(index=False)]
+    return "\n".join([line(table.columns), line("---" for _ in table.columns), *rows])

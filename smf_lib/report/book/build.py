@@ -1,0 +1,263 @@
+"""The book: its sources put together from prose and executed notebooks, built, and checked.
+
+Used by the workflow, and by hand:
+
+    python -m smf_lib.report.book build --profile quick   # stage, build and check work/quick/site
+    python -m smf_lib.report.book stage --profile quick   # only put the sources together
+    python -m smf_lib.report.book check --profile quick   # only check the pages that are there
+"""
+
+import argparse
+import importlib.util
+import shutil
+import subprocess
+import sys
+from datetime import datetime
+from pathlib import Path
+
+import nbformat
+import yaml
+
+from ...method.files import put_in_place
+from ...study.profiles import Profile, RunSpec, load_profile
+from ...study.records.record import Record
+from ...study.records.results import ResultsError, read_record
+from .pages import BookError, as_page, for_download, read_notebook, used_values, with_outputs
+from .site_check import check_site
+
+HTML = Path("_build") / "html"
+METHODS_PAGE = "notebooks/02_finetune"
+MATHJAX = "tex-svg-full.js"
+NOTHING = (
+    ":::{{warning}}\nProfile `{}` puts the pipeline to the test. **The numbers on this page mean "
+    "nothing.**\n:::\n\n"
+)
+
+
+def stage(profile: Profile, source: Path, root: Path, site: Path) -> Path:
+    """Put the book's sources together in the new folder `site` and return it.
+
+    source: the repository; root: the folder that holds work/ and results/.
+
+    Raises:
+        BookError: an executed notebook or a record is missing or does not fit.
+    """
+    records = {run.run_id: _record(profile, run, root) for run in profile.runs()}
+    shown = shown_runs(profile)
+    shutil.rmtree(site, ignore_errors=True)
+    shutil.copytree(source / "book", site / "book", ignore=shutil.ignore_patterns("*.py", "__py*"))
+    machines = _machines(records.values())
+    toc = yaml.safe_load((source / "_toc.yml").read_text("utf-8"))
+    for name in _notebook_names(toc):
+        if name == METHODS_PAGE:
+            for number, run in enumerate(shown):
+                machine = _machines([records[run.run_id]])
+                end = f": {describe_run(profile, run)}"
+                page = f"{name}_{run.run_id}"
+                _stage_notebook(profile, source, root, site, name, page, machine, end, number == 0)
+            _write(site / f"{name}.md", _methods_page(profile, shown, machines))
+        else:
+            _stage_notebook(profile, source, root, site, name, name, machines)
+    _write(site / "_toc.yml", yaml.safe_dump(_expand(toc, profile, shown), sort_keys=False))
+    config = yaml.safe_load((source / "_config.yml").read_text("utf-8"))
+    config["sphinx"]["config"]["html_theme_options"]["extra_footer"] = (
+        f"<p>Drawn by profile {profile.name} on {machines}.</p>"
+    )
+    _write(site / "_config.yml", yaml.safe_dump(config, sort_keys=False))
+    (site / "assets" / "mathjax").mkdir(parents=True)
+    shutil.copyfile(_mathjax(), site / "assets" / "mathjax" / MATHJAX)
+    for style in sorted((source / "book" / "_static").glob("*.css")):
+        shutil.copyfile(style, site / "assets" / style.name)
+    return site
+
+
+def build(profile: Profile, source: Path, root: Path, log: Path) -> Path:
+    """Stage, build and check the book; the pages at work/<profile>/site appear when all is well.
+
+    Returns the first page. The output of Jupyter Book goes to `log`.
+
+    Raises:
+        BookError: as `stage`; a warning or error while building; a problem that `check_site` finds.
+    """
+    work = root / "work" / profile.name
+    draft = stage(profile, source, root, work / ".site")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    start = "from jupyter_book.cli.main import main; main()"
+    command = [sys.executable, "-c", start, "build", "-W", "-n", "--keep-going"]
+    with log.open("w", encoding="utf-8") as file:
+        done = subprocess.run(
+            [*command, str(draft)], check=False, stdout=file, stderr=subprocess.STDOUT
+        )
+    if done.returncode:
+        said = log.read_text("utf-8", errors="replace").splitlines()
+        faults = [line for line in said if "WARNING" in line or "ERROR" in line] or said[-20:]
+        raise BookError("\n".join([f"Jupyter Book failed; all it said is in {log}:", *faults]))
+    problems = check_site(draft / HTML)
+    if problems:
+        raise BookError("\n".join(["the built pages have faults:", *problems]))
+    site = work / "site"
+    put_in_place(draft, site)
+    return site / HTML / "index.html"
+
+
+def shown_runs(profile: Profile) -> list[RunSpec]:
+    """The runs that have a page of their own: of several seeds the first."""
+    return [
+        run for run in profile.runs() if run.seed == profile.seeds[0] or run.settings.kind == "base"
+    ]
+
+
+def describe_run(profile: Profile, run: RunSpec) -> str:
+    """The method's label, with the learning rate where a method has several."""
+    swept = isinstance(profile.methods[run.method].learning_rate, list)
+    return run.settings.label + (f", learning rate {run.learning_rate:g}" if swept else "")
+
+
+def _record(profile: Profile, run: RunSpec, root: Path) -> Record:
+    path = root / "results" / profile.name / "local" / f"{run.run_id}.json"
+    if not path.is_file():
+        raise BookError(f"record {path} is missing; run the study first (make book)")
+    try:
+        return read_record(path)
+    except ResultsError as error:
+        raise BookError(str(error)) from None
+
+
+def _stage_notebook(
+    profile: Profile,
+    source: Path,
+    root: Path,
+    site: Path,
+    name: str,
+    page: str,
+    machine: str,
+    title_end: str = "",
+    labels: bool = True,
+) -> None:
+    """Write the page `page` from notebook `name`, and a copy of it to download."""
+    executed_path = root / "work" / profile.name / f"{page}.ipynb"
+    executed = read_notebook(executed_path)
+    notebook = with_outputs(read_notebook(source / f"{name}.ipynb"), executed, name, root)
+    values = used_values(executed)
+    stem = Path(page).name
+    copy = site / "notebooks" / "files" / f"{stem}.ipynb"
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(for_download(notebook, values), copy)
+    header = NOTHING.format(profile.name) if profile.means_nothing else ""
+    header += (
+        f"*Profile `{profile.name}`, run on {machine}{_when(executed)}.* "
+        f"{{download}}`Download this notebook <files/{stem}.ipynb>`"
+    )
+    nbformat.write(
+        as_page(notebook, values, stem, header, title_end, labels), site / f"{page}.ipynb"
+    )
+
+
+def _when(executed: nbformat.NotebookNode) -> str:
+    """Date and duration of an executed notebook, or "" if papermill did not note them."""
+    noted = executed.metadata.get("papermill", {})
+    if not noted.get("end_time"):
+        return ""
+    date = datetime.fromisoformat(noted["end_time"])
+    seconds = noted.get("duration") or 0.0
+    took = f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+    return f", {date.day} {date:%B %Y}, in {took}"
+
+
+def _machines(records) -> str:
+    """The machines of these records, in words."""
+    found = []
+    for record in records:
+        hardware = record.hardware
+        memory = f"{hardware.memory_bytes / 2**30:.0f} GiB"
+        gpu = f", {hardware.gpu}" if hardware.gpu else ""
+        found.append(f"{hardware.cpu} ({hardware.cores} cores, {memory}{gpu})")
+    return " and ".join(dict.fromkeys(found))
+
+
+def _methods_page(profile: Profile, shown: list[RunSpec], machines: str) -> str:
+    """The page above those of the runs: what they have in common, and a list of them."""
+    rows = []
+    for run in shown:
+        rate = "" if run.learning_rate is None else f"{run.learning_rate:g}"
+        link = f"{{doc}}`{describe_run(profile, run)} <02_finetune_{run.run_id}>`"
+        rows.append(f"| {link} | `{run.method}` | {run.seed} | {rate} |")
+    seeds = "" if len(profile.seeds) == 1 else f" Of the seeds {profile.seeds} the first is shown."
+    return "\n".join(
+        [
+            "# Finetuning, method by method",
+            "",
+            (NOTHING.format(profile.name) if profile.means_nothing else "")
+            + f"*Profile `{profile.name}`, run on {machines}.*",
+            "",
+            "One notebook, executed once for each method: the same model, questions and probes,",
+            f"other parameters.{seeds} {{doc}}`03_results` puts the outcomes side by side, and",
+            "{doc}`/book/rerun` says how to run the notebook with parameters of your own.",
+            "",
+            "| page | method | seed | learning rate |",
+            "| --- | --- | --- | --- |",
+            *rows,
+            "",
+        ]
+    )
+
+
+def _notebook_names(toc: dict) -> list[str]:
+    chapters = list(toc.get("chapters", []))
+    for part in toc.get("parts", []):
+        chapters += part["chapters"]
+    return [c["file"] for c in chapters if c["file"].startswith("notebooks/")]
+
+
+def _expand(toc: dict, profile: Profile, shown: list[RunSpec]) -> dict:
+    """The table of contents with a page a run below the one of all methods."""
+    for chapters in [toc.get("chapters", []), *(p["chapters"] for p in toc.get("parts", []))]:
+        for chapter in chapters:
+            if chapter["file"] == METHODS_PAGE:
+                chapter["sections"] = [
+                    {"file": f"{METHODS_PAGE}_{run.run_id}", "title": describe_run(profile, run)}
+                    for run in shown
+                ]
+    return toc
+
+
+def _mathjax() -> Path:
+    """The copy of MathJax that the package django-static-mathjax brings; it needs no Django."""
+    package = importlib.util.find_spec("mathjax")
+    for folder in (package.submodule_search_locations or []) if package else []:
+        path = Path(folder) / "static" / "mathjax" / "es5" / MATHJAX
+        if path.is_file():
+            return path
+    raise BookError("MathJax is not installed; pip install django-static-mathjax")
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description="Stage, build and check the book.")
+    parser.add_argument("action", choices=["build", "stage", "check"])
+    parser.add_argument("--profile", default="quick", help="a name, or the path of a YAML file")
+    parser.add_argument("--source", type=Path, default=Path(), help="the repository")
+    parser.add_argument("--root", type=Path, default=Path(), help="folder of work/ and results/")
+    parser.add_argument("--log", type=Path, help="file for the output of Jupyter Book")
+    options = parser.parse_args(arguments)
+    try:
+        profile = load_profile(options.profile)
+        source, root = options.source.resolve(), options.root.resolve()
+        work = root / "work" / profile.name
+        if options.action == "check":
+            problems = check_site(work / "site" / HTML)
+            print("\n".join(problems) or "no problems")
+            return 1 if problems else 0
+        if options.action == "stage":
+            print(stage(profile, source, root, work / "site"))
+        else:
+            print(build(profile, source, root, options.log or work / "logs" / "book.log"))
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0

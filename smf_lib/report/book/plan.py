@@ -1,0 +1,74 @@
+"""What a build is going to do and about how long it will take, told before it starts."""
+
+import json
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from ...study.profiles import Profile
+
+
+def describe_plan(profile: Profile, jobs: Iterable[Any], results: Path) -> list[str]:
+    """Lines that say what `jobs` (of Snakemake) will do.
+
+    The time of a run is taken from a record of the same run: this machine's own where there is
+    one, else a recorded study's. `results` is the folder of all records.
+    """
+    jobs = list(jobs)
+    runs = sorted(job.wildcards.run_id for job in jobs if job.rule.name == "finetune")
+    notebooks = sum(job.rule.name in ("build_memory", "finetune", "view") for job in jobs)
+    lines = [f"Profile {profile.name}: {profile.title}."]
+    if notebooks:
+        lines.append(
+            f"To do: {notebooks} notebooks (runs: {', '.join(runs) or 'none'}), then the book."
+        )
+    else:
+        lines.append("To do: the book's pages; no notebook has to run. About half a minute.")
+        return lines
+    known = {run: _recorded(results / profile.name, run) for run in runs}
+    times = [seconds for seconds, _ in filter(None, known.values())]
+    if times:
+        minutes = math.ceil(sum(times) / 60)
+        where = sorted({machine for _, machine in filter(None, known.values())})
+        lines.append(
+            f"The runs took about {minutes} min on {' and '.join(where)}; the other notebooks and "
+            "the pages take a few minutes more."
+        )
+    missing = [run for run, found in known.items() if found is None]
+    if missing:
+        lines.append(f"How long they take is not on record for: {', '.join(missing)}.")
+    lines.append("Stop it whenever you like; the same command goes on with what is not finished.")
+    return lines
+
+
+def _recorded(folder: Path, run_id: str) -> tuple[float, str] | None:
+    """Seconds and machine of a recorded run, those of study `local` before all others."""
+    found = sorted(folder.glob(f"*/{run_id}.json"), key=lambda p: (p.parent.name != "local", p))
+    for path in found:
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            hardware, seconds = record["hardware"], float(record["cost"]["total_seconds"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if path.parent.name == "local":
+            return seconds, "this machine"
+        return seconds, f"{hardware['cores']} cores of {hardware['gpu'] or hardware['cpu']}"
+    return None
+
+
+def other_builds(folder: str) -> list[int]:
+    """Ids of Snakemake processes that work in `folder`, besides this one and what started it."""
+    me = psutil.Process()
+    mine = {me.pid, *(parent.pid for parent in me.parents())}
+    found = []
+    for process in psutil.process_iter(["pid", "cmdline", "cwd"]):
+        words = [os.path.basename(word) for word in (process.info["cmdline"] or [])[:4]]
+        if process.info["pid"] in mine or process.info["cwd"] != folder:
+            continue
+        if "snakemake" in words:
+            found.append(process.info["pid"])
+    return sorted(found)

@@ -1,0 +1,305 @@
+"""The main figure: what each method learned against what it forgot."""
+
+import math
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from ...study.records.record import MetricName, Record
+from ..analysis.stats import Interval
+from ..analysis.summary import (
+    CROWDED,
+    DRIFT_METRICS,
+    Arm,
+    arm_name,
+    base_of,
+    baseline_sentence,
+    change,
+    drift,
+    group_arms,
+    level,
+    listed,
+    seeds_sentence,
+    setting_sentence,
+    signed,
+)
+from .labels import Label, place_labels
+from .style import FAINT, GREY, Figure, mark_style, method_colours, new_figure, study_shapes, styled
+
+DRIFT_TITLES = {
+    "prose_perplexity": ("Prose", "perplexity change (%)"),
+    "knowledge_accuracy": ("General knowledge", "accuracy lost (points)"),
+    "self_kl": ("The base model's own text", "KL from the base (nats a token)"),
+}
+
+
+@styled
+def gain_against_forgetting(records: Sequence[Record]) -> Figure:
+    """Exam gain (points) against drift, one panel a probe, one mark an arm.
+
+    Several learning rates of a method are joined in their order, starting at the base model.
+    Studies differ in the shape of the mark; many methods are told apart by it, named in a legend,
+    and studies then differ in the filling. Raises ValueError if no trained run has both the
+    exam and a probe, ResultsError if a study has no base run.
+    """
+    arms = [arm for arm in group_arms(records) if arm.has("exam_accuracy")]
+    trained = [arm for arm in arms if not arm.is_base]
+    panels = [m for m in DRIFT_METRICS if any(arm.has(m) for arm in trained)]
+    if not panels:
+        raise ValueError("records hold no trained run with exam_accuracy and a forgetting probe")
+    gains = {arm: change(arm, base_of(arm, arms), "exam_accuracy") for arm in trained}
+    shapes = study_shapes(arm.where for arm in arms)
+    crowded = len({arm.first.method for arm in trained}) > CROWDED
+    rows, columns = (1, len(panels)) if len(panels) < 3 else (2, 2)
+    figure = new_figure((4.4 if rows == 1 else 7.2) + (1.3 if crowded else 0))
+    grid = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+    drifts = {}
+    for ax, metric in zip(grid, panels, strict=False):
+        shown = [arm for arm in trained if arm.has(metric)]
+        drifts[metric] = {arm: drift(arm, base_of(arm, arms), metric) for arm in shown}
+        _gain_panel(ax, metric, gains, drifts[metric], shapes, crowded)
+    widen(grid[0], 4.0, "y")
+    for ax in grid[::columns]:
+        ax.set_ylabel("exam gain (points)")
+    if len(panels) == 3:
+        _reading_guide(grid[3], arms, shapes, crowded)
+    elif len(shapes) > 1 and not crowded:
+        _shape_legend(figure, shapes)
+    if crowded:
+        _method_legend(figure, arms)
+        return Figure(figure, *_words(arms, gains, drifts))
+    for ax, metric in zip(grid, panels, strict=False):
+        _name_marks(ax, gains, drifts[metric], _base_label(arms))
+    return Figure(figure, *_words(arms, gains, drifts))
+
+
+def _words(
+    arms: Sequence[Arm],
+    gains: dict[Arm, Interval],
+    drifts: dict[MetricName, dict[Arm, Interval]],
+) -> tuple[str, str]:
+    """Caption and alternative text; of a sweep the alternative text gives the best rates."""
+    best: dict[tuple[str, str], Arm] = {}
+    for arm, gain in gains.items():
+        held = best.setdefault((arm.where, arm.first.method), arm)
+        if gain.value > gains[held].value:
+            best[arm.where, arm.first.method] = arm
+    sweep = len(gains) > len(best)
+    joined = (
+        " Lines start at the base model and join the learning rates of a method in their order."
+    )
+    lost = [a for a in gains if any(a in d and not d[a].known for d in drifts.values())]
+    diverged = f" Diverged, so not drawn: {listed(arm_name(a, arms) for a in lost)}."
+    caption = (
+        "What was learned against what was forgotten. Up is more learned, right is more "
+        f"forgotten; the base model is at the origin.{joined if sweep else ''}"
+        f"{diverged if lost else ''} {setting_sentence(arms)} {seeds_sentence(arms)} "
+        f"{baseline_sentence(arms)}"
+    )
+    alt = f"Scatter plots of exam gain against {listed(DRIFT_TITLES[m][1] for m in drifts)}. "
+    alt += "At the learning rate of highest gain: " if sweep else ""
+    alt += " ".join(
+        _arm_sentence(arm, arms, gains[arm], {m: drifts[m].get(arm) for m in drifts})
+        for arm in best.values()
+    )
+    return caption, alt
+
+
+def _gain_panel(
+    ax: Axes,
+    metric: MetricName,
+    gains: dict[Arm, Interval],
+    drifts: dict[Arm, Interval],
+    shapes: dict[str, str],
+    crowded: bool,
+) -> None:
+    """Marks, intervals, zero lines and sweep lines of one probe."""
+    colours = method_colours(arm.first.method for arm in gains)
+    ax.axhline(0, color=FAINT, linewidth=1, zorder=1)
+    ax.axvline(0, color=FAINT, linewidth=1, zorder=1)
+    for arm, interval in drifts.items():
+        if not interval.known:
+            continue
+        x, y = interval.value, gains[arm].value
+        colour = colours[arm.first.method]
+        bars(ax, interval, gains[arm], colour)
+        ax.plot(x, y, color=colour, **_mark(arm, shapes, crowded, colour))
+    for method, points in _sweep_lines(gains, drifts):
+        xs, ys = zip(*points, strict=True)
+        ax.plot(xs, ys, color=colours[method], linewidth=0.9, alpha=0.7, zorder=2)
+    ax.plot(0, 0, "o", color=colours["base"], markersize=7, markeredgecolor="white", zorder=5)
+    title, label = DRIFT_TITLES[metric]
+    ax.set(title=title, xlabel=label)
+    ax.margins(0.12)
+    ax.xaxis.set_major_locator(MaxNLocator(5))
+    widen(ax, {"prose_perplexity": 0.5, "knowledge_accuracy": 2.0, "self_kl": 0.002}[metric], "x")
+    known = [interval for interval in drifts.values() if interval.known]
+    spread_axis(ax, known, 8 if crowded else 20)
+
+
+def _mark(arm: Arm, shapes: dict[str, str], crowded: bool, colour: str) -> dict:
+    """The arm's mark: shaped by study, or, with many methods, by method and filled by study."""
+    if not crowded:
+        return mark_style("") | {"marker": shapes[arm.where]}
+    style = mark_style(arm.first.method)
+    if list(shapes).index(arm.where):
+        style |= {"markerfacecolor": "white", "markeredgecolor": colour, "markeredgewidth": 1.3}
+    return style
+
+
+def _sweep_lines(
+    gains: dict[Arm, Interval], drifts: dict[Arm, Interval]
+) -> list[tuple[str, list[tuple[float, float]]]]:
+    """Method and corners of each sweep of two learning rates or more, from the base model on."""
+    lines: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for arm, interval in drifts.items():
+        if interval.known:
+            line = lines.setdefault((arm.where, arm.first.method), [(0.0, 0.0)])
+            line.append((interval.value, gains[arm].value))
+    return [(method, points) for (_, method), points in lines.items() if len(points) > 2]
+
+
+def widen(ax: Axes, span: float, axis: str) -> None:
+    """Show at least `span` on an axis, so that rounding noise is not blown up."""
+    low, high = ax.get_xlim() if axis == "x" else ax.get_ylim()
+    room = max(0.0, span - (high - low)) / 2
+    (ax.set_xlim if axis == "x" else ax.set_ylim)(low - room, high + room)
+
+
+def bars(ax: Axes, across: Interval, up: Interval, colour: str) -> None:
+    """The 95 % intervals of a mark in both directions, where they are known."""
+    style = {"color": colour, "linewidth": 1.3, "alpha": 0.55, "zorder": 3}
+    if across.bounded:
+        ax.plot([across.low, across.high], [up.value] * 2, **style)
+    if up.bounded:
+        ax.plot([across.value] * 2, [up.low, up.high], **style)
+
+
+def spread_axis(ax: Axes, drifts: Sequence[Interval], ratio: float = 20) -> None:
+    """Make the axis logarithmic beyond the noise, if a few large drifts hide all others.
+
+    ratio: how many times the median the largest drift must be.
+    """
+    sizes = sorted(abs(interval.value) for interval in drifts)
+    if len(sizes) < 3 or not sizes[-1] > ratio * sizes[len(sizes) // 2] > 0:
+        return
+    noise = sorted(interval.high - interval.low for interval in drifts)[len(drifts) // 2] / 2
+    scale = max(sizes[len(sizes) // 2], noise)
+    threshold = 10.0 ** round(math.log10(scale))
+    low, high = ax.get_xlim()
+    below = any(interval.value < 0 or interval.low < 0 for interval in drifts)
+    ax.set_xscale("symlog", linthresh=threshold)
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.set_xlim(min(low, -threshold) if below else -0.2 * threshold, 1.15 * high)
+    title = ax.get_xlabel().removesuffix(")")
+    ax.set_xlabel(f"{title}; log beyond {threshold:g})", size=9.5)
+
+
+def _base_label(arms: Sequence[Arm]) -> str:
+    bases = [arm.first.label for arm in arms if arm.is_base]
+    return bases[0] if bases else "base"
+
+
+def _name_marks(
+    ax: Axes, gains: dict[Arm, Interval], drifts: dict[Arm, Interval], base_label: str
+) -> None:
+    """Write each method's name once, at its point of highest gain in the first study."""
+    colours = method_colours(arm.first.method for arm in gains)
+    known = {arm: interval for arm, interval in drifts.items() if interval.known}
+    best: dict[str, Arm] = {}
+    for arm in known:
+        held = best.get(arm.first.method)
+        if held is None or (held.where == arm.where and gains[arm].value > gains[held].value):
+            best[arm.first.method] = arm
+    labels = [Label(0, 0, base_label, colours["base"])] + [
+        Label(known[arm].value, gains[arm].value, arm.first.label, colours[arm.first.method])
+        for arm in sorted(best.values(), key=lambda arm: -gains[arm].value)
+    ]
+    marks = [(known[arm].value, gains[arm].value) for arm in known]
+    left, right = ax.get_xlim()
+    boxes = [(left, 0, right, 0)]
+    for arm, across in known.items():
+        up = gains[arm]
+        if across.bounded:
+            boxes.append((across.low, up.value, across.high, up.value))
+        if up.bounded:
+            boxes.append((across.value, up.low, across.value, up.high))
+    lines = [points for _, points in _sweep_lines(gains, drifts)]
+    place_labels(ax, labels, marks, boxes, lines)
+
+
+def _reading_guide(ax: Axes, arms: Sequence[Arm], shapes: dict[str, str], crowded: bool) -> None:
+    """The fourth cell beside three panels: how to read them, and the mark of each study."""
+    ax.axis("off")
+    chance = listed(f"{100 * arm.first.baselines.chance:.0f} %" for arm in arms)
+    majority = listed(f"{100 * arm.first.baselines.majority:.0f} %" for arm in arms)
+    bases = [level(arm, "exam_accuracy").value for arm in arms if arm.is_base]
+    lines = [
+        ("Upper left is best", "bold", 0.0),
+        ("up: learned more", "normal", 0.09),
+        ("right: forgot more", "normal", 0.08),
+        (f"The base model answers {listed(f'{v:.0f} %' for v in bases)} of the", "normal", 0.15),
+        (f"exam, guessing {chance}, the option most", "normal", 0.08),
+        (f"often right in training {majority}.", "normal", 0.08),
+    ]
+    place = {"transform": ax.transAxes, "color": GREY, "size": 9.5}
+    top = 0.85
+    for text, weight, space in lines:
+        top -= space
+        ax.text(0.12, top, text, weight=weight, **place)
+    if len(shapes) > 1:
+        top -= 0.06
+        for rank, (name, shape) in enumerate(shapes.items()):
+            top -= 0.09
+            filling = "white" if crowded and rank else GREY
+            ax.plot(
+                0.14, top + 0.018, "o" if crowded else shape, transform=ax.transAxes, color=GREY,
+                markersize=7, markerfacecolor=filling,
+            )  # fmt: skip
+            ax.text(0.19, top, f"study {name}", **place)
+
+
+def _shape_legend(figure: Canvas, shapes: dict[str, str]) -> None:
+    """The mark of each study, below figures that have no cell to spare."""
+    handles = [
+        Line2D([], [], marker=shape, linestyle="", color=GREY, label=f"study {name}")
+        for name, shape in shapes.items()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+
+
+def _method_legend(figure: Canvas, arms: Sequence[Arm]) -> None:
+    """The mark of each method, below the panels."""
+    colours = method_colours(arm.first.method for arm in arms)
+    names = {arm.first.method: arm.first.label for arm in arms}
+    handles = [
+        Line2D([], [], color=colours[method], label=label, **mark_style(method))
+        for method, label in names.items()
+    ]
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9,
+        columnspacing=1.2, handletextpad=0.3,
+    )  # fmt: skip
+
+
+def _arm_sentence(
+    arm: Arm, arms: Sequence[Arm], gain: Interval, drifts: dict[MetricName, Interval | None]
+) -> str:
+    """One sentence on an arm for readers who do not see the figure."""
+    units = {
+        "prose_perplexity": ("perplexity changed by {} %", 1),
+        "knowledge_accuracy": ("knowledge accuracy changed by {} points", -1),
+        "self_kl": ("KL is {} nats a token", 1),
+    }
+    parts = [f"the exam gain is {signed(gain.value, 1)} points"]
+    for metric, interval in drifts.items():
+        if interval is not None and interval.known:
+            text, sign = units[metric]
+            number = signed(sign * interval.value, 1)
+            parts.append(text.format(f"{interval.value:.3f}" if metric == "self_kl" else number))
+    several = len({other.where for other in arms}) > 1
+    study = f" in study {arm.where}" if several else ""
+    return f"{arm_name(arm, arms)}{study}: {', '.join(parts)}."

@@ -1,0 +1,293 @@
+"""Figures of single runs and sweeps: exam accuracy, learning rates, training loss."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from ...study.records.record import Record
+from ..analysis.summary import (
+    CROWDED,
+    Arm,
+    arm_name,
+    baseline_sentence,
+    best_learning_rates,
+    group_arms,
+    level,
+    listed,
+    method_rank,
+    rate_text,
+    seeds_sentence,
+    setting_sentence,
+)
+from .labels import Label, label_ends, place_labels
+from .style import (
+    DASHES,
+    GREY,
+    Figure,
+    method_colours,
+    method_family,
+    new_figure,
+    shade,
+    study_dashes,
+    study_shapes,
+    styled,
+    text_colour,
+)
+
+
+@styled
+def exam_accuracy(records: Sequence[Record]) -> Figure:
+    """Exam accuracy (%) of every arm with its interval, beside chance and majority.
+
+    Raises ValueError if no record holds the exam.
+    """
+    arms = [arm for arm in group_arms(records) if arm.has("exam_accuracy")]
+    if not arms:
+        raise ValueError("records hold no run with exam_accuracy")
+    levels = {arm: level(arm, "exam_accuracy") for arm in arms}
+    shapes = study_shapes(arm.where for arm in arms)
+    names = list(dict.fromkeys(arm_name(arm, arms) for arm in arms))
+    colours = method_colours(arm.first.method for arm in arms)
+    figure = new_figure(1.3 + (0.24 + 0.18 * len(shapes)) * len(names) + 0.25 * (len(shapes) > 1))
+    ax = figure.subplots()
+    for value, style, text, side in _guess_lines(arms):
+        ax.axvline(value, color=GREY, linewidth=1, linestyle=style, zorder=1)
+        ax.annotate(
+            text,
+            (value, 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(-3 if side == "right" else 3, 3),
+            textcoords="offset points",
+            ha=side,
+            color=GREY,
+            size=8.5,
+        )
+    for arm, interval in levels.items():
+        studies = list(shapes)
+        shift = 0.7 / len(studies) * (studies.index(arm.where) - (len(studies) - 1) / 2)
+        y, colour = names.index(arm_name(arm, arms)) + shift, colours[arm.first.method]
+        ax.plot([interval.low, interval.high], [y, y], color=colour, linewidth=2, alpha=0.6)
+        ax.plot(
+            interval.value,
+            y,
+            shapes[arm.where],
+            color=colour,
+            markersize=8,
+            markeredgecolor="white",
+            label=f"study {arm.where}",
+        )
+        ax.annotate(
+            f"{interval.value:.1f}",
+            (interval.high, y),
+            xytext=(5, 0),
+            size=9,
+            textcoords="offset points",
+            va="center",
+            color=text_colour(colour),
+        )
+    ax.set_yticks(range(len(names)), names)
+    ax.invert_yaxis()
+    ax.margins(x=0.08, y=0.5 / max(len(names), 1))
+    ax.set_xlabel("exam accuracy (%)")
+    ax.grid(axis="x")
+    if len(shapes) > 1:
+        handles = [
+            ax.plot([], [], shape, color=GREY, label=f"study {study}")[0]
+            for study, shape in shapes.items()
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+    caption = (
+        f"Exam accuracy of each method. {setting_sentence(arms)} {seeds_sentence(arms)} "
+        f"{baseline_sentence(arms)}"
+    )
+    alt = "Dot plot of exam accuracy. " + " ".join(
+        f"{arm_name(arm, arms)} in study {arm.where}: {interval.value:.1f} %, interval "
+        f"{interval.low:.1f} to {interval.high:.1f} %."
+        for arm, interval in levels.items()
+    )
+    return Figure(figure, caption, alt)
+
+
+def _guess_lines(arms: Sequence[Arm]) -> list[tuple[float, str, str, str]]:
+    """Position in percent, line style, name and side of the name for both ways of guessing."""
+    chance = sorted({round(100 * arm.first.baselines.chance, 2) for arm in arms})
+    majority = sorted({round(100 * arm.first.baselines.majority, 2) for arm in arms})
+    sides = ("right", "left") if chance[0] <= majority[0] else ("left", "right")
+    lines = []
+    for values, style, name, side in (
+        (chance, ":", "chance", sides[0]),
+        (majority, "--", "majority", sides[1]),
+    ):
+        named = f"{name} {listed(f'{value:.1f}' for value in values)}"
+        lines += [(value, style, named if value == values[0] else "", side) for value in values]
+    return lines
+
+
+@styled
+def learning_rate_sweep(
+    records: Sequence[Record], chosen: dict[str, float] | None = None
+) -> Figure:
+    """Exam accuracy (%) against learning rate, one line a method, the chosen rate ringed.
+
+    chosen: learning rate by method; by default as `best_learning_rates` chooses. Raises
+    ValueError if no trained run holds the exam.
+    """
+    arms = [arm for arm in group_arms(records) if arm.has("exam_accuracy")]
+    trained = [arm for arm in arms if not arm.is_base]
+    if not trained:
+        raise ValueError("records hold no trained run with exam_accuracy")
+    levels = {arm: level(arm, "exam_accuracy") for arm in arms}
+    rule = "" if chosen else " (the lowest within one standard error of the method's best)"
+    chosen = chosen or best_learning_rates(records)
+    colours = method_colours(arm.first.method for arm in trained)
+    figure = new_figure(4.4)
+    ax = figure.subplots()
+    ax.set_xscale("log")
+    labels, boxes = [], []
+    shapes = study_shapes(arm.where for arm in trained)
+    groups: dict[tuple[str, str], list[Arm]] = {}
+    for arm in trained:
+        groups.setdefault((arm.where, arm.first.method), []).append(arm)
+    for (study, method), line in groups.items():
+        rates = [arm.first.learning_rate for arm in line]
+        values = [levels[arm].value for arm in line]
+        colour, shape = colours[method], shapes[study]
+        ax.plot(rates, values, f"{shape}-", color=colour, markersize=6, markeredgecolor="white")
+        for arm, rate in zip(line, rates, strict=True):
+            ax.plot([rate] * 2, [levels[arm].low, levels[arm].high], color=colour, alpha=0.4)
+            boxes.append((rate, levels[arm].low, rate, levels[arm].high))
+            if chosen.get(method) is not None and math.isclose(rate, chosen[method]):
+                ax.plot(
+                    rate,
+                    levels[arm].value,
+                    "o",
+                    markersize=13,
+                    markerfacecolor="none",
+                    markeredgecolor=colour,
+                    markeredgewidth=1.5,
+                )
+        peak = int(np.argmax(values))
+        if study == trained[0].where:
+            labels.append(Label(rates[peak], values[peak], line[0].first.label, colour))
+    bases = [arm for arm in arms if arm.is_base]
+    for rank, value in enumerate(dict.fromkeys(levels[arm].value for arm in bases)):
+        ax.axhline(value, color=GREY, linewidth=1, linestyle="--", zorder=1)
+        ax.annotate(
+            f"{bases[0].first.label} {value:.1f}",
+            (0.3 * rank, value),
+            xycoords=("axes fraction", "data"),
+            xytext=(4, 3),
+            textcoords="offset points",
+            color=GREY,
+            size=8.5,
+        )
+    ax.set(xlabel="learning rate", ylabel="exam accuracy (%)")
+    ax.margins(x=0.12, y=0.12)
+    ax.grid()
+    marks = [(arm.first.learning_rate, levels[arm].value) for arm in trained]
+    lines = [
+        [(arm.first.learning_rate, levels[arm].value) for arm in line] for line in groups.values()
+    ]
+    place_labels(ax, labels, marks, boxes, lines, clear=8)
+    rates = ", ".join(
+        f"{_label_of(method, trained)} {rate_text(rate)}"
+        for method, rate in sorted(chosen.items(), key=lambda item: method_rank(item[0]))
+    )
+    caption = (
+        f"Exam accuracy against learning rate; rings mark the chosen rates{rule}: {rates}. "
+        f"{setting_sentence(trained)} {seeds_sentence(arms)} {baseline_sentence(arms)}"
+    )
+    alt = "Line plot of exam accuracy against learning rate. " + " ".join(
+        f"{line[0].first.label}: "
+        + ", ".join(f"{levels[a].value:.1f} % at {rate_text(a.first.learning_rate)}" for a in line)
+        + "."
+        for line in groups.values()
+    )
+    return Figure(figure, caption, alt)
+
+
+def _label_of(method: str, arms: Sequence[Arm]) -> str:
+    return next((arm.first.label for arm in arms if arm.first.method == method), method)
+
+
+@styled
+def training_loss(records: Sequence[Record]) -> Figure:
+    """Training loss (nats a token) against optimizer step, a running mean over a twentieth.
+
+    A method with several learning rates gets a panel of its own, with a line a rate; many methods
+    get a panel a family. Of several studies the first is drawn solid. Raises ValueError if no
+    record holds a training log.
+    """
+    arms = [arm for arm in group_arms(records) if arm.first.training_log]
+    if not arms:
+        raise ValueError("records hold no training_log")
+    methods = list(dict.fromkeys(arm.first.method for arm in arms))
+    sweep = any(arm_name(arm, arms) != arm.first.label for arm in arms)
+    titles = {arm: arm.first.label for arm in arms} if sweep else dict.fromkeys(arms, "")
+    if not sweep and len(methods) > CROWDED:
+        titles = {arm: method_family(arm.first.method) for arm in arms}
+    panels = [[a for a in arms if titles[a] == title] for title in dict.fromkeys(titles.values())]
+    columns = min(2, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure = new_figure(4.2 if rows == 1 else 3.1 * rows)
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for ax in grid[len(panels) :]:
+        ax.axis("off")
+    ends = [_loss_panel(ax, panel, arms, sweep) for ax, panel in zip(grid, panels, strict=False)]
+    for ax, panel in zip(grid, panels, strict=False):
+        ax.set_title(titles[panel[0]])
+    for ax in grid[max(0, len(panels) - columns) : len(panels)]:
+        ax.set_xlabel("optimizer step")
+        ax.xaxis.set_tick_params(labelbottom=True)
+    for ax in grid[::columns]:
+        ax.set_ylabel("training loss (nats a token)")
+    label_ends(list(zip(grid, ends, strict=False)))
+    smoothed = "" if sweep else "; faint: every logged step of the first seed"
+    dashes = study_dashes(arm.where for arm in arms)
+    further = "".join(
+        f"; {DASHES[dash]}: study {where}" for where, dash in list(dashes.items())[1:]
+    )
+    caption = (
+        "Training loss, a running mean over a twentieth of the logged steps"
+        f"{smoothed}{further}. {setting_sentence(arms)}"
+    )
+    alt = "Line plot of training loss. " + " ".join(
+        f"{arm_name(arm, arms)}: from {_smooth(arm)[1][0]:.2f} to {_smooth(arm)[1][-1]:.2f}."
+        for arm in arms
+    )
+    return Figure(figure, caption, alt)
+
+
+def _smooth(arm: Arm) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and running mean of the first seed's loss."""
+    steps = np.array([entry.step for entry in arm.first.training_log])
+    loss = np.array([entry.loss for entry in arm.first.training_log])
+    window = max(1, len(loss) // 20)
+    kernel = np.ones(window)
+    return steps, np.convolve(loss, kernel, "same") / np.convolve(
+        np.ones(len(loss)), kernel, "same"
+    )
+
+
+def _loss_panel(ax: Axes, panel: Sequence[Arm], arms: Sequence[Arm], sweep: bool) -> list[Label]:
+    """Draw the arms of one panel; returns a label for a line's end, for each name one."""
+    colours = method_colours(arm.first.method for arm in arms)
+    dashes = study_dashes(arm.where for arm in arms)
+    ax.grid(axis="y")
+    labels: dict[str, Label] = {}
+    for rank, arm in enumerate(panel):
+        colour = colours[arm.first.method]
+        steps, loss = _smooth(arm)
+        raw = [entry.loss for entry in arm.first.training_log]
+        if not sweep:
+            ax.plot(steps, raw, color=colour, alpha=0.18, linewidth=0.8)
+        if sweep:
+            colour = shade(colour, 1 - 0.6 * (len(panel) - 1 - rank) / len(panel))
+        ax.plot(steps, loss, dashes[arm.where], color=colour)
+        finite = np.flatnonzero(np.isfinite(loss))
+        if len(finite):
+            name = f"lr {rate_text(arm.first.learning_rate)}" if sweep else arm_name(arm, arms)
+            labels.setdefault(name, Label(steps[finite[-1]], loss[finite[-1]], name, colour))
+    return list(labels.values())

@@ -1,0 +1,154 @@
+"""How arms order on each metric, as far as paired intervals on the same items carry it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from ...study.records.record import MetricName, Record
+from ..analysis.balanced import balanced_change, has_answers
+from ..analysis.stats import Interval
+from ..analysis.summary import Arm, are_paired, contrast, level, listed
+from .arms import SHORT, arms_of, lettered
+from .published import METRICS
+
+MAIN = (
+    "base", "additive-kl", "additive-s-kl", "replacement-kl", "lora", "full", "smf-kl", "smf-tfidf",
+)  # fmt: skip
+COMPARED: tuple[MetricName, ...] = (*METRICS, "self_kl")  # the paper's, and the divergence
+WORSE = ("prose_perplexity", "word_perplexity", "self_kl")  # the more, the more was forgotten
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two arms on one metric: the larger first, the 95 % interval, and whether they are apart.
+
+    `apart` holds for all pairs of the comparison together (Bonferroni), not for each alone.
+    """
+
+    upper: Arm
+    lower: Arm
+    difference: Interval
+    apart: bool
+
+
+def ordered_pairs(
+    records: Sequence[Record], metric: MetricName, methods: Sequence[str] = MAIN
+) -> list[Pair]:
+    """All pairs of the arms on record among `methods` that were measured on the same items.
+
+    Where a study mixes number formats, each has its own text of the base model, and the KL of arms
+    of different formats is not paired.
+    """
+    return _pairs(_measured(records, metric, methods), metric)
+
+
+def _pairs(arms: Sequence[Arm], metric: MetricName) -> list[Pair]:
+    """All pairs of these arms that were measured on the same items."""
+    found = [pair for pair in combinations(arms, 2) if are_paired(*pair, metric)]
+    pairs = []
+    for one, other in found:
+        difference = contrast(one, other, metric)
+        upper, lower = one, other
+        if difference.value < 0:
+            upper, lower, difference = other, one, contrast(other, one, metric)
+        joint = contrast(upper, lower, metric, 1 - 0.05 / len(found))
+        pairs.append(Pair(upper, lower, difference, joint.clear))
+    return pairs
+
+
+def _measured(records: Sequence[Record], metric: MetricName, methods: Sequence[str]) -> list[Arm]:
+    """The arms on record among `methods` whose metric is a number."""
+    arms = [a for m, a in arms_of(records).items() if m in methods and a.has(metric)]
+    return [arm for arm in arms if math.isfinite(level(arm, metric).value)]
+
+
+def ordering_sentence(
+    records: Sequence[Record], metric: MetricName, methods: Sequence[str] = MAIN
+) -> str:
+    """The ordering as far as the intervals carry it: who is above whom, and what stays open."""
+    arms = _measured(records, metric, methods)
+    what = SHORT[metric] + (" (more is worse)" if metric in WORSE else "")
+    if len(arms) < 2:
+        return f"{what}: fewer than two of these arms are on record."
+    pairs = _pairs(arms, metric)
+    values = {arm.first.label: level(arm, metric).value for arm in arms}
+    above: dict[str, list[str]] = {label: [] for label in values}
+    for pair in pairs:
+        if pair.apart:
+            above[pair.upper.first.label].append(pair.lower.first.label)
+    ranked = sorted(values, key=lambda label: -values[label])
+    above = _without_implied(above)
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for label in ranked:
+        below = tuple(other for other in ranked if other in above[label])
+        if below:
+            groups.setdefault(below, []).append(label)
+    told = [
+        f"{listed(names)} {'is' if len(names) == 1 else 'are'} above {listed(below)}"
+        for below, names in groups.items()
+    ]
+    open_pairs = sum(not pair.apart for pair in pairs)
+    sentence = "; ".join(told) or "no two arms are told apart"
+    are = "pair is" if open_pairs == 1 else f"{open_pairs} pairs are"
+    rest = f" The other {are} not told apart." if told else ""
+    unpaired = math.comb(len(arms), 2) - len(pairs)
+    left_out = f" Pairs measured on different texts, not compared: {unpaired}." if unpaired else ""
+    return f"{what}: {sentence}.{rest if open_pairs else ''}{left_out}"
+
+
+def _without_implied(above: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Who is above whom, without the pairs that follow from others.
+
+    Left as it is where something that would follow is not there: differences that are told apart
+    need not be so for the whole chain.
+    """
+    through = {
+        upper: {low for mid in below for low in above[mid]} for upper, below in above.items()
+    }
+    if any(not through[upper] <= set(below) for upper, below in above.items()):
+        return {upper: list(below) for upper, below in above.items()}
+    return {u: [low for low in below if low not in through[u]] for u, below in above.items()}
+
+
+def learning_sentence(records: Sequence[Record]) -> str:
+    """Which arms learned the exam at all: those whose gain has an interval above zero.
+
+    Where the answers are letters, also which are above the majority class, and which gain in
+    balanced accuracy: the others may have learned no more than a letter.
+    """
+    arms = arms_of(records)
+    base, where = arms.get("base"), f"{records[0].profile}/{records[0].study}"
+    trained = [a for a in arms.values() if not a.is_base and a.has("exam_accuracy")]
+    if base is None or not trained:
+        return f"Study {where} has no trained arm beside its base model yet."
+    gains = {arm: contrast(arm, base, "exam_accuracy") for arm in trained}
+    learned = [arm.first.label for arm, gain in gains.items() if gain.low > 0]
+    if not learned:
+        return f"In study {where} no arm gains clearly on the exam."
+    rest = len(trained) - len(learned)
+    others = f", the other {f'{rest} do' if rest > 1 else 'does'} not" if rest else ""
+    told = f"In study {where} these arms gain clearly on the exam: {'; '.join(learned)}{others}."
+    return " ".join([told, *_beyond_letters(trained, base)])
+
+
+def _beyond_letters(trained: Sequence[Arm], base: Arm) -> list[str]:
+    """What is left of the gains where a letter was right more often than others."""
+    if not lettered(base):
+        return []
+    majority = 100 * base.first.baselines.majority
+    above = [a.first.label for a in trained if level(a, "exam_accuracy").low > majority]
+    always = f"always giving the letter that was most often right in training ({majority:.1f} %)"
+    told = [f"Clearly above {always}: {'; '.join(above) or 'none'}."]
+    gains = []
+    for metric, score in (("exam_accuracy", "the paper's score"), ("letter_accuracy", "lm-eval's")):
+        arms = [arm for arm in trained if has_answers(arm, metric)]
+        if arms and has_answers(base, metric):
+            gained = [a.first.label for a in arms if balanced_change(a, base, metric).low > 0]
+            gains.append(f"by {score} {listed(gained) if gained else 'none'}")
+    if gains:
+        balanced = "balanced accuracy, which a preference for one letter does not raise"
+        told.append(f"Clear gains in {balanced}: {', '.join(gains)}.")
+    return told

@@ -1,0 +1,245 @@
+"""The chapter "The paper, arm by arm": published and measured numbers side by side, and what holds.
+
+Tables are as those of `analysis.tables`: DataFrames of finished text. What they say is worked out
+in `ordering` and `claims`. How each study was run is tabulated in `settings`, what to run next in `todo`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from ...study.records.record import AccuracyName, MetricName, Record
+from ...study.tasks.formats import LETTERS
+from ..analysis.balanced import balanced_change, balanced_level, has_answers, shares_right
+from ..analysis.summary import Arm, are_paired, change, compare, contrast, level, listed, signed
+from ..analysis.tables import DASH, number, p_text
+from .arms import SHORT, arms_of, label_of, lettered, paper_order
+from .claims import ABSENT, QUESTIONS, findings
+from .ordering import COMPARED, MAIN, ordered_pairs
+from .published import Claim, Number, PaperMetric, Published
+
+STANDARD: dict[MetricName, str] = {
+    "exam_accuracy": "MedMCQA, paper's score",
+    "letter_accuracy": "MedMCQA, lm-eval",
+    "prose_perplexity": "WikiText, a token (paper)",
+    "word_perplexity": "WikiText, a word (lm-eval)",
+    "knowledge_accuracy": "TriviaQA, alias within (paper)",
+    "exact_match": "TriviaQA, exact (lm-eval)",
+}
+
+
+def side_by_side(
+    records: Sequence[Record], published: Published, metric: PaperMetric
+) -> pd.DataFrame:
+    """Published and measured, one row an arm in the paper's order; level, and change from base.
+
+    Arms that the paper has are always listed, others if they are on record. For the exam two rows
+    more hold what can be had for nothing.
+    """
+    arms = arms_of(records)
+    methods = paper_order([*dict.fromkeys([*published.arms, *arms])], published)
+    unit = "" if metric == "prose_perplexity" else " (%)"
+    by = "points" if unit else "%"
+    heads = (f"Published{unit}", f"Its change ({by})", f"Measured{unit}", f"Its change ({by}) ")
+    rows = [
+        {"Method": label_of(method, arms)}
+        | dict(
+            zip(heads, [*_published(published, method, metric), *_measured(arms, method, metric)])
+        )
+        for method in methods
+    ]
+    if metric == "exam_accuracy":
+        for name, field in (("Majority class", "majority"), ("Guessing", "chance")):
+            values = [getattr(arm.first.baselines, field) for arm in arms.values()]
+            shown = listed(f"{100 * value:.1f}" for value in values) or DASH
+            rows.append({"Method": name} | dict(zip(heads, (DASH, DASH, shown, DASH))))
+    return pd.DataFrame(rows)
+
+
+def _published(published: Published, method: str, metric: PaperMetric) -> tuple[str, str]:
+    arm = published.arms.get(method)
+    if arm is None:
+        return DASH, DASH
+    value = arm.number(metric)
+    if value is None:
+        return arm.words, DASH
+    moved = published.change(method, "base", metric)
+    return published_text(value, metric), DASH if method == "base" else signed(moved, 1)
+
+
+def published_text(value: Number, metric: PaperMetric) -> str:
+    """A published number in per cent or as perplexity, with its ± or range where given."""
+    factor, digits = (1, 2) if metric == "prose_perplexity" else (100, 1)
+
+    def text(part: float) -> str:
+        return f"{factor * part:.{digits}f}"
+
+    if value.low is not None:
+        return f"{text(value.low)} to {text(value.high)}"
+    extra = f" ± {text(value.plus_minus)}" if value.plus_minus is not None else ""
+    return text(value.value) + extra
+
+
+def _measured(arms: Mapping[str, Arm], method: str, metric: MetricName) -> tuple[str, str]:
+    arm, base = arms.get(method), arms.get("base")
+    if arm is None:
+        return ABSENT, DASH
+    if not arm.has(metric):
+        return DASH, DASH
+    shown = number(level(arm, metric), 2 if metric == "prose_perplexity" else 1)
+    if arm.is_base or base is None or not base.has(metric):
+        return shown, DASH
+    return shown, number(change(arm, base, metric), 1, sign=True)
+
+
+def standard_table(records: Sequence[Record], changes: bool = False) -> pd.DataFrame:
+    """The field's standard score beside the paper's protocol: levels, or changes from the base.
+
+    Accuracies in per cent and points, perplexity as it is and in per cent; beside changes the
+    divergence from the base model in nats. Metrics that no arm has are left out.
+    """
+    arms = arms_of(records)
+    base = arms.get("base")
+    heads = STANDARD | ({"self_kl": SHORT["self_kl"]} if changes else {})
+    if any(a.first.settings.get("exam", {}).get("format") == "cloze" for a in arms.values()):
+        heads["exam_accuracy"] = "MedMCQA, cloze (lm-eval's acc_norm)"
+    rows = []
+    for arm in arms.values():
+        if changes and (arm.is_base or base is None):
+            continue
+        row = {"Method": arm.first.label}
+        for metric, head in heads.items():
+            unit, digits = _unit(metric, changes)
+            cell = DASH
+            if arm.has(metric) and (not changes or base.has(metric)):
+                shown = change(arm, base, metric) if changes else level(arm, metric)
+                cell = number(shown, digits, sign=changes and metric != "self_kl")
+            row[f"{head} ({unit})" if unit else head] = cell
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    return table.drop(columns=[name for name in table if (table[name] == DASH).all()])
+
+
+def letters_table(records: Sequence[Record], metric: AccuracyName) -> pd.DataFrame:
+    """Accuracy (%) by the letter of the right option, and their mean; one row an arm.
+
+    Arms that were asked without letters, or whose records do not hold the counts, are left out.
+    """
+    arms = {
+        method: arm
+        for method, arm in arms_of(records).items()
+        if lettered(arm) and has_answers(arm, metric)
+    }
+    base = arms.get("base")
+    rows = []
+    for arm in arms.values():
+        shares = zip(LETTERS, shares_right(arm, metric))
+        row = {"Method": arm.first.label}
+        row |= {f"Right is {letter}": f"{share:.0f}" for letter, share in shares}
+        row["Balanced accuracy (%)"] = number(balanced_level(arm, metric), 1)
+        change = None if base is None or arm.is_base else balanced_change(arm, base, metric)
+        rows.append(row | {"Its change (points)": number(change, 1, sign=True)})
+    return pd.DataFrame(rows)
+
+
+def _unit(metric: MetricName, changes: bool) -> tuple[str, int]:
+    """The unit of a metric's level or change, and the digits after the point."""
+    if metric == "self_kl":
+        return "nats", 3
+    if "perplexity" in metric:
+        return ("%", 1) if changes else ("", 2)
+    return ("points" if changes else "%"), 1
+
+
+# ----------------------------------------------------------------- ordering
+
+
+def ordering_table(
+    records: Sequence[Record], metric: MetricName, methods: Sequence[str] = MAIN
+) -> pd.DataFrame:
+    """One row a pair, the larger first, largest difference first."""
+    unit, digits = _unit(metric, changes=True)
+    rows = []
+    pairs = ordered_pairs(records, metric, methods)
+    for pair in sorted(pairs, key=lambda pair: -pair.difference.value):
+        row = {
+            "Larger": pair.upper.first.label,
+            "Smaller": pair.lower.first.label,
+            f"Difference ({unit})": number(pair.difference, digits, sign=True),
+        }
+        if unit == "points":
+            _, test = compare(pair.upper, pair.lower, metric)
+            row["McNemar p"] = p_text(test.p_value) if test else DASH
+        rows.append(row | {"Told apart": "yes" if pair.apart else "no"})
+    return pd.DataFrame(rows)
+
+
+# ----------------------------------------------------------------- stage 1 and the rule
+
+
+def contrast_table(
+    records: Sequence[Record], questions: Sequence[tuple[str, str, str]] = QUESTIONS
+) -> pd.DataFrame:
+    """What one step of the method adds to another: `first` minus `second` on every metric.
+
+    One row a question of which both arms are on record; `claims.unanswered_sentence` names the
+    others. A metric that the two were not measured on with the same items has a dash.
+    """
+    arms = arms_of(records)
+    rows = []
+    for question, first, second in questions:
+        if first not in arms or second not in arms:
+            continue
+        row = {
+            "Question": question,
+            "Difference": f"{label_of(first, arms)} − {label_of(second, arms)}",
+        }
+        clear = []
+        for metric in COMPARED:
+            unit, digits = _unit(metric, changes=True)
+            head = f"{SHORT[metric]} ({unit})"
+            row[head] = DASH
+            pair = arms[first], arms[second]
+            if not (all(arm.has(metric) for arm in pair) and are_paired(*pair, metric)):
+                continue
+            difference = contrast(*pair, metric)
+            row[head] = number(difference, digits, sign=True)
+            clear += [SHORT[metric]] if difference.clear else []
+        row["Differs clearly in"] = listed(clear) or "nothing"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+# ----------------------------------------------------------------- claims
+
+
+def claims_table(studies: Mapping[str, Sequence[Record]], published: Published) -> pd.DataFrame:
+    """What reproduces: claim, when it holds, published, and for each study measured and verdict."""
+    judged = {where: findings(records, published) for where, records in studies.items()}
+    rows = []
+    for place, claim in enumerate(published.claims):
+        said = published.change(claim.first, claim.second, claim.metric)
+        unit = " %" if claim.metric == "prose_perplexity" else ""
+        row = {
+            "Claim": claim.text,
+            "On": SHORT[claim.metric],
+            "Holds if": _condition(claim) + unit,
+            "Published": DASH if said is None else signed(said, 1) + unit,
+        }
+        for where, found in judged.items():
+            finding = found[place]
+            row[where] = finding.verdict
+            if finding.measured is not None:
+                row[where] = f"{number(finding.measured, 1, sign=True)}{unit}: {finding.verdict}"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _condition(claim: Claim) -> str:
+    margin = f"{claim.margin:g}"
+    return {
+        "above": "> 0", "below": "< 0", "at_most": f"< +{margin}", "at_least": f"> −{margin}",
+        "within": f"−{margin} to +{margin}",
+    }[claim.relation]  # fmt: skip

@@ -1,0 +1,304 @@
+"""What a run is measured by: the new task (exam) and three probes of forgetting.
+
+The exam and the knowledge probe are lm-eval tasks, made here and run by lm-eval on
+`smf_lib.study.evaluation.lm.SharedContextLM`, which holds the model. Each item's outcome is kept, so that
+runs can be compared by item.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch.nn.functional as F
+from datasets import Dataset
+from lm_eval.api.task import ConfigurableTask
+from lm_eval.evaluator import evaluate
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ..tasks.exam import ExamQuestion, continuation, prompt
+from .lm import SharedContextLM
+from .reading import RowReader, inference
+
+ANSWER_TOKENS = 12  # most tokens of a generated answer
+ARTICLES = {"a", "an", "the"}
+MEAN = {"aggregation": "mean", "higher_is_better": True}  # of an lm-eval metric
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One number about a model, its standard error over items, and each item's outcome.
+
+    `items`, in the order given, holds 0.0 or 1.0 a question for an accuracy, [summed negative
+    log-likelihood in nats, tokens] an article for the perplexity, and a sequence's mean in nats a
+    token for the KL divergence. A model that diverged has NaN where it gives no number. The
+    standard error of a single item is NaN.
+    """
+
+    name: str
+    value: float
+    stderr: float
+    n: int
+    items: list
+
+    @classmethod
+    def of_mean(cls, name: str, items: Sequence[float]) -> Measurement:
+        """The plain mean of the items, with the standard error of a mean."""
+        return cls.of_ratio(name, items, [1.0] * len(items), items)
+
+    @classmethod
+    def of_ratio(cls, name: str, sums, weights, items) -> Measurement:
+        """sum(sums) / sum(weights), with the standard error of a ratio over items (clusters)."""
+        sums, weights = np.asarray(sums, dtype=float), np.asarray(weights, dtype=float)
+        n, value, stderr = len(sums), sums.sum() / weights.sum(), math.nan
+        if n > 1:
+            residuals = (sums - value * weights) / weights.mean()
+            stderr = math.sqrt((residuals**2).sum() / (n - 1) / n)
+        return cls(name, float(value), stderr, n, list(items))
+
+
+def measure_exam(lm: SharedContextLM, questions: Sequence[ExamQuestion]) -> Measurement:
+    """Accuracy in multiple choice, lm-eval's `acc_norm`.
+
+    The model answers with the option of the largest log-likelihood per character after the prompt.
+
+    Args:
+        lm: the model; beyond rounding, results do not depend on its `batch_tokens`.
+        questions: objects with `question`, `options` and `answer`, the right option's index.
+
+    Raises:
+        ValueError: no questions, a question without a right option, a text longer than the
+            model's maximum.
+    """
+    check_not_empty("questions", questions)
+    for q in questions:
+        if not 0 <= q.answer < len(q.options) or not all(q.options):
+            raise ValueError(
+                f"questions: {q.id} has answer={q.answer} and options={q.options}; the answer "
+                "must be the index of an option, and no option empty"
+            )
+    rows = [{"prompt": prompt(q), "options": q.options, "answer": q.answer} for q in questions]
+    config = {
+        "task": "exam",
+        "output_type": "multiple_choice",
+        "doc_to_text": "prompt",
+        "doc_to_choice": "options",
+        "doc_to_target": "answer",
+        "target_delimiter": continuation(""),
+        "metric_list": [{"metric": "acc_norm", **MEAN}],
+    }
+    return multiple_choice("exam_accuracy", "acc_norm", run_task(lm, config, rows))
+
+
+def measure_knowledge(lm: SharedContextLM, questions: Sequence, fewshot: Sequence) -> Measurement:
+    """Share of questions that greedy decoding answers right after few-shot examples.
+
+    The answer is what is generated up to the end of the line, at most 12 tokens; it is right if
+    it equals one of the aliases after `normalise`.
+
+    Args:
+        lm: the model.
+        questions: objects with `question` and `aliases`, the list of all right answers.
+        fewshot: objects with `question` and `answer`, shown in this order before every question.
+
+    Raises:
+        ValueError: no questions, a question without aliases, a text longer than the model's
+            maximum.
+    """
+    check_not_empty("questions", questions)
+    for q in questions:
+        if not q.aliases or not all(normalise(alias) for alias in q.aliases):
+            raise ValueError(
+                f"questions: {q.id} has aliases={q.aliases}; it needs one or more, none empty"
+            )
+    shots = [{"prompt": prompt(shot), "answer": shot.answer} for shot in fewshot]
+    rows = [{"prompt": prompt(q), "answer": q.aliases[0], "aliases": q.aliases} for q in questions]
+    config = {
+        "task": "knowledge",
+        "output_type": "generate_until",
+        "doc_to_text": "prompt",
+        "doc_to_target": "answer",
+        "num_fewshot": len(shots),
+        "fewshot_config": {"sampler": "first_n", "samples": shots} if shots else None,
+        "generation_kwargs": {"until": ["\n"], "max_gen_toks": ANSWER_TOKENS, "do_sample": False},
+        "process_results": _grade,
+        "metric_list": [{"metric": "exact_match", **MEAN}],
+    }
+    samples = run_task(lm, config, rows)
+    return Measurement.of_mean("knowledge_accuracy", [float(s["exact_match"]) for s in samples])
+
+
+def measure_prose(lm: SharedContextLM, articles: Sequence, window: int = 512) -> Measurement:
+    """Perplexity a token over articles: exp(summed negative log-likelihood / tokens).
+
+    Each article is read from its own start, after a BOS token if the tokenizer adds one (without
+    one its first token is not scored). An article longer than `window` is read in windows that
+    overlap by half, so that every later token has at least window / 2 tokens of context. The
+    standard error is that of a ratio over articles, carried through exp (delta method).
+
+    Args:
+        lm: the model.
+        articles: objects with `text`; window: most tokens of context and scored text together.
+
+    Raises:
+        ValueError: no articles, an article of fewer than two tokens, a window that is odd, below
+            two or longer than the model's maximum.
+    """
+    check_not_empty("articles", articles)
+    check_window(window, lm.max_length)
+    texts = []
+    for number, article in enumerate(articles):
+        tokens = lm.tok_encode(article.text)
+        if len(tokens) < 2:
+            raise ValueError(f"articles: number {number} has {len(tokens)} tokens; two are needed")
+        texts.append(list(windows(tokens, window)))
+    return perplexity("prose_perplexity", lm, texts)
+
+
+def check_window(window: int, longest: int | None) -> None:
+    """Raise ValueError unless a window is even, at least two tokens, and fits the model."""
+    if window < 2 or window % 2 or window > (longest or window):
+        raise ValueError(
+            f"window={window} must be an even number from 2 to the model's {longest} tokens"
+        )
+
+
+def windows(tokens: list[int], window: int) -> Iterator[tuple[list[int], list[int]]]:
+    """(context, scored) pairs that score every token but the first once.
+
+    From the second on, a pair is `window` tokens of which the second half is scored.
+    """
+    yield tokens[:1], tokens[1:window]
+    for start in range(window, len(tokens), window // 2):
+        yield tokens[start - window // 2 : start], tokens[start : start + window // 2]
+
+
+def perplexity(
+    name: str, lm: SharedContextLM, texts: Sequence[Sequence[tuple[list[int], list[int]]]]
+) -> Measurement:
+    """Perplexity a token over texts, each given as (context, scored) pairs of token ids.
+
+    An item is [summed negative log-likelihood in nats, scored tokens] of a text.
+    """
+    pairs = [pair for text in texts for pair in text]
+    owners = [number for number, text in enumerate(texts) for _ in text]
+    losses, counts = np.zeros(len(texts)), np.zeros(len(texts), dtype=int)
+    for number, (_, scored), (log_probability, _) in zip(owners, pairs, lm.score(pairs)):
+        losses[number] -= log_probability
+        counts[number] += len(scored)
+    return perplexity_of(name, losses, counts)
+
+
+def perplexity_of(name: str, losses, counts) -> Measurement:
+    """exp(sum of losses / sum of counts), with the delta method's standard error over items."""
+    items = [[float(loss), int(count)] for loss, count in zip(losses, counts)]
+    mean = Measurement.of_ratio(name, losses, counts, items)
+    with np.errstate(over="ignore"):
+        value = float(np.exp(mean.value))
+    return Measurement(mean.name, value, value * mean.stderr, mean.n, items)
+
+
+def measure_self_kl(
+    model: nn.Module,
+    base_model: nn.Module,
+    sequences: Sequence[Sequence[int]],
+    batch_size: int = 8,
+    precision: str = "fp32",
+) -> Measurement:
+    """Mean KL(p_base || p_model) of the next-token distributions, in nats a token.
+
+    The mean is over all tokens of all sequences, each token's softmax is taken in float32, and the
+    standard error is that of a ratio over sequences.
+
+    Args:
+        model, base_model: causal models with the same vocabulary, on any devices.
+        sequences: token ids, one list a sequence; batch_size: sequences per forward pass.
+        precision: "bf16" (autocast) or "fp32" (the type of the weights), for both models.
+
+    Raises:
+        ValueError: no sequences, an empty one or one longer than the models' maximum, a
+            batch_size below one, an unknown precision.
+    """
+    check_not_empty("sequences", sequences)
+    readers = RowReader(base_model), RowReader(model)
+    limit = min(reader.max_length or math.inf for reader in readers)
+    lengths = [len(sequence) for sequence in sequences]
+    if not 1 <= min(lengths) <= max(lengths) <= limit:
+        raise ValueError(
+            f"sequences have {min(lengths)} to {max(lengths)} tokens; allowed: 1 to {limit}"
+        )
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} must be at least 1")
+    order = sorted(range(len(sequences)), key=lambda i: -lengths[i])
+    sums = [math.nan] * len(sequences)
+    with inference(base_model, precision), inference(model, precision):
+        for start in tqdm(range(0, len(order), batch_size), desc="comparing", unit="batch"):
+            batch = order[start : start + batch_size]
+            texts = [sequences[i] for i in batch]
+            base_logits, logits = (_read_from_start(reader, texts) for reader in readers)
+            for i, p, q in zip(batch, base_logits, logits):
+                log_p = p[-lengths[i] :].float().log_softmax(-1)
+                log_q = q[-lengths[i] :].to(p.device).float().log_softmax(-1)
+                sums[i] = F.kl_div(log_q, log_p, reduction="sum", log_target=True).item()
+    items = [total / length for total, length in zip(sums, lengths)]
+    return Measurement.of_ratio("self_kl", sums, lengths, items)
+
+
+def normalise(text: str) -> str:
+    """Lower case, punctuation as spaces, no articles, single spaces (as TriviaQA is graded).
+
+    A text of nothing but articles keeps them.
+    """
+    text = "".join(" " if unicodedata.category(c)[0] == "P" else c for c in text.casefold())
+    words = re.findall(r"\S+", text)
+    return " ".join([word for word in words if word not in ARTICLES] or words)
+
+
+def _grade(doc: dict, results: Sequence[str]) -> dict[str, float]:
+    given = normalise(results[0])
+    return {"exact_match": float(any(given == normalise(alias) for alias in doc["aliases"]))}
+
+
+def run_task(lm: SharedContextLM, config: dict, rows: list[dict]) -> list[dict]:
+    """Run a task over rows with lm-eval and return its log of each row, in the order given."""
+    source = {"custom_dataset": lambda: {"test": Dataset.from_list(rows)}, "test_split": "test"}
+    with _quiet_lm_eval():
+        task = ConfigurableTask(config=config | source)
+        results = evaluate(lm, {"tasks": {config["task"]: task}, "groups": {}}, bootstrap_iters=0)
+    return sorted(results["samples"][config["task"]], key=lambda sample: sample["doc_id"])
+
+
+@contextlib.contextmanager
+def _quiet_lm_eval() -> Iterator[None]:
+    logger, level = logging.getLogger("lm_eval"), logging.getLogger("lm_eval").level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _read_from_start(reader: RowReader, texts: Sequence[Sequence[int]]) -> Tensor:
+    """Logits (texts, longest, vocabulary), where a text's tokens are the last columns."""
+    return reader.read(reader.start().select([0] * len(texts)), texts, all_logits=True)
+
+
+def multiple_choice(name: str, metric: str, samples: Sequence[dict]) -> Measurement:
+    """The mean of a metric in lm-eval's log of multiple-choice rows; NaN where a score is."""
+    items = []
+    for sample in samples:
+        finite = np.isfinite([score for ((score, _),) in sample["resps"]]).all()
+        items.append(float(sample[metric]) if finite else math.nan)
+    return Measurement.of_mean(name, items)
+
+
+def check_not_empty(name: str, items: Sequence) -> None:
+    if not len(items):
+        raise ValueError(f"{name} is empty; give at least one")

@@ -1,0 +1,24 @@
+"""Text and JSON files that appear whole or not at all, and short names for what they hold."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from ..method.files import whole
+
+
+def write_whole(path: str | Path, content: str | bytes) -> None:
+    """Write `content` (text as UTF-8, line ends as they are) to `path`, whole or not at all."""
+    with whole(path) as scratch:
+        scratch.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def write_json(path: Path, content) -> None:
+    """Write JSON whole or not at all, making the folder."""
+    write_whole(path, json.dumps(content))
+
+
+def short_hash(*parts) -> str:
+    """A short name for the content of these JSON-like parts, to name a file after."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,0 +1,159 @@
+"""What a study is made of: its model, exam, probes and texts, found where the profile names them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
+
+from .files import short_hash, write_json
+from .models import ModelFiles, load_model, resolve_model
+from .profiles import Profile
+from .records.sources import code_digest
+from .tasks import corpora, probes
+from .tasks.exam import Exam, ExamQuestion, build_exam
+from .tasks.formats import FORMATS, Cloze, Lettered
+from .tasks.hub import locate
+from .tasks.medmcqa import build_medmcqa
+
+
+def find_root() -> Path:
+    """Where work/ and results/ lie: SMF_ROOT if set, else the repository, else this folder."""
+    if "SMF_ROOT" in os.environ:
+        return Path(os.environ["SMF_ROOT"]).resolve()
+    here = Path.cwd().resolve()
+    for folder in (here, *here.parents):
+        if (folder / "profiles").is_dir() and (folder / "smf_lib").is_dir():
+            return folder
+    return here
+
+
+@dataclass(frozen=True)
+class Materials:
+    """A profile and the folder its files go to; everything is loaded when it is first asked for."""
+
+    STUDY: ClassVar[str] = "local"  # this machine's, beside recorded ones, in results/<profile>/
+
+    profile: Profile
+    root: Path
+
+    @property
+    def work(self) -> Path:
+        """Folder of everything that can be made again."""
+        return self.root / "work" / self.profile.name
+
+    @property
+    def results(self) -> Path:
+        """Folder of the records of this profile, one subfolder a study."""
+        return self.root / "results" / self.profile.name
+
+    @cached_property
+    def model_files(self) -> ModelFiles:
+        named = self.profile.model
+        found = resolve_model(named.model_copy(update={"source": locate(named.source, self.root)}))
+        # a record names the source as the profile does, without the folders of this machine
+        return dataclasses.replace(found, source=named.source)
+
+    @cached_property
+    def exam(self) -> Exam:
+        settings = self.profile.exam
+        if settings.name == "medmcqa":
+            return build_medmcqa(settings, self.root)
+        return build_exam(settings)
+
+    @cached_property
+    def prose(self) -> list:
+        """What perplexity is measured on: shipped articles, or lines of WikiText."""
+        settings = self.profile.probes
+        if settings.wikitext is not None:
+            return corpora.load_wikitext(settings.wikitext, self.root)
+        return probes.load_prose(settings.prose_articles)
+
+    @cached_property
+    def knowledge(self) -> tuple[list, list]:
+        """Questions of the knowledge probe, and the examples shown before each."""
+        settings = self.profile.probes
+        if settings.triviaqa is not None:
+            return corpora.load_triviaqa(settings.triviaqa, self.root)
+        questions, shots = probes.load_knowledge(settings.knowledge_questions)
+        return questions, shots[: settings.knowledge_shots]
+
+    def texts(self, field: str) -> list[str] | None:
+        """Texts of the profile's `background` or `retrofit` settings; None if they name none."""
+        settings = getattr(self.profile, field)
+        if settings is None or settings.text is None:
+            return None
+        wanted, rows_field = settings.text, None
+        if field == "background":
+            wanted = wanted.model_copy(update={"rows": settings.sequences})
+            rows_field = "background.sequences"
+        kept = self.__dict__.setdefault("kept_texts", {})
+        if field not in kept:
+            kept[field] = corpora.load_texts(f"{field}.text", wanted, self.root, rows_field)
+        return kept[field]
+
+    @cached_property
+    def retrofit_hash(self) -> str:
+        """A short name for the texts of stage 1."""
+        return short_hash(self.texts("retrofit"))
+
+    @cached_property
+    def data_hash(self) -> str:
+        """A short name for what every run reads besides the exam: probes' data and background."""
+        questions, shots = self.knowledge
+        rows = [*self.prose, *questions, *shots]
+        plain = [dataclasses.asdict(r) if dataclasses.is_dataclass(r) else r for r in rows]
+        return short_hash(plain, self.texts("background"))
+
+    def empty_model(self) -> nn.Module:
+        """The base model's modules without their weights."""
+        config = AutoConfig.from_pretrained(self.model_files.path)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config)
+
+    def load_base(self) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+        """The base model in float32 on this machine's device, and its tokenizer."""
+        model, tokenizer = load_model(self.model_files)
+        return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
+
+    def _own_text(self, name: str, sequences: int, tokens: int, seed: int, base=None):
+        code = code_digest("tasks.probes")
+        wanted = (self.model_files.sha256, sequences, tokens, seed, code)
+        path = self.work / f"{name}-{short_hash(*wanted)}.json"
+        if not path.is_file():
+            model, tokenizer = base or self.load_base()
+            text = probes.write_self_text(model, tokenizer, sequences, tokens, seed)
+            write_json(path, text)
+        return json.loads(path.read_text())
+
+    def background_text(self, base=None) -> list[list[int]]:
+        """Token ids of the background text: the profile's, or what the base model writes once."""
+        s, texts = self.profile.background, self.texts("background")
+        if texts is None:
+            return self._own_text("background", s.sequences, s.tokens, s.seed, base)
+        _, tokenizer = base or self.load_base()
+        return [tokenizer(text).input_ids[: s.tokens] for text in texts]
+
+    def self_text(self, base=None) -> list[list[int]]:
+        """Token ids of the text on which the KL divergence from the base model is measured."""
+        s = self.profile.probes
+        return self._own_text(
+            "self-text", s.self_text_sequences, s.self_text_tokens, s.self_text_seed, base
+        )
+
+    @property
+    def format(self) -> Cloze | Lettered:
+        """How questions become text."""
+        return FORMATS[self.exam.format]
+
+    def encode(self, question: ExamQuestion, tokenizer: PreTrainedTokenizerBase) -> dict:
+        """Token ids and labels of one exam question, as it is trained on."""
+        return self.format.encode(question, tokenizer, self.profile.training.max_length)

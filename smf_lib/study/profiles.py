@@ -1,0 +1,234 @@
+"""Profiles: everything that a run depends on, in one YAML file that pydantic checks.
+
+A profile names the model, the exam, the probes, the memory, the training settings and the methods
+to compare; its parts are described in `settings`. `Profile.runs()` lists the runs that it stands
+for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from .settings import (
+    BackgroundSettings,
+    EvaluationSettings,
+    ExamSettings,
+    MedMCQASettings,
+    MemorySettings,
+    MethodSettings,
+    ModelSettings,
+    ProbeSettings,
+    RetrofitSettings,
+    Settings,
+    TrainingSettings,
+)
+
+PROFILE_DIR = Path(__file__).resolve().parents[2] / "profiles"
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSpec:
+    """One run: a method with one learning rate and one seed."""
+
+    run_id: str
+    method: str
+    settings: MethodSettings
+    seed: int
+
+    @property
+    def learning_rate(self) -> float | None:
+        return self.settings.learning_rate
+
+
+class Profile(Settings):
+    """A whole study."""
+
+    name: str
+    title: str
+    description: str
+    means_nothing: bool = False  # for pipelines under test: pages say that the numbers mean nothing
+    model: ModelSettings = ModelSettings()
+    exam: ExamSettings | MedMCQASettings = Field(ExamSettings(), discriminator="name")
+    probes: ProbeSettings = ProbeSettings()
+    background: BackgroundSettings = BackgroundSettings()
+    memory: MemorySettings = MemorySettings()
+    training: TrainingSettings = TrainingSettings()
+    retrofit: RetrofitSettings | None = None
+    evaluation: EvaluationSettings = EvaluationSettings()
+    methods: dict[str, MethodSettings]
+    seeds: list[int] = Field([0], min_length=1)
+
+    @field_validator("exam", mode="before")
+    @classmethod
+    def _default_exam(cls, value):
+        return {"name": "icd10", **value} if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _methods_build(self):
+        for name, method in self.methods.items():
+            try:
+                if method.stage == "retrofit" and self.retrofit is None:
+                    raise ValueError("stage='retrofit' needs the profile's `retrofit` settings")
+                self._check_start(method)
+                if method.kind == "peft":
+                    self.complete(method).peft_config(self.memory)
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"methods.{name}: {error}") from None
+        return self
+
+    def _check_start(self, method: MethodSettings) -> None:
+        if method.start is None:
+            return
+        parent = self.methods.get(method.start)
+        retrofits = [name for name, m in self.methods.items() if m.stage == "retrofit"]
+        if parent is None or parent.stage != "retrofit" or isinstance(parent.learning_rate, list):
+            raise ValueError(
+                f"start={method.start!r} must name a method of stage 'retrofit' with one learning "
+                f"rate; this profile has {', '.join(retrofits) or 'none'}"
+            )
+
+    def complete(self, method: MethodSettings) -> MethodSettings:
+        """The method with the settings that it takes over from the one it starts from."""
+        return method if method.start is None else method.after(self.methods[method.start])
+
+    @property
+    def is_like_the_paper(self) -> bool:
+        """Whether it has the paper's exam, probes, texts and stage 1, and can stand beside it."""
+        needed = (self.probes.wikitext, self.probes.triviaqa, self.retrofit, self.background.text)
+        return self.exam.name == "medmcqa" and None not in needed
+
+    def runs(self) -> list[RunSpec]:
+        """Every run of this profile: base once, all others for each learning rate and seed."""
+        runs = []
+        for name, method in self.methods.items():
+            rates = method.learning_rate
+            for seed in self.seeds if method.kind != "base" else self.seeds[:1]:
+                for rate in rates if isinstance(rates, list) else [rates]:
+                    runs.append(self.run(name, seed, rate))
+        return runs
+
+    def run(self, method: str, seed: int = 0, learning_rate: float | None = None) -> RunSpec:
+        """One run, with another seed or learning rate than the profile's where given.
+
+        Raises:
+            ValueError: unknown method, or a sweep's method without a learning rate.
+        """
+        if method not in self.methods:
+            raise ValueError(
+                f"method={method!r} is not in profile {self.name!r}; it has "
+                f"{', '.join(self.methods)}"
+            )
+        settings = self.complete(self.methods[method])
+        if settings.kind == "base":
+            if learning_rate is not None:
+                raise ValueError(f"learning_rate={learning_rate}: the base model is not trained")
+            return RunSpec(method, method, settings, 0)
+        rates = settings.learning_rate
+        if learning_rate is None:
+            if isinstance(rates, list):
+                raise ValueError(
+                    f"method={method!r} is swept over {rates} in profile {self.name!r}; "
+                    "name one learning_rate"
+                )
+            learning_rate = rates
+        if not isinstance(learning_rate, (int, float)) or not learning_rate > 0:
+            raise ValueError(f"learning_rate={learning_rate!r} must be a positive number")
+        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+            raise ValueError(f"seed={seed!r} must be a whole number of at least 0")
+        default = learning_rate == rates
+        run_id = f"{method}-seed{seed}" if default else f"{method}-lr{learning_rate:g}-seed{seed}"
+        return RunSpec(
+            run_id, method, settings.model_copy(update={"learning_rate": learning_rate}), seed
+        )
+
+
+def load_profile(name_or_path: str | Path, directory: Path = PROFILE_DIR) -> Profile:
+    """Load `profiles/<name>.yaml`, or a YAML file by its path.
+
+    A profile that says `extends: other` is that other profile (a name, or a path from its own
+    folder) with its own fields put over it: mappings are merged, everything else is replaced, and
+    null takes an entry out.
+
+    Raises:
+        ValueError: no such profile (the message lists those there are), not YAML, profiles that
+            extend each other, a name that is not the file's, or a field that is unknown or out of
+            range (the message names each field, its value and the rule).
+    """
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        path = directory / f"{name_or_path}.yaml"
+    content = _read_profile(path, directory, ())
+    try:
+        profile = Profile(**content)
+    except ValidationError as error:
+        lines = [_error_line(e["loc"], e["input"], e["msg"]) for e in error.errors()]
+        raise ValueError(f"profile {path} has invalid fields:\n" + "\n".join(lines)) from None
+    if profile.name != path.stem:
+        raise ValueError(
+            f"name={profile.name!r} in profile {path}: the name must be that of the file, "
+            f"{path.stem!r}, since results are kept under it"
+        )
+    return profile
+
+
+def _error_line(place: tuple, value: object, message: str) -> str:
+    """A field with dots, its value and the rule, from what pydantic says of an invalid profile."""
+    if not place:  # of the whole profile; the message names the field
+        return f"  {message}"
+    if place[0] == "exam" and len(place) > 2:
+        place = (place[0], *place[2:])  # without the name of the exam, which is not a field
+    return f"  {'.'.join(map(str, place))} = {value!r}: {message}"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which `5e-2` is a number, as in YAML 1.2 and JSON, and not a text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), "-+0123456789"
+)
+
+
+def _read_profile(path: Path, directory: Path, extending: tuple[Path, ...]) -> dict:
+    """The content of a profile file, with what it extends filled in."""
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in directory.glob("*.yaml")))
+        raise ValueError(
+            f"profile={path.stem!r} does not exist ({path}); choose one of {known}, or "
+            "give the path of a .yaml file"
+        )
+    if path.resolve() in extending:
+        raise ValueError(f"extends={path.stem!r} goes round in a circle; take it out of {path}")
+    try:
+        content = yaml.load(path.read_text(), _Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"profile {path} is not YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"profile {path} must be a YAML mapping of fields")
+    other = content.pop("extends", None)
+    if other is None:
+        return content
+    if not isinstance(other, str):
+        raise ValueError(f"profile {path}: extends={other!r} must be the name of a profile")
+    below = (
+        path.parent / other if other.endswith((".yaml", ".yml")) else directory / f"{other}.yaml"
+    )
+    return _merged(_read_profile(below, directory, (*extending, path.resolve())), content)
+
+
+def _merged(below: dict, above: dict) -> dict:
+    """`below` with `above` put over it, mapping by mapping; null takes an entry out."""
+    result = dict(below)
+    for name, value in above.items():
+        if value is None and isinstance(below.get(name), dict):
+            result.pop(name)
+        elif isinstance(value, dict) and isinstance(below.get(name), dict):
+            result[name] = _merged(below[name], value)
+        else:
+            result[name] = value
+    return result

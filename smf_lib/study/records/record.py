@@ -1,0 +1,278 @@
+"""What the record of a run holds: its keys, their types and what they mean.
+
+A key that is missing, unknown or of the wrong type is an error when a record is built and when
+it is read. Reading and writing are in `results.py`.
+"""
+
+import math
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
+
+SCHEMA_VERSION = 1
+MetricName = Literal[
+    "exam_accuracy",
+    "letter_accuracy",
+    "prose_perplexity",
+    "word_perplexity",
+    "knowledge_accuracy",
+    "exact_match",
+    "self_kl",
+]
+AccuracyName = Literal["exam_accuracy", "letter_accuracy"]
+METRIC_DATA = {
+    "exam_accuracy": "exam",
+    "letter_accuracy": "exam",
+    "prose_perplexity": "prose",
+    "word_perplexity": "prose",
+    "knowledge_accuracy": "knowledge",
+    "exact_match": "knowledge",
+    "self_kl": "self_text",
+}
+
+# JSON has no NaN: null stands for a number that is not finite (a run that diverged).
+Number = Annotated[
+    float,
+    BeforeValidator(lambda value: math.nan if value is None else value),
+    PlainSerializer(lambda value: value if math.isfinite(value) else None, when_used="json"),
+]
+
+
+class Part(BaseModel):
+    """Base of all parts of a record: a key that is not known is an error."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+class Metric(Part):
+    """One measurement. `items` has one entry a question, article or sequence.
+
+    Accuracies hold 0 or 1 a question; the perplexity holds [summed negative log-likelihood in
+    nats, tokens] an article; the KL divergence holds the mean in nats a token of a sequence.
+    """
+
+    value: Number
+    stderr: Number
+    n: int = Field(ge=1)
+    items: list[Any]
+
+    @field_validator("items", mode="before")
+    @classmethod
+    def _decode(cls, items: Any) -> list[Any]:
+        if isinstance(items, str):
+            if not re.fullmatch("[01]*", items):
+                raise ValueError("a string of items may hold only the characters 0 and 1")
+            return [int(character) for character in items]
+        return [_round(item) for item in items]
+
+    @field_serializer("items", when_used="json")
+    def _encode(self, items: list[Any]) -> Any:
+        if all(item in (0, 1) for item in items):
+            return "".join(str(int(item)) for item in items)
+        return [_null(item) for item in items]
+
+
+def _round(item: Any) -> Any:
+    """A plain number of 6 significant digits, or a list of them; null becomes NaN."""
+    if isinstance(item, (list, tuple)):
+        return [_round(part) for part in item]
+    if item is None or not math.isfinite(item):
+        return math.nan
+    return int(item) if float(item).is_integer() else float(f"{float(item):.6g}")
+
+
+def _null(item: Any) -> Any:
+    """The item with NaN written as null, as JSON wants it."""
+    if isinstance(item, list):
+        return [_null(part) for part in item]
+    return None if math.isnan(item) else item
+
+
+class ModelPart(Part):
+    """The base model: its name, where it came from, the sum of its weights, its size."""
+
+    name: str
+    source: str
+    sha256: str
+    parameters: int
+
+
+class ExamPart(Part):
+    """The exam: rows trained on, rows and split measured; `notes` says which rows they are."""
+
+    name: str
+    sha256: str
+    split: Literal["validation", "test"]
+    train_rows: int
+    rows: int
+    notes: str = ""
+
+
+class ProsePart(Part):
+    """The articles of the perplexity probe; `source` says where they are from if not shipped."""
+
+    sha256: str
+    articles: int
+    words: int
+    source: str = ""
+
+
+class KnowledgePart(Part):
+    """The questions of the knowledge probe and the examples shown before each."""
+
+    sha256: str
+    questions: int
+    shots: int
+    source: str = ""
+
+
+class SelfTextPart(Part):
+    """The sequences that the base model wrote for the KL probe; tokens a sequence."""
+
+    sha256: str
+    sequences: int
+    tokens: int
+
+
+class TextPart(Part):
+    """Texts that were read: how many, their sum, and where they are from."""
+
+    sha256: str
+    rows: int
+    source: str
+
+
+class DataPart(Part):
+    """What was trained and measured on; a probe that was not measured is absent.
+
+    `retrofit` is what the memory was trained on before the exam (stage 1), or instead of it;
+    `background` is absent where the base model wrote that text itself.
+    """
+
+    exam: ExamPart | None = None
+    prose: ProsePart | None = None
+    knowledge: KnowledgePart | None = None
+    self_text: SelfTextPart | None = None
+    background: TextPart | None = None
+    retrofit: TextPart | None = None
+
+
+class Baselines(Part):
+    """Exam accuracy of guessing, and of the option that was most often right in training."""
+
+    chance: float
+    majority: float
+
+
+class Cost(Part):
+    """What the run took; all zero for the base model. Seconds, bytes, counts."""
+
+    train_seconds: float
+    train_tokens: int
+    steps: int
+    tokens_per_second: float
+    peak_memory_bytes: int
+    trainable_parameters: int
+    updated_parameters: int
+    saved_bytes: int
+    total_seconds: float
+
+
+class LayerSelection(Part):
+    """One memory layer: rows it has, rows changed at least once, row updates in all."""
+
+    rows: int
+    rows_touched: int
+    updates: int
+
+
+class LogEntry(Part):
+    """Training loss (nats a token) at an optimizer step."""
+
+    step: int
+    loss: Number
+
+
+class Hardware(Part):
+    """The machine; `gpu` is null where there is none."""
+
+    cpu: str
+    cores: int
+    memory_bytes: int
+    gpu: str | None
+    platform: str
+
+
+class Record(Part):
+    """One complete run. `study` is the folder that the file lies in.
+
+    `by_answer` splits an accuracy by the place of the right option: [questions answered right,
+    questions asked] for the first place, the second, and so on.
+    """
+
+    schema_version: Literal[1]
+    run_id: str = Field(min_length=1)
+    profile: str
+    study: str
+    method: str
+    label: str
+    seed: int
+    status: Literal["complete"]
+    settings: dict[str, Any]
+    model: ModelPart
+    data: DataPart
+    metrics: dict[MetricName, Metric]
+    by_answer: dict[AccuracyName, list[tuple[int, int]]] = {}
+    baselines: Baselines
+    cost: Cost
+    selection: dict[str, LayerSelection]
+    training_log: list[LogEntry]
+    versions: dict[str, str]
+    hardware: Hardware
+    commit: str | None
+    dirty: bool | None
+    created: str
+
+    @model_validator(mode="after")
+    def _check(self) -> "Record":
+        method = self.settings.get("method")
+        if not isinstance(method, dict) or "kind" not in method:
+            raise ValueError("settings.method.kind is missing")
+        for name, metric in self.metrics.items():
+            part = METRIC_DATA[name]
+            if getattr(self.data, part) is None:
+                raise ValueError(f"metrics.{name} is given but data.{part} is missing")
+            if len(metric.items) != metric.n:
+                raise ValueError(
+                    f"metrics.{name}.items has {len(metric.items)} entries, but n is {metric.n}"
+                )
+        for name, places in self.by_answer.items():
+            items = self.metrics[name].items if name in self.metrics else []
+            right, asked = sum(place[0] for place in places), sum(place[1] for place in places)
+            if (right, asked) != (sum(item == 1 for item in items), len(items)):
+                raise ValueError(
+                    f"by_answer.{name} counts {right} of {asked} questions right, not what "
+                    f"metrics.{name}.items holds"
+                )
+        return self
+
+    @property
+    def kind(self) -> str:
+        """`base`, `full` or `peft`."""
+        return self.settings["method"]["kind"]
+
+    @property
+    def learning_rate(self) -> float | None:
+        """Learning rate of the run, None for the base model."""
+        rate = self.settings["method"].get("learning_rate")
+        return None if rate is None or self.kind == "base" else float(rate)

@@ -1,0 +1,203 @@
+"""What a run leaves behind: how large its change is, and its record."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from ...method.background import memories
+from ...method.sites import layer_number
+from ..files import short_hash
+from ..precision import resolve_precision
+from ..profiles import RunSpec
+from ..tasks.corpora import pages
+from ..tasks.exam import ExamQuestion
+from .results import Metric, Record
+
+if TYPE_CHECKING:
+    from ..study import Study
+    from ..training.train import TrainingOutcome
+
+
+NO_FOOTPRINT = {
+    "trainable_parameters": 0,
+    "updated_parameters": 0,
+    "saved_bytes": 0,
+    "selection": {},
+}
+
+
+def footprint(model: nn.Module) -> dict:
+    """What training a model changed: parameters trainable and updated, bytes to keep, rows.
+
+    A memory's table counts with the rows that were updated: these are what a finetune has to keep
+    (`smf_lib.method.patches.patch`); other trainable parameters count whole.
+    """
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    sparse = {id(m.table): m.table for m in memories(model).values() if m.updates is not None}
+    tables = {id(t.values) for t in sparse.values()}
+    anchors = {id(m.anchor) for m in memories(model).values()}
+    dense = [p for p in trainable if id(p) not in tables | anchors]
+    rows = [int((t.row_updates > 0).sum()) for t in sparse.values()]
+    width = next(iter(sparse.values())).values.shape[1] if sparse else 0
+    selection = {}
+    for name, memory in memories(model).items():
+        if memory.table is memory and memory.updates is not None:
+            selection[str(layer_number(name))] = {
+                "rows": memory.num_rows,
+                "rows_touched": int((memory.row_updates > 0).sum()),
+                "updates": int(memory.row_updates.sum()),
+            }
+    return {
+        "trainable_parameters": sum(p.numel() for p in trainable if id(p) not in anchors),
+        "updated_parameters": sum(p.numel() for p in dense) + sum(rows) * width,
+        "saved_bytes": sum(p.numel() * p.element_size() for p in dense)
+        + sum(rows) * (4 * width + 8),  # float32 values and an int64 row id
+        "selection": selection,
+    }
+
+
+def right_by_answer(
+    questions: Sequence[ExamQuestion], items: Sequence[float]
+) -> list[tuple[int, int]]:
+    """[right, asked] for each place that the right option can have.
+
+    `items`, the outcomes, are those of the first of the questions, in their order.
+    """
+    counts = [[0, 0] for _ in range(max(len(question.options) for question in questions))]
+    for question, item in zip(questions, items):
+        counts[question.answer][0] += item == 1
+        counts[question.answer][1] += 1
+    return [(right, asked) for right, asked in counts]
+
+
+def build_record(
+    study: Study,
+    spec: RunSpec,
+    outcome: TrainingOutcome,
+    metrics: dict[str, Metric],
+    size: dict,
+    seconds: float,
+    provenance: dict,
+) -> Record:
+    """The record of a finished run.
+
+    `size` is its `footprint`, `seconds` what training and measuring took, `provenance` where and
+    with what it was run.
+    """
+    profile, exam = study.profile, study.exam
+    retrofitted = spec.settings.stage == "retrofit" or spec.settings.start is not None
+    parts = ("exam", "probes", "background", "memory", "training", "evaluation")
+    files = study.model_files
+    return Record(
+        schema_version=1,
+        run_id=spec.run_id,
+        profile=profile.name,
+        study=study.STUDY,
+        method=spec.method,
+        label=spec.settings.label,
+        seed=spec.seed,
+        status="complete",
+        settings={
+            "method": spec.settings.model_dump(),
+            **{name: getattr(profile, name).model_dump() for name in parts},
+            **({"retrofit": profile.retrofit.model_dump()} if retrofitted else {}),
+            "precision": resolve_precision(profile.training.precision),
+            "digest": study.digest(spec),
+        },
+        model={
+            "name": files.name,
+            "source": files.source,
+            "sha256": files.sha256,
+            "parameters": study.empty_model().num_parameters(),
+        },
+        data=_data(study, metrics, retrofitted),
+        metrics=metrics,
+        by_answer={
+            name: right_by_answer(exam.split(profile.evaluation.split), metrics[name].items)
+            for name in ("exam_accuracy", "letter_accuracy")
+            if name in metrics
+        },
+        baselines={
+            "chance": exam.chance,
+            "majority": exam.majority(profile.evaluation.split, metrics["exam_accuracy"].n),
+        },
+        cost={
+            "train_seconds": outcome.seconds,
+            "train_tokens": outcome.tokens,
+            "steps": outcome.steps,
+            "tokens_per_second": outcome.tokens / outcome.seconds if outcome.seconds else 0.0,
+            "peak_memory_bytes": outcome.peak_memory_bytes if outcome.steps else 0,
+            "total_seconds": seconds,
+            **{name: value for name, value in size.items() if name != "selection"},
+        },
+        selection=size["selection"],
+        training_log=outcome.log,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **provenance,
+    )
+
+
+def _data(study: Study, metrics: dict[str, Metric], retrofitted: bool) -> dict:
+    """Identity and size of everything that was trained and measured on."""
+    settings, exam = study.profile.probes, study.exam
+    parts = {
+        "exam": {
+            "name": exam.name,
+            "sha256": exam.sha256,
+            "split": study.profile.evaluation.split,
+            "train_rows": len(exam.train),
+            "rows": metrics["exam_accuracy"].n,
+            "notes": exam.notes,
+        }
+    }
+    if "prose_perplexity" in metrics:
+        parts["prose"] = _prose(study)
+    if "knowledge_accuracy" in metrics:
+        questions, shots = study.knowledge
+        parts["knowledge"] = {
+            "sha256": short_hash([dataclasses.asdict(q) for q in (*questions, *shots)]),
+            "questions": len(questions),
+            "shots": len(shots),
+            "source": _source(settings.triviaqa),
+        }
+    if "self_kl" in metrics:
+        parts["self_text"] = {
+            "sha256": short_hash(study.self_text()),
+            "sequences": settings.self_text_sequences,
+            "tokens": settings.self_text_tokens,
+        }
+    for field in ("background", *(("retrofit",) if retrofitted else ())):
+        texts = study.texts(field)
+        if texts is not None:
+            parts[field] = {
+                "sha256": short_hash(texts),
+                "rows": len(texts),
+                "source": _source(getattr(study.profile, field).text),
+            }
+    return parts
+
+
+def _prose(study: Study) -> dict:
+    wikitext = study.profile.probes.wikitext
+    if wikitext is None:
+        articles = [[a.title, a.text] for a in study.prose]
+        words = sum(len(text.split()) for _, text in articles)
+    else:
+        articles = pages(study.prose)
+        words = sum(len(text.split()) for text in articles)
+    return {
+        "sha256": short_hash(articles),
+        "articles": len(articles),
+        "words": words,
+        "source": _source(wikitext),
+    }
+
+
+def _source(settings) -> str:
+    """Where data came from, as the profile names it; "" for what is shipped."""
+    return "" if settings is None else f"{settings.source}, {settings.split}"

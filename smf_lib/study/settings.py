@@ -1,0 +1,294 @@
+"""The parts of a profile as pydantic models: each field with its type, its range and its default.
+
+`profiles.Profile` puts them together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+import peft
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from ..method.config import SparseMemoryConfig
+from ..method.registration import NAME as SPARSE_MEMORY
+
+
+class Settings(BaseModel):
+    """Base of all settings: unknown fields are errors, values never change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class ModelSettings(Settings):
+    """Where the base model comes from.
+
+    source: "embedded" (SmolLM2-135M-Instruct from a package), "tiny-random" (for tests), a Hub id,
+    a directory, or the path of a .gguf file. revision: of a Hub id, or None.
+    """
+
+    source: str = "embedded"
+    revision: str | None = None
+
+
+class ExamSettings(Settings):
+    """The new task: how many questions to train on, to choose settings with, and to test on."""
+
+    name: Literal["icd10"] = "icd10"
+    train_rows: int = Field(1000, ge=1)
+    validation_rows: int = Field(200, ge=1)
+    test_rows: int = Field(400, ge=1)
+    seed: int = 0
+
+
+class MedMCQASettings(Settings):
+    """The paper's task, from the Hub or from a folder in the same columns.
+
+    Splits are in the notation of `datasets`; None for rows means all. validation_rows come from
+    the front of the drawn training rows and are not trained on. order: "file" tests on the first
+    rows, as the paper does, "shuffled" draws them from the seed, as training rows always are.
+    single_choice: leave out the questions that the source does not mark as having a single answer.
+    format: "lettered" (the paper's) or "cloze" (for models too small to bind letters to options),
+    see `tasks.formats`. option_rows: how many test questions the paper's score is computed on
+    (lettered only); lm-eval's letter score always takes all.
+    """
+
+    name: Literal["medmcqa"]
+    source: str = "openlifescienceai/medmcqa"
+    revision: str | None = None
+    train_split: str = "train"
+    test_split: str = "validation"
+    single_choice: bool = True
+    order: Literal["file", "shuffled"] = "shuffled"
+    format: Literal["lettered", "cloze"] = "lettered"
+    train_rows: int | None = Field(None, ge=1)
+    validation_rows: int = Field(0, ge=0)
+    test_rows: int | None = Field(None, ge=1)
+    option_rows: int | None = Field(None, ge=1)
+    seed: int = 0
+
+
+class TextSettings(Settings):
+    """Texts to read: a Hub id or a folder; assistant replies, or a column `text`."""
+
+    source: str = "OpenAssistant/oasst1"
+    revision: str | None = None
+    split: str = "train"
+    rows: int | None = Field(None, ge=1)
+    min_characters: int = Field(50, ge=1)
+    seed: int = 0
+
+
+class WikiTextSettings(Settings):
+    """Running text for perplexity. lines: the first that are not empty; None: all.
+
+    window: tokens of a window in the paper's protocol, which moves on by half of it.
+    """
+
+    source: str = "Salesforce/wikitext"
+    revision: str | None = None
+    config: str | None = "wikitext-103-raw-v1"
+    split: str = "test"
+    lines: int | None = Field(1000, ge=1)
+    window: int = Field(1024, ge=2, multiple_of=2)
+
+
+class TriviaQASettings(Settings):
+    """Questions of general knowledge; order as in `MedMCQASettings`.
+
+    shots: examples shown before each question, drawn from shots_split. The paper shows none, at
+    which a very small model does not answer at all.
+    """
+
+    source: str = "mandarjoshi/trivia_qa"
+    revision: str | None = None
+    config: str | None = "rc.nocontext"
+    split: str = "validation"
+    questions: int | None = Field(1000, ge=1)
+    shots: int = Field(0, ge=0, le=8)
+    shots_split: str = "train"
+    order: Literal["file", "shuffled"] = "shuffled"
+    seed: int = 0
+
+
+class ProbeSettings(Settings):
+    """The forgetting probes. None means all articles or questions that are shipped.
+
+    With `wikitext` or `triviaqa` the paper's probes take the place of the shipped prose or
+    questions.
+    """
+
+    prose_articles: int | None = Field(None, ge=1)
+    knowledge_questions: int | None = Field(None, ge=1)
+    knowledge_shots: int = Field(5, ge=0, le=8)
+    self_text_sequences: int = Field(64, ge=1)
+    self_text_tokens: int = Field(128, ge=2)
+    self_text_seed: int = 1
+    wikitext: WikiTextSettings | None = None
+    triviaqa: TriviaQASettings | None = None
+
+
+class BackgroundSettings(Settings):
+    """Background text for row selection.
+
+    By default sequences of `tokens` tokens that the base model itself writes; with `text`, that
+    many texts from elsewhere, each cut after `tokens` tokens.
+    """
+
+    sequences: int = Field(256, ge=1)
+    tokens: int = Field(128, ge=2)
+    seed: int = 2
+    text: TextSettings | None = None
+
+    @model_validator(mode="after")
+    def _one_number(self):
+        if self.text is not None and self.text.rows is not None:
+            raise ValueError(
+                f"background.text.rows={self.text.rows}: how many texts is background.sequences "
+                f"({self.sequences}); leave rows out"
+            )
+        return self
+
+
+class TrainingSettings(Settings):
+    """What is the same for all methods. Lengths in tokens, schedule: cosine after warm-up.
+
+    precision: bfloat16 autocast, float32, or "auto": bfloat16 where the machine is fast at it.
+    """
+
+    epochs: int = Field(1, ge=1)
+    batch_size: int = Field(8, ge=1)
+    gradient_accumulation: int = Field(1, ge=1)
+    max_length: int = Field(192, ge=8)
+    warmup_ratio: float = Field(0.05, ge=0, lt=1)
+    warmup_steps: int | None = Field(None, ge=0)  # instead of the ratio, where given
+    max_grad_norm: float = Field(1.0, gt=0)
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    checkpoint_every: int = Field(40, ge=1)
+
+
+class RetrofitSettings(Settings):
+    """The paper's stage 1: methods of `stage: retrofit` learn to write these texts."""
+
+    text: TextSettings = TextSettings()
+    training: TrainingSettings = TrainingSettings()
+
+
+class EvaluationSettings(Settings):
+    """split: the exam questions that are scored; probes: which forgetting probes are measured.
+
+    standard: beside the paper's protocols also those of lm-eval (`evaluation.protocols`); only for
+    an exam or a probe that has both.
+    """
+
+    split: Literal["validation", "test"] = "test"
+    probes: list[Literal["prose", "knowledge", "self_text"]] = ["prose", "knowledge", "self_text"]
+    standard: bool = True
+    batch_tokens: int = Field(1536, ge=64)
+
+
+class MethodSettings(Settings):
+    """One arm of the study.
+
+    kind: "base" (no training), "full" (all weights) or "peft". peft_type and settings: a PEFT
+    method's name and the fields of its configuration; any method of PEFT works. learning_rate: one
+    value, or a list for a sweep. label: the method's name in figures and tables. stage: "exam", or
+    "retrofit" for a memory that is trained as a language model (the profile's `retrofit`). start:
+    the method whose trained memory this one goes on from, with its settings.
+    """
+
+    label: str
+    kind: Literal["base", "full", "peft"]
+    peft_type: str | None = None
+    settings: dict[str, Any] = {}
+    learning_rate: float | list[float] | None = None
+    stage: Literal["exam", "retrofit"] = "exam"
+    start: str | None = None
+
+    @field_validator("learning_rate")
+    @classmethod
+    def _positive(cls, value):
+        for rate in value if isinstance(value, list) else [value]:
+            if rate is not None and not rate > 0:
+                raise ValueError(f"learning_rate={rate} must be positive")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if (self.kind == "peft") != (self.peft_type is not None):
+            raise ValueError(
+                f"kind={self.kind!r} and peft_type={self.peft_type!r} do not fit: "
+                "peft_type is for kind='peft', and needed there"
+            )
+        if self.kind != "peft" and self.settings:
+            raise ValueError(f"settings={self.settings} are only for kind='peft'")
+        if (self.kind == "base") != (self.learning_rate is None):
+            raise ValueError(
+                f"learning_rate={self.learning_rate}: kind='base' takes none, all others need one"
+            )
+        if self.peft_type != SPARSE_MEMORY and (self.start or self.stage == "retrofit"):
+            raise ValueError(
+                f"stage={self.stage!r} and start={self.start!r} are for "
+                f"peft_type={SPARSE_MEMORY!r} only"
+            )
+        return self
+
+    def peft_config(
+        self, memory: MemorySettings, max_grad_norm: float | None = None
+    ) -> peft.PeftConfig:
+        """The PEFT configuration of this method; sparse memory starts from the profile's memory.
+
+        max_grad_norm: the limit that training sets for all methods, for a memory without its own.
+        """
+        known = peft.mapping.PEFT_TYPE_TO_CONFIG_MAPPING
+        if self.peft_type not in known:
+            raise ValueError(
+                f"peft_type={self.peft_type!r} is unknown; PEFT has "
+                f"{', '.join(sorted(str(getattr(k, 'value', k)) for k in known))}"
+            )
+        cls = known[self.peft_type]
+        fields = {f.name for f in dataclasses.fields(cls)}
+        unknown = sorted(set(self.settings) - fields)
+        if unknown:
+            raise ValueError(
+                f"settings has unknown fields {unknown} for {self.peft_type}; allowed are "
+                f"{', '.join(sorted(fields))}"
+            )
+        settings = dict(self.settings)
+        if self.peft_type == SPARSE_MEMORY:
+            general = {} if max_grad_norm is None else {"max_grad_norm": max_grad_norm}
+            settings = {**memory.model_dump(), **general, **settings}
+        return cls(task_type="CAUSAL_LM", **settings)
+
+    def after(self, parent: MethodSettings) -> MethodSettings:
+        """This method with the memory of `parent`, whose shape it shares; updates are its own."""
+        own = ("update", "trainable", "rule", "rows_per_step", "max_grad_norm")
+        shape = {name: value for name, value in parent.settings.items() if name not in own}
+        changed = sorted(set(self.settings) - set(own))
+        if changed:
+            raise ValueError(
+                f"settings {changed} cannot differ from those of start={self.start!r}, whose "
+                "memory this method goes on from; set them there"
+            )
+        return self.model_copy(update={"settings": {**shape, **self.settings}})
+
+
+class MemorySettings(Settings):
+    """Shape of the memory, shared by all sparse memory methods; see `SparseMemoryConfig`."""
+
+    layers: list[int] | None = None
+    integration: str = "additive"
+    num_subkeys: int = 64
+    num_heads: int = 4
+    top_k: int = 16
+    key_dim: int = 128
+    query_norm: bool = True
+    gated: bool = False
+    rows_per_step: int = 512
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _valid(self):
+        SparseMemoryConfig(**self.model_dump())
+        return self

@@ -1,0 +1,212 @@
+"""Finetuning one model with one method: transformers' Trainer, resumable, the same for all arms."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate.utils import extract_model_from_parallel
+from torch import nn
+from tqdm import tqdm
+from transformers import (
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
+from ..files import write_whole
+from ..precision import resolve_precision
+from ..settings import TrainingSettings
+from . import processes
+from .frozen import kept_casts
+from .shortcuts import AnswerCollator, plain_attention
+
+COMPLETE = "complete.json"
+
+
+@dataclass(frozen=True)
+class TrainingOutcome:
+    """What training took. Memory is the peak of the process, in bytes; log: step and mean loss."""
+
+    seconds: float
+    tokens: int
+    steps: int
+    peak_memory_bytes: int
+    log: list[dict]
+
+
+def finetune(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[dict],
+    settings: TrainingSettings,
+    learning_rate: float,
+    seed: int,
+    work_dir: Path,
+) -> TrainingOutcome:
+    """Train `model` in place on rows; goes on from the last checkpoint in `work_dir`.
+
+    A row has `input_ids`, `attention_mask` and `labels`, lists of token ids of one text.
+
+    All parameters with requires_grad are trained by AdamW without weight decay, on a cosine
+    schedule with warm-up; memory tables by the row-sparse step of `smf_lib.method.row_adam`. Weights stay
+    float32; with precision "bf16" the forward and backward passes run under bfloat16 autocast.
+    What a step need not compute it leaves out, for all methods alike (`shortcuts`, `frozen`).
+    Batches hold texts of similar length. A run that was killed and started again gives the same
+    weights as one that was not. Started by `torchrun` or `accelerate launch`, the processes share
+    each batch; one process uses one GPU, however many it sees.
+
+    Raises:
+        ValueError: training.batch_size is not a multiple of the number of processes.
+    """
+    processes.check_share("training.batch_size", settings.batch_size)
+    per_epoch = -(-len(rows) // (settings.batch_size * settings.gradient_accumulation))
+    steps = per_epoch * settings.epochs
+    warmup = settings.warmup_steps
+    arguments = TrainingArguments(
+        output_dir=str(work_dir),
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.batch_size // processes.count(),
+        gradient_accumulation_steps=settings.gradient_accumulation,
+        learning_rate=learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=round(settings.warmup_ratio * steps) if warmup is None else warmup,
+        weight_decay=0.0,
+        max_grad_norm=settings.max_grad_norm,
+        bf16=resolve_precision(settings.precision) == "bf16",
+        use_cpu=not torch.cuda.is_available(),
+        seed=seed,
+        data_seed=seed,
+        train_sampling_strategy="group_by_length",
+        save_steps=settings.checkpoint_every,
+        save_total_limit=1,
+        logging_steps=max(1, min(10, steps // 10)),
+        report_to=[],
+        dataloader_pin_memory=False,
+        disable_tqdm=True,  # the bar of `_Clock` reads the same in a terminal, a notebook and a log
+    )
+    # A process that sees several GPUs would multiply the batch by their number (nn.DataParallel).
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    clock = _Clock(work_dir)
+    trainer = _ResumableTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=list(rows),
+        data_collator=AnswerCollator(tokenizer, model),
+        callbacks=[clock],
+    )
+    trainer.remove_callback(PrinterCallback)
+    longest = max(len(row["input_ids"]) for row in rows)
+    with kept_casts(model), plain_attention(model, longest):
+        trainer.train(resume_from_checkpoint=_last_checkpoint(work_dir))
+    # accelerate leaves the model's logits turned to float32; a long text's would take a gigabyte
+    extract_model_from_parallel(model, keep_fp32_wrapper=False)
+    history = trainer.state.log_history
+    losses = [{"step": e["step"], "loss": e["loss"]} for e in history if "loss" in e]
+    return TrainingOutcome(
+        seconds=clock.seconds(),
+        tokens=settings.epochs * sum(len(row["input_ids"]) for row in rows),
+        steps=trainer.state.global_step,
+        peak_memory_bytes=max(clock.peak, peak_memory()),
+        log=losses,
+    )
+
+
+def peak_memory() -> int:
+    """Peak memory of this process in bytes: on the GPU where there is one, else resident."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+class _ResumableTrainer(Trainer):
+    """A Trainer whose order of rows follows from seed and epoch, however often it was interrupted.
+
+    The plain one draws each epoch's order from the global random numbers, and one that goes on in
+    a later epoch repeats the order of the first.
+    """
+
+    def _get_train_sampler(self, train_dataset=None) -> _SeededOrder:
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        group = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return _SeededOrder(group, rows, self)
+
+
+class _SeededOrder(LengthGroupedSampler):
+    """Texts of similar length together, in an order of its own for each seed and epoch."""
+
+    def __init__(self, batch_size: int, rows: Sequence[dict], trainer: Trainer):
+        super().__init__(batch_size, lengths=[len(row["input_ids"]) for row in rows])
+        self.trainer = trainer
+
+    def __iter__(self):
+        state, settings = self.trainer.state, self.trainer.args
+        per_epoch = state.max_steps / settings.num_train_epochs
+        epoch = int(state.global_step / per_epoch)
+        self.generator = torch.Generator().manual_seed(settings.seed + 1_000_003 * epoch)
+        return super().__iter__()
+
+
+class _Clock(TrainerCallback):
+    """Shows progress, adds up time over interruptions, marks each checkpoint that is whole."""
+
+    def __init__(self, work_dir: Path):
+        self.work_dir, self.before, self.peak = work_dir, 0.0, 0
+        self.started = time.perf_counter()
+
+    def seconds(self) -> float:
+        return self.before + time.perf_counter() - self.started
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        mark = self.work_dir / f"checkpoint-{state.global_step}" / COMPLETE
+        if mark.is_file():
+            earlier = json.loads(mark.read_text())
+            self.before, self.peak = earlier["seconds"], earlier["peak_memory_bytes"]
+        self.started = time.perf_counter()
+        self.bar = tqdm(
+            total=state.max_steps, initial=state.global_step, desc="training", unit="step"
+        )
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.bar.update()
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if logs and "loss" in logs:
+            self.bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.bar.close()
+
+    def on_save(self, args, state, control, **kwargs):
+        if not processes.is_first():  # whose checkpoint holds the weights
+            return
+        mark = self.work_dir / f"checkpoint-{state.global_step}" / COMPLETE
+        so_far = {"seconds": self.seconds(), "peak_memory_bytes": max(self.peak, peak_memory())}
+        write_whole(mark, json.dumps(so_far))
+
+
+def _last_checkpoint(work_dir: Path) -> str | None:
+    """The newest whole checkpoint; those that a kill left half-written are removed."""
+    whole = []
+    for folder in work_dir.glob("checkpoint-*"):
+        if (folder / COMPLETE).is_file():
+            whole.append(folder)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+    return str(max(whole, key=lambda f: int(f.name.rpartition("-")[2]))) if whole else None

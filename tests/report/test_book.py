@@ -1,0 +1,143 @@
+"""Staging of the book on a tiny repository with invented records."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from helpers_book import executed, notebook, write
+from helpers_records import make_record
+
+from smf_lib.report.book import build
+from smf_lib.report.book.pages import BookError
+from smf_lib.study.profiles import load_profile
+from smf_lib.study.records.results import write_record
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PROFILE = load_profile("smoke").model_copy(update={"seeds": [0, 1]})
+NAMES = [
+    "01_build_memory", "02_finetune", "03_results", "04_selection", "05_cost", "06_paper"
+]  # fmt: skip
+
+
+@pytest.fixture
+def study(tmp_path):
+    """(source, root): prose, source notebooks, executed copies and a record for every run."""
+    source, root = tmp_path / "source", tmp_path / "root"
+    for name in ("_config.yml", "_toc.yml", "book"):
+        copy = shutil.copytree if name == "book" else shutil.copyfile
+        source.mkdir(exist_ok=True)
+        copy(REPOSITORY / name, source / name)
+    plain = notebook("(sec-part)=\n## Part", ("print(seed)",))
+    for name in NAMES:
+        write(plain, source / "notebooks" / f"{name}.ipynb")
+        if name != "02_finetune":
+            done = executed(plain, profile="smoke", seed=0)
+            write(done, root / "work/smoke/notebooks" / f"{name}.ipynb")
+    for run in PROFILE.runs():
+        record = make_record(run.method, seed=run.seed, profile="smoke", run_id=run.run_id)
+        write_record(root / "results/smoke/local" / f"{run.run_id}.json", record)
+        done = executed(plain, profile="smoke", seed=run.seed)
+        write(done, root / "work/smoke/notebooks" / f"02_finetune_{run.run_id}.ipynb")
+    return source, root
+
+
+def staged(study):
+    source, root = study
+    return build.stage(PROFILE, source, root, root / "site")
+
+
+def test_every_run_of_the_first_seed_has_a_page(study):
+    site = staged(study)
+    pages = [
+        "02_finetune_base",
+        *(f"02_finetune_{m}-seed0" for m in PROFILE.methods if m != "base"),
+    ]
+    found = {path.stem for path in (site / "notebooks").glob("02_finetune_*.ipynb")}
+    assert found == set(pages)
+    toc = yaml.safe_load((site / "_toc.yml").read_text())
+    chapters = {c["file"]: c for part in toc["parts"] for c in part["chapters"]}
+    sections = chapters["notebooks/02_finetune"]["sections"]
+    assert [s["file"] for s in sections] == [f"notebooks/{page}" for page in pages]
+    assert sections[2]["title"] == PROFILE.methods["lora"].label
+    parent = (site / "notebooks" / "02_finetune.md").read_text()
+    assert all(page in parent for page in pages)
+
+
+def test_pages_say_what_drew_them(study):
+    site = staged(study)
+    for path in (site / "notebooks").glob("*.ipynb"):
+        first = nbformat.read(path, 4).cells[0].source
+        assert "Profile `smoke`, run on Test CPU (2 cores, 24 GiB), 23 November 2026" in first
+        assert "numbers on this page mean nothing" in first
+        assert f"files/{path.stem}.ipynb" in first
+        assert (site / "notebooks" / "files" / path.name).is_file()
+    footer = yaml.safe_load((site / "_config.yml").read_text())
+    footer = footer["sphinx"]["config"]["html_theme_options"]["extra_footer"]
+    assert "profile smoke on Test CPU" in footer
+
+
+def test_labels_stand_on_one_page_only(study):
+    site = staged(study)
+    with_label = [
+        path.stem
+        for path in (site / "notebooks").glob("02_finetune_*.ipynb")
+        if "(sec-part)=" in path.read_text()
+    ]
+    assert with_label == ["02_finetune_base"]
+
+
+def test_math_is_drawn_from_the_staged_folder(study):
+    site = staged(study)
+    config = yaml.safe_load((site / "_config.yml").read_text())["sphinx"]["config"]
+    script = site / config["html_static_path"][0] / config["mathjax_path"]
+    assert script.stat().st_size > 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("lost", "message"),
+    [
+        ("results/smoke/local/lora-seed1.json", "lora-seed1.json is missing; run the study first"),
+        ("work/smoke/notebooks/05_cost.ipynb", "05_cost.ipynb is missing; run the study first"),
+        ("work/smoke/notebooks/02_finetune_base.ipynb", "02_finetune_base.ipynb is missing"),
+    ],
+)
+def test_one_clear_error_for_what_is_missing(study, lost, message):
+    (study[1] / lost).unlink()
+    with pytest.raises(BookError, match=message):
+        staged(study)
+
+
+def test_a_broken_record_is_named(study):
+    (study[1] / "results/smoke/local/base.json").write_text("{")
+    with pytest.raises(BookError, match="base.json: not a whole JSON file"):
+        staged(study)
+
+
+def test_swept_methods_have_a_page_a_learning_rate():
+    sweep = load_profile("sweep")
+    runs = build.shown_runs(sweep)
+    assert len(runs) == len(sweep.runs()) // len(sweep.seeds) or len(sweep.seeds) == 1
+    described = [build.describe_run(sweep, run) for run in runs]
+    assert len(set(described)) == len(described)
+    assert any("learning rate" in text for text in described)
+
+
+def test_command_line_reports_errors_in_one_message(tmp_path):
+    command = [sys.executable, "-m", "smf_lib.report.book", "stage", "--root", str(tmp_path)]
+    for profile, message in {
+        "nosuch": "profile='nosuch' does not exist",
+        "smoke": "is missing",
+    }.items():
+        done = subprocess.run(
+            [*command, "--profile", profile, "--source", str(REPOSITORY)],
+            capture_output=True,
+            text=True,
+            cwd=REPOSITORY,
+            check=False,
+        )
+        assert done.returncode == 1 and message in done.stderr
+        assert "Traceback" not in done.stderr

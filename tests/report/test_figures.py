@@ -1,0 +1,334 @@
+"""Figures: complete on realistic and on degenerate data, texts inside and apart, words true."""
+
+import functools
+import math
+from itertools import combinations
+
+import matplotlib
+import numpy as np
+import pytest
+from helpers_records import (
+    TRUE_EFFECTS,
+    make_record,
+    paper_records,
+    study_records,
+    sweep_records,
+)
+from matplotlib.text import Annotation, Text
+
+from smf_lib.report import figures
+from smf_lib.report.figures.labels import Label, _spread, place_labels
+from smf_lib.report.figures.style import (
+    COLOURS,
+    FURTHER,
+    method_colours,
+    method_family,
+    method_shape,
+    text_colour,
+)
+from smf_lib.report.paper.published import load_published
+from smf_lib.study.profiles import load_profile
+from smf_lib.study.records.results import ResultsError
+
+ROWS = 512
+
+
+def counts():
+    rng = np.random.default_rng(0)
+    background = rng.poisson(2000 / (1 + rng.permutation(ROWS)) ** 0.9)
+    task = rng.poisson(0.3 * background)
+    task[:40] += 30
+    return background, task
+
+
+def picked():
+    background, task = counts()
+    p, q = task / task.sum(), (background + 1) / (background + 1).sum()
+    score = np.where(task > 0, p * np.log(np.maximum(p, 1e-12) / q), -1)
+    return {"KL": np.argsort(-score)[:64], "TF-IDF": np.argsort(-task)[:64]}
+
+
+def without(records, *metrics):
+    """The records with these metrics left out."""
+    return [
+        record.model_copy(
+            update={"metrics": {k: v for k, v in record.metrics.items() if k not in metrics}}
+        )
+        for record in records
+    ]
+
+
+def identical():
+    return [make_record(method) for method in TRUE_EFFECTS]
+
+
+def diverged():
+    base, *others = study_records(methods=("base", "lora", "smf-kl"))
+    broken = make_record("full", kl=[math.nan] * 64)
+    full = others[0].model_copy(
+        update={
+            "run_id": "full",
+            "method": "full",
+            "label": "Full finetuning",
+            "metrics": others[0].metrics | {"self_kl": broken.metrics["self_kl"]},
+        }
+    )
+    return [base, full, *others]
+
+
+RECORD_FIGURES = {
+    "gain": figures.gain_against_forgetting,
+    "accuracy": figures.exam_accuracy,
+    "rates": figures.learning_rate_sweep,
+    "loss": figures.training_loss,
+    "cost": figures.cost,
+}
+RECORD_SETS = {
+    "one study": study_records,
+    "two studies": lambda: study_records() + study_records("reference", (0, 1), shift=0.02),
+    "a sweep": sweep_records,
+    "one method": lambda: study_records(methods=("base", "lora")),
+    "identical runs": identical,
+    "one probe": lambda: without(study_records(), "prose_perplexity", "knowledge_accuracy"),
+    "a diverged run": diverged,
+    "further methods": lambda: study_records() + [make_record("ia3"), make_record("dora")],
+    "every arm": paper_records,
+    "every arm twice": lambda: paper_records() + paper_records(study="local", seeds=(1,)),
+}
+PLAIN = {
+    "read_frequency": lambda: figures.read_frequency(*counts(), picked()),
+    "read_frequency, none picked": lambda: figures.read_frequency(*counts()),
+    "read_shares": lambda: figures.read_shares(*counts(), picked()),
+    "overlap": lambda: figures.overlap_heatmap(picked()),
+    "hub rows": lambda: figures.hub_rows(dict(zip(("background", "task"), counts(), strict=True))),
+    "diagram": figures.memory_diagram,
+}
+NEEDED = {
+    "gain": [name for name in RECORD_SETS if name != "further methods"],
+    "accuracy": ["two studies", "a sweep", "identical runs", "every arm"],
+    "rates": ["two studies", "a sweep", "one method"],
+    "loss": ["one study", "two studies", "a sweep", "further methods", "every arm"],
+    "cost": ["two studies", "a sweep", "identical runs", "further methods", "every arm"],
+}
+ALL = [(figure, records) for figure, names in NEEDED.items() for records in names]
+
+
+@functools.cache
+def drawn(figure, records):
+    """The figure of this name, drawn once for all tests."""
+    return RECORD_FIGURES[figure](RECORD_SETS[records]())
+
+
+def texts(figure):
+    """Texts that a figure shows, with their boxes in pixels; ticks out of view are not shown."""
+    figure.fig.draw_without_rendering()
+    renderer = figure.fig.canvas.get_renderer()
+    hidden = set()
+    for axis in (axis for ax in figure.fig.axes for axis in (ax.xaxis, ax.yaxis)):
+        low, high = sorted(axis.get_view_interval())
+        seen = [t.label1 for t in axis.get_major_ticks() if low <= t.get_loc() <= high]
+        hidden |= set(map(id, axis.findobj(Text)))
+        hidden -= set(map(id, [*seen, axis.label])) if axis.axes.axison else set()
+    found = [text for text in figure.fig.findobj(Text) if id(text) not in hidden]
+    shown = [text for text in found if text.get_visible() and text.get_text().strip()]
+    return [(text, text.get_window_extent(renderer)) for text in shown]
+
+
+def check_complete(figure):
+    assert figure.png().startswith(b"\x89PNG")
+    assert figure.caption.endswith(".") and figure.alt.endswith(".")
+    assert len(figure.alt) > 60 and "nan" not in (figure.caption + figure.alt).lower()
+    assert figure.fig.get_figwidth() == 8
+    width, height = figure.fig.bbox.size
+    for text, box in texts(figure):
+        inside = box.x0 > -2 and box.y0 > -2 and box.x1 < width + 2 and box.y1 < height + 2
+        assert inside, f"{text.get_text()} is cut off"
+
+
+@pytest.mark.parametrize(("figure", "records"), ALL)
+def test_figures_of_records_are_complete(figure, records):
+    check_complete(drawn(figure, records))
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_figures_of_arrays_are_complete(name):
+    check_complete(PLAIN[name]())
+
+
+@pytest.mark.parametrize(("figure", "records"), [pair for pair in ALL if pair[0] != "cost"])
+def test_labels_do_not_overlap(figure, records):
+    found = texts(drawn(figure, records))
+    boxes = [(text.get_text(), box) for text, box in found if isinstance(text, Annotation)]
+    for (first, a), (second, b) in combinations(boxes, 2):
+        wide = min(a.x1, b.x1) - max(a.x0, b.x0)
+        high = min(a.y1, b.y1) - max(a.y0, b.y0)
+        assert min(wide, high) < 2, f"{first} lies on {second}"
+
+
+def test_many_methods_are_told_apart_by_hue_and_mark():
+    methods = load_profile("medmcqa").methods
+    colours = method_colours(methods)
+    assert len({(colours[m], method_shape(m)) for m in methods}) == len(methods)
+    for start in ("smf-", "additive-", "replacement-"):
+        family = [method for method in methods if method.startswith(start)]
+        assert len({method_shape(method) for method in family}) == len(family)
+    assert method_family("lora") == method_family("base") == "Without a memory"
+    legend = drawn("gain", "every arm").fig.legends[0]
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert sorted(labels) == sorted(method.label for method in methods.values())
+
+
+def published_figure(records, name="medmcqa-smollm2"):
+    return figures.published_against_measured({f"{name}/reference": records}, load_published())
+
+
+MAIN = ("base", "full", "lora", "smf-kl", "additive-kl", "retrofit-additive")
+PAPER_FIGURES = {
+    "nothing measured": lambda: figures.published_against_measured({}, load_published()),
+    "the base alone": lambda: published_figure(paper_records(methods=("base",))),
+    "one arm": lambda: published_figure(paper_records(methods=("base", "lora"))),
+    "main arms": lambda: published_figure(paper_records(methods=MAIN)),
+    "every arm": lambda: published_figure(paper_records()),
+    "three studies": lambda: figures.published_against_measured(
+        {name: paper_records(name, MAIN) for name in ("paper", "medmcqa", "medmcqa-smollm2")},
+        load_published(),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PAPER_FIGURES)
+def test_published_and_measured_stand_side_by_side(name):
+    figure = PAPER_FIGURES[name]()
+    check_complete(figure)
+    titles = [ax.get_title(loc="left") for ax in figure.fig.axes]
+    assert titles[0] == "Published: arXiv 2605.03229v2"
+    assert "Full finetuning +5.4 points at +43.8 %" in figure.alt
+    boxes = [(t.get_text(), box) for t, box in texts(figure) if isinstance(t, Annotation)]
+    for (first, a), (second, b) in combinations(boxes, 2):
+        wide, high = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
+        assert min(wide, high) < 2, f"{first} lies on {second}"
+
+
+def test_a_study_without_trained_arms_is_named_and_not_drawn():
+    figure = PAPER_FIGURES["the base alone"]()
+    assert "Without a trained arm to draw: medmcqa-smollm2/reference." in figure.caption
+    assert not any("Measured" in ax.get_title(loc="left") for ax in figure.fig.axes)
+
+
+def test_many_labels_at_one_point_find_places():
+    from smf_lib.report.figures.style import new_figure
+
+    figure = new_figure(4)
+    ax = figure.subplots()
+    ax.plot(0, 0, "o")
+    labels = [Label(0, 0, f"method number {i}", "#0072b2") for i in range(12)]
+    boxes = [text.get_window_extent() for text in place_labels(ax, labels)]
+    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
+
+
+def test_spread_moves_as_little_as_needed():
+    assert _spread([0, 10, 20], 5) == [0, 10, 20]
+    assert _spread([10, 10], 4) == pytest.approx([8, 12])
+    assert _spread([0, 1, 50], 4) == pytest.approx([-1.5, 2.5, 50])
+
+
+def test_caption_tells_setting_seeds_and_baselines():
+    one = drawn("gain", "one study")
+    for part in ("quick/local", "test split", "400 questions", "one seed", "25.0 %", "27.0 %"):
+        assert part in one.caption
+    many = figures.gain_against_forgetting(study_records(seeds=(0, 1, 2)))
+    assert "3 seeds" in many.caption and "one seed" not in many.caption
+
+
+def test_alternative_text_holds_the_numbers():
+    records = study_records()
+    alt = figures.exam_accuracy(records).alt
+    for record in records:
+        assert f"{100 * record.metrics['exam_accuracy'].value:.1f} %" in alt
+    gain = drawn("gain", "one study").alt
+    assert "LoRA r 16: the exam gain is +24.0 points, perplexity changed by +10.5 %" in gain
+
+
+def test_diverged_run_is_named_and_not_drawn():
+    caption = drawn("gain", "a diverged run").caption
+    assert "Diverged, so not drawn: Full finetuning." in caption
+
+
+def test_sweep_rings_the_chosen_rates():
+    records = sweep_records()
+    assert "LoRA r 16 1.5e-4" in figures.learning_rate_sweep(records, {"lora": 1.5e-4}).caption
+
+
+def test_loss_of_a_second_study_is_dashed_and_named_once():
+    records = study_records() + study_records("reference", shift=1.0)
+    figure = figures.training_loss(records)
+    assert "; dashed: study quick/reference." in figure.caption
+    lines = [line for line in figure.fig.axes[0].lines if line.get_alpha() is None]
+    assert [line.get_linestyle() for line in lines].count("--") == len(lines) / 2
+    texts = [text.get_text() for text in figure.fig.axes[0].texts]
+    assert sorted(texts) == sorted({r.label for r in records if r.kind != "base"})
+
+
+def test_missing_data_is_an_error_with_a_reason():
+    with pytest.raises(ResultsError, match="quick/local has no run of the base model"):
+        figures.gain_against_forgetting(study_records(methods=("lora",)))
+    with pytest.raises(ValueError, match="forgetting probe"):
+        figures.gain_against_forgetting(study_records(methods=("base",)))
+    with pytest.raises(ValueError, match="exam_accuracy"):
+        figures.exam_accuracy(without(study_records(), "exam_accuracy"))
+    with pytest.raises(ValueError, match="training_log"):
+        figures.training_loss(study_records(methods=("base",)))
+    with pytest.raises(ValueError, match="no trained run"):
+        figures.cost(study_records(methods=("base",)))
+    with pytest.raises(ValueError, match="no trained run"):
+        figures.learning_rate_sweep(study_records(methods=("base",)))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: figures.read_frequency([1, 2], [1, 2, 3]), "has 2 rows, task_counts 3"),
+        (lambda: figures.read_frequency([0, 0], [1, 2]), "background_counts must hold"),
+        (lambda: figures.read_frequency([1, 2], [1, 2], {"kl": [2]}), "row outside 0 to 1"),
+        (lambda: figures.read_shares([1, 2], [1, 2], {}), "names no rule"),
+        (lambda: figures.overlap_heatmap({"kl": [1]}), "two rules or more"),
+        (lambda: figures.overlap_heatmap({"kl": [1], "tfidf": []}), "without rows"),
+        (lambda: figures.hub_rows({}), "names no curve"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_overlap_and_shares_say_true_numbers():
+    overlap = figures.overlap_heatmap({"a": [1, 2, 3, 4], "b": [3, 4, 5, 6]})
+    assert "2 rows are picked by both a and b" in overlap.alt
+    shares = figures.read_shares([1, 1, 1, 1], [3, 1, 0, 0], {"kl": [0]})
+    assert "1 rows with 75 % of the task's reads and 25 % of the background's" in shares.caption
+    hubs = figures.hub_rows({"task": [90] + [1] * 10})
+    assert "top 1 % of rows take 90 % of the reads" in hubs.caption
+
+
+def test_colours_are_stable_distinct_and_readable():
+    colours = method_colours(["vera", "dora", "lora"])
+    assert colours["lora"] == COLOURS["lora"]
+    assert colours["dora"] == FURTHER[0] and colours["vera"] == FURTHER[1]
+    assert len({*COLOURS.values(), *FURTHER}) == len(COLOURS) + len(FURTHER)
+    for colour in (*COLOURS.values(), *FURTHER):
+        linear = [
+            c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in text_colour(colour)
+        ]
+        assert 1.05 / (np.dot(linear, [0.2126, 0.7152, 0.0722]) + 0.05) >= 4.49
+
+
+def test_figure_shows_itself_with_escaped_words():
+    shown = figures.Figure(figures.memory_diagram().fig, "a < b.", 'the "alt" text.')
+    html = shown._repr_html_()
+    assert "a &lt; b." in html and "&quot;alt&quot;" in html and "data:image/png;base64," in html
+
+
+def test_drawing_leaves_matplotlib_settings_alone():
+    before = dict(matplotlib.rcParams)
+    figures.memory_diagram().png()
+    assert dict(matplotlib.rcParams) == before

@@ -1,0 +1,251 @@
+"""The paper's arms: which are on record, how they are ordered, and what claims they settle."""
+
+import math
+from pathlib import Path
+
+import pytest
+from helpers_records import PAPER_EFFECTS, make_record, paper_records
+
+from smf_lib.report.analysis.stats import Interval
+from smf_lib.report.paper import arms, claims, ordering, tables
+from smf_lib.report.paper.published import load_published
+from smf_lib.study.profiles import load_profile
+from smf_lib.study.records.results import ResultsError, write_record
+
+PUBLISHED = load_published()
+FEW = ("base", "lora", "full", "additive-kl")
+
+
+def test_studies_are_read_by_profile_and_study(tmp_path):
+    for study in ("reference", "mine"):
+        for record in paper_records(methods=FEW, study=study):
+            folder = tmp_path / "medmcqa-smollm2" / study
+            write_record(folder / f"{record.run_id}.json", record)
+    studies = arms.read_studies(tmp_path, ["paper", "medmcqa-smollm2"])
+    assert list(studies) == ["medmcqa-smollm2/mine", "medmcqa-smollm2/reference"]
+    assert [len(records) for records in studies.values()] == [4, 4]
+    assert arms.read_studies(tmp_path, ["paper"]) == {}
+
+
+def test_a_broken_record_is_named(tmp_path):
+    path = tmp_path / "paper" / "local" / "base.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    with pytest.raises(ResultsError, match="base.json"):
+        arms.read_studies(tmp_path, ["paper"])
+
+
+def test_of_several_rates_the_profiles_own_is_taken():
+    records = [
+        make_record("lora", rate=1e-5, run_id="lora-lr1e-05-seed0"),
+        make_record("lora", rate=1e-4, run_id="lora-seed0"),
+        make_record("ia3", rate=1e-3, run_id="ia3-lr0.001-seed0"),
+    ]
+    found = arms.arms_of(records)
+    assert found["lora"].first.run_id == "lora-seed0" and "ia3" in found
+
+
+def test_order_is_the_papers_then_ours_then_by_name():
+    order = arms.paper_order(["zeta", "smf-kl", "full", "base", "additive-kl"], PUBLISHED)
+    assert order == ["base", "additive-kl", "full", "smf-kl", "zeta"]
+
+
+def test_the_caption_says_model_rows_budget_and_seeds():
+    records = paper_records(methods=FEW)
+    records[0].settings["exam"] = {"format": "cloze"}
+    text = arms.setting_caption(records)
+    for part in (
+        "medmcqa-smollm2/reference", "SmolLM2-135M-Instruct (135 M parameters)",
+        "trained on 1,000 questions, once", "400 questions", "(cloze)", "9,000 words",
+        "after 5 examples", "one seed", "not the luck of training",
+    ):  # fmt: skip
+        assert part in text
+    text = arms.setting_caption(records, "word_perplexity")
+    assert "9,000 words" in text and "400 questions" not in text and "examples" not in text
+    for record, precision in zip(records, ("bf16", "fp32", "bf16", "bf16")):
+        record.settings["precision"] = precision
+    assert arms.setting_caption(records, "word_perplexity").endswith("bfloat16 (the rest).")
+    records[1].settings["precision"] = "bf16"
+    records[0].data.exam.notes = "drawn from somewhere"
+    assert arms.setting_caption(records).endswith("luck of training. drawn from somewhere.")
+    records[1].data.exam.notes = "drawn elsewhere"
+    records[1].data.exam.sha256 = "1" * 64
+    records[2].data.exam.notes = "the same rows in other words"
+    records[2].data.exam.sha256 = "1" * 64
+    told = arms.setting_caption(records)
+    assert "drawn from somewhere." in told
+    assert ("drawn elsewhere" in told) != ("in other words" in told)
+    several = arms.setting_caption(paper_records(methods=FEW, seeds=(0, 1, 2)))
+    assert "3 seeds" in several and "one seed" not in several
+    assert "one seed" not in arms.setting_caption(paper_records(methods=("base",)))
+
+
+def test_missing_arms_are_named():
+    text = arms.missing_sentence(paper_records(methods=FEW))
+    assert "Stage 1, additive" in text and "LoRA" not in text
+    assert arms.missing_sentence(paper_records()).startswith("Every method of profile")
+    text = arms.missing_sentence(paper_records(methods=FEW), load_profile("quick"))
+    assert text == "Not on record yet, of the methods of profile quick: SMF (KL); SMF (TF-IDF)."
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "region", "verdict"),
+    [
+        (0.1, 2.0, (0, math.inf), "supported"),
+        (-0.1, 2.0, (0, math.inf), "not settled"),
+        (-2.0, -0.1, (0, math.inf), "contradicted"),
+        (-2.0, 0.0, (0, math.inf), "not settled"),
+        (-0.5, 0.5, (-1, 1), "supported"),
+        (-1.5, 0.5, (-1, 1), "not settled"),
+        (1.5, 2.5, (-1, 1), "contradicted"),
+        (-9.0, 0.5, (-math.inf, 1), "supported"),
+        (math.nan, math.nan, (0, math.inf), "not settled"),
+    ],
+)
+def test_the_rule_of_a_verdict(low, high, region, verdict):
+    assert claims.judge(Interval((low + high) / 2, low, high, 100), region) == verdict
+    assert claims.judge(None, region) == claims.ABSENT
+
+
+def test_findings_compare_on_the_same_questions():
+    found = {f.claim.text: f for f in claims.findings(paper_records(), PUBLISHED)}
+    lora = found["LoRA raises perplexity"]
+    assert lora.verdict == "supported" and lora.measured.value == pytest.approx(16.2, abs=0.5)
+    assert lora.published == pytest.approx(17.7, abs=0.05)
+    assert found["KL learns more than TF-IDF"].published is None
+
+
+def test_missing_arms_leave_a_claim_without_record():
+    found = {f.claim.text: f for f in claims.findings(paper_records(methods=FEW), PUBLISHED)}
+    gone = found["Replacement loses trivia"]
+    assert (gone.measured, gone.verdict) == (None, claims.ABSENT)
+    nothing = claims.findings(paper_records(methods=("base",)), PUBLISHED)
+    assert {f.verdict for f in nothing} == {claims.ABSENT}
+
+
+def test_sentences_count_verdicts():
+    records = paper_records(methods=FEW)
+    verdicts = [f.verdict for f in claims.findings(records, PUBLISHED)]
+    text = claims.claims_sentence({"a/b": records}, PUBLISHED)
+    assert f"Of {len(verdicts)} claims, study a/b supports {verdicts.count('supported')}" in text
+    assert f"has no records for {verdicts.count(claims.ABSENT)}." in text
+    assert claims.claims_sentence({}, PUBLISHED).startswith("No study is on record yet")
+
+
+def test_a_claim_is_open_until_some_study_settles_it():
+    all_open = claims.open_claims({}, PUBLISHED)
+    assert len(all_open) == len(PUBLISHED.claims)
+    few = claims.open_claims({"a": paper_records(methods=FEW)}, PUBLISHED)
+    texts = {claim.text for claim in few}
+    assert "LoRA raises perplexity" not in texts and "Replacement raises perplexity" in texts
+
+
+def test_items_needed_follow_the_square_of_the_half_width():
+    claim = next(c for c in PUBLISHED.claims if c.text == "LoRA learns more than additive SMF (KL)")
+    finding = claims.Finding(claim, 2.0, Interval(1.0, -3.0, 5.0, 500), "not settled")
+    assert claims.items_needed(finding) == pytest.approx(500 * (4 / 2) ** 2)
+    alike = claims.Finding(claim, 2.0, Interval(0.2, 0.0, 0.4, 500), "not settled")
+    fewest = 1.96**2 * (0.02 - 0.02**2) / 0.02**2  # if one question in fifty differs, all one way
+    assert claims.items_needed(alike) == pytest.approx(fewest)
+    unknown = claims.Finding(claim, None, Interval(1.0, -3.0, 5.0, 500), "not settled")
+    assert claims.items_needed(unknown) is None
+
+
+def test_pairs_are_told_apart_together_not_one_by_one():
+    records = paper_records(methods=ordering.MAIN)
+    pairs = ordering.ordered_pairs(records, "exam_accuracy")
+    assert len(pairs) == math.comb(len(ordering.MAIN), 2)
+    assert all(pair.difference.value >= 0 for pair in pairs)
+    assert all(pair.difference.clear for pair in pairs if pair.apart)
+    assert any(pair.difference.clear and not pair.apart for pair in pairs)
+
+
+def test_the_ordering_is_stated_as_far_as_it_goes():
+    records = paper_records(methods=("base", "lora", "additive-kl"))
+    text = ordering.ordering_sentence(records, "prose_perplexity")
+    assert (
+        text == "Perplexity (more is worse): LoRA r 16 is above Base; Base is above Additive (KL)."
+    )
+    same = [make_record(m, run_id=f"{m}-seed0") for m in ("base", "lora")]
+    text = ordering.ordering_sentence(same, "exam_accuracy")
+    assert text == "MedMCQA: no two arms are told apart."
+    one = ordering.ordering_sentence(paper_records(methods=("base",)), "exam_accuracy")
+    assert "fewer than two" in one
+
+
+@pytest.mark.parametrize(
+    ("above", "left"),
+    [
+        ({"a": ["b", "c"], "b": ["c"], "c": []}, {"a": ["b"], "b": ["c"], "c": []}),
+        ({"a": ["b"], "b": ["c"], "c": []}, {"a": ["b"], "b": ["c"], "c": []}),
+        (
+            {"a": ["b", "c", "d"], "b": ["d"], "c": ["d"], "d": []},
+            {"a": ["b", "c"], "b": ["d"], "c": ["d"], "d": []},
+        ),
+        (
+            {"a": ["b", "c"], "b": ["c", "d"], "c": [], "d": []},
+            {"a": ["b", "c"], "b": ["c", "d"], "c": [], "d": []},
+        ),
+    ],
+)
+def test_pairs_that_follow_from_others_are_not_told(above, left):
+    assert ordering._without_implied(above) == left
+
+
+def test_arms_that_diverged_are_not_ordered():
+    records = paper_records(methods=("base", "lora"))
+    broken = make_record("full", exam=[math.nan] * 400, run_id="full-seed0", study="reference")
+    broken = broken.model_copy(update={"profile": "medmcqa-smollm2"})
+    pairs = ordering.ordered_pairs([*records, broken], "exam_accuracy")
+    assert len(pairs) == 1
+
+
+def test_arms_with_different_texts_are_not_compared_on_them():
+    records = paper_records(methods=("base", "lora", "smf-kl", "additive-kl"))
+    other = records[-1]
+    text = other.data.self_text.model_copy(update={"sha256": "another"})
+    data = other.data.model_copy(update={"self_text": text})
+    records[-1] = other.model_copy(update={"data": data})
+    pairs = ordering.ordered_pairs(records, "self_kl")
+    assert len(pairs) == 3 and other.label not in {p.upper.first.label for p in pairs}
+    assert ordering.ordering_sentence(records, "self_kl").endswith("not compared: 3.")
+    alone = ordering.ordering_sentence([records[1], records[-1]], "self_kl")
+    assert "fewer than two" not in alone and alone.endswith("not compared: 1.")
+    assert len(ordering.ordered_pairs(records, "exam_accuracy")) == 6
+    table = tables.contrast_table(records)
+    row = table[table.Difference.str.contains(other.label, regex=False)].iloc[0]
+    assert row["KL from base (nats)"] == "–" and row["MedMCQA (points)"] != "–"
+
+
+def test_every_arm_named_here_is_a_method_of_the_profile():
+    methods = load_profile("medmcqa").methods.keys()
+    assert set(ordering.MAIN) <= methods and PAPER_EFFECTS.keys() == methods
+    assert {name for _, *pair in claims.QUESTIONS for name in pair} <= methods
+
+
+def test_the_noise_of_the_published_questions_is_computed():
+    text = claims.question_noise_sentence(PUBLISHED)
+    assert "34.4 % is a share of 1,000 questions" in text and "31.5 to 37.4 %" in text
+    assert text.endswith("is 0.8 points.")
+
+
+def test_who_has_learned_anything_is_told():
+    text = ordering.learning_sentence(paper_records(methods=FEW))
+    assert text.endswith("gain clearly on the exam: Full finetuning; LoRA r 16; Additive (KL).")
+    text = ordering.learning_sentence(paper_records(methods=("base", "lora", "smf-kl")))
+    assert text.endswith("LoRA r 16, the other does not.")
+    text = ordering.learning_sentence(paper_records(methods=("base", "replacement-kl")))
+    assert text == "In study medmcqa-smollm2/reference no arm gains clearly on the exam."
+    for methods in (("base",), ("lora",)):
+        assert "no trained arm beside its base" in ordering.learning_sentence(
+            paper_records(methods=methods)
+        )
+
+
+@pytest.mark.parametrize("profile", ["medmcqa-qwen-coder", "medmcqa-smollm2"])
+def test_the_recorded_studies_can_be_ordered_and_contrasted(profile):
+    found = arms.read_studies(Path(__file__).parents[2] / "results", [profile])
+    records = found[f"{profile}/reference"]
+    for metric in ordering.COMPARED:
+        assert "fewer than two" not in ordering.ordering_sentence(records, metric)
+    assert len(tables.contrast_table(records)) > 0

@@ -1,0 +1,73 @@
+"""What a build says before it starts."""
+
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+from helpers_records import make_record
+
+from smf_lib.report.book.plan import describe_plan, other_builds
+from smf_lib.study.profiles import load_profile
+from smf_lib.study.records.results import write_record
+
+PROFILE = load_profile("smoke")
+
+
+def job(rule, run_id=None):
+    return SimpleNamespace(
+        rule=SimpleNamespace(name=rule), wildcards=SimpleNamespace(run_id=run_id)
+    )
+
+
+def record(folder, study, run_id, seconds):
+    made = make_record(profile="smoke", run_id=run_id)
+    made.cost.total_seconds = seconds
+    write_record(folder / "smoke" / study / f"{run_id}.json", made)
+
+
+def test_time_comes_from_records_of_the_same_runs(tmp_path):
+    record(tmp_path, "reference", "lora-seed0", 600)
+    record(tmp_path, "reference", "base", 60)
+    text = "\n".join(
+        describe_plan(PROFILE, [job("finetune", "base"), job("finetune", "lora-seed0")], tmp_path)
+    )
+    assert "2 notebooks (runs: base, lora-seed0)" in text
+    assert "about 11 min on 2 cores of Test CPU" in text
+
+
+def test_records_of_this_machine_come_first(tmp_path):
+    record(tmp_path, "reference", "base", 6000)
+    record(tmp_path, "local", "base", 100)
+    text = "\n".join(describe_plan(PROFILE, [job("finetune", "base"), job("pages")], tmp_path))
+    assert "about 2 min on this machine" in text
+
+
+def test_an_unknown_time_is_said_to_be_unknown(tmp_path):
+    text = "\n".join(describe_plan(PROFILE, [job("finetune", "smf-kl-seed0")], tmp_path))
+    assert "not on record for: smf-kl-seed0" in text and "about" not in text
+
+
+def test_pages_alone(tmp_path):
+    assert "no notebook has to run" in "\n".join(describe_plan(PROFILE, [job("pages")], tmp_path))
+
+
+@pytest.fixture
+def snakemake_in(tmp_path):
+    """A process that looks like Snakemake at work in a folder."""
+    script = tmp_path / "snakemake"
+    script.write_text("import time\nprint('ready', flush=True)\ntime.sleep(60)\n")
+    process = subprocess.Popen(
+        [sys.executable, str(script)], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    yield process, tmp_path
+    process.kill()
+    process.communicate()
+
+
+def test_another_build_is_seen_in_its_folder_only(snakemake_in):
+    process, folder = snakemake_in
+    assert other_builds(os.path.realpath(folder)) == [process.pid]
+    assert other_builds(os.path.realpath(folder.parent)) == []

@@ -1,0 +1,140 @@
+"""Tables: true numbers as text, heads with units, honest about seeds and gaps."""
+
+import pytest
+from helpers_records import make_record, paper_records, study_records, sweep_records
+
+from smf_lib.report.analysis import tables
+from smf_lib.report.analysis.stats import Interval
+from smf_lib.study.records.results import ResultsError
+
+
+def row(table, method):
+    return table[table["Method"] == method].iloc[0]
+
+
+def test_results_table_holds_values_intervals_and_counts():
+    records = study_records()
+    table = tables.results_table(records)
+    assert list(table["Method"])[:2] == ["Base model", "Full finetuning"] and len(table) == 5
+    base, lora = row(table, "Base model"), row(table, "LoRA r 16")
+    accuracy = 100 * records[2].metrics["exam_accuracy"].value
+    assert lora["Exam accuracy (%)"].startswith(f"{accuracy:.1f} [")
+    assert lora["Exam gain (points)"].startswith("+24.0 [")
+    assert lora["Knowledge change (points)"].startswith("-12.2 [")
+    assert lora["Gain kept (% of LoRA's)"] == tables.DASH
+    assert row(table, "SMF, KL")["Gain kept (% of LoRA's)"].startswith("88 [")
+    assert base["Exam gain (points)"] == base["KL from base (nats a token)"] == tables.DASH
+    assert lora["n (exam, prose, knowledge, KL)"] == "400, 40, 400, 64"
+    assert lora["Seeds"] == "1 (items only)"
+    assert "Study" not in table
+
+
+def test_results_table_over_studies_and_seeds():
+    table = tables.results_table(study_records() + study_records("reference", (0, 1, 2)))
+    assert list(table["Study"].unique()) == ["quick/local", "quick/reference"]
+    assert row(table[table["Study"] == "quick/reference"], "SMF, KL")["Seeds"] == "3"
+
+
+def test_results_table_without_a_probe_or_base():
+    records = [make_record(m, drop=["knowledge_accuracy"]) for m in ("base", "lora")]
+    table = tables.results_table(records)
+    assert not [name for name in table if "Knowledge" in name]
+    with pytest.raises(ResultsError, match="base model"):
+        tables.results_table([make_record("lora")])
+
+
+def test_sweep_rows_carry_their_learning_rate():
+    table = tables.results_table(sweep_records())
+    assert "LoRA r 16, lr 1.35e-3" in set(table["Method"])
+    assert "Gain kept (% of LoRA's)" not in table
+
+
+def test_comparison_table_pairs_every_method():
+    table = tables.comparison_table(study_records())
+    assert len(table) == 10
+    pair = table[(table["Method"] == "LoRA r 16") & (table["Compared with"] == "Base model")]
+    assert pair["Exam difference (points)"].item().startswith("+24.0 [")
+    assert pair["Right only by the first"].item() == "96"
+    assert pair["McNemar p"].item() == "< 0.0001" and pair["n"].item() == "400"
+
+
+def test_comparison_over_seeds_has_no_mcnemar():
+    table = tables.comparison_table(study_records(seeds=(0, 1)))
+    assert set(table["McNemar p"]) == {tables.DASH}
+    with pytest.raises(ValueError, match="no two methods"):
+        tables.comparison_table(study_records(methods=("base",)))
+
+
+def test_of_many_methods_each_is_compared_with_the_usual_ones():
+    table = tables.comparison_table(paper_records())
+    assert len(table) == 3 * 15 + 3
+    usual = {"Base", "Full finetuning", "LoRA r 16"}
+    assert all(usual & {a, b} for a, b in zip(table["Method"], table["Compared with"]))
+
+
+def test_every_arm_has_a_row_of_results():
+    table = tables.results_table(paper_records())
+    assert len(table) == 18 and table["Method"].is_unique
+
+
+def test_equal_gain_table_and_its_reason():
+    table = tables.equal_gain_table(sweep_records())
+    assert len(set(table["At exam gain (points)"])) == 1
+    assert row(table, "LoRA r 16")["Perplexity change (%), minus LoRA's"] == tables.DASH
+    assert row(table, "SMF, KL")["Perplexity change (%), minus LoRA's"].startswith("-")
+    with pytest.raises(ValueError, match="two learning rates"):
+        tables.equal_gain_table(study_records())
+
+
+def test_cost_table_in_words():
+    table = tables.cost_table(study_records())
+    lora = row(table, "LoRA r 16")
+    assert lora["Training time"] == "4.52 min" and lora["Peak memory"] == "2.2 GiB"
+    assert lora["Parameters changed"] == "4.88 M" and lora["Size on disk"] == "19.6 MB"
+    assert row(table, "SMF, KL")["Rows changed"] == "3,690 of 12,288"
+    with pytest.raises(ValueError, match="no trained run"):
+        tables.cost_table(study_records(methods=("base",)))
+
+
+def test_provenance_table_lists_what_differs():
+    records = study_records(methods=("base", "lora"))
+    values = dict(tables.provenance_table(records).itertuples(index=False))
+    assert values["Commit"] == "0123456789ab" and values["torch"] == "2.13.0"
+    assert values["Processor"] == "Test CPU, 2 cores" and values["GPU"] == "none"
+    assert values["Number format"] == "not recorded"
+    changed = make_record("lora", study="mine", precision="bf16").model_copy(update={"dirty": True})
+    values = dict(tables.provenance_table([records[0], changed]).itertuples(index=False))
+    assert "with changes not committed" in values["Commit"]
+    assert values["Study"] == "quick/local and quick/mine"
+    assert values["Number format"] == "not recorded and bfloat16"
+
+
+def test_parameters_table_flattens_settings():
+    table = tables.parameters_table({"a": {"b": [1, 2], "c": None}, "d": "text", "e": True})
+    assert dict(table.itertuples(index=False)) == {
+        "a.b": "[1, 2]",
+        "a.c": tables.DASH,
+        "d": "text",
+        "e": "true",
+    }
+
+
+def test_number_and_p_value_texts():
+    assert tables.number(Interval(1.25, 1.0, 1.5, 9), 1) == "1.2 [1.0, 1.5]"
+    assert tables.number(Interval(-0.001, -0.5, 0.5, 9), 1, sign=True) == "+0.0 [-0.5, +0.5]"
+    assert tables.number(Interval(0.0012, 0.0011, 0.0013, 9), 3) == "0.0012 [0.0011, 0.0013]"
+    assert tables.number(Interval(0.001, 0.001, 0.001, 9), 1) == "0.0 [0.0, 0.0]"
+    assert tables.number(Interval(0.0, -1e-9, 1e-9, 9), 1) == "0.0 [0.0, 0.0]"
+    assert tables.number(Interval(2.0, float("nan"), float("nan"), 9), 1) == "2.0"
+    assert tables.number(Interval(float("nan"), 0, 0, 9), 1) == tables.DASH
+    assert tables.p_text(0.04321) == "0.043" and tables.p_text(1e-9) == "< 0.0001"
+
+
+def test_tables_can_be_shown():
+    table = tables.parameters_table({"a|b": 1})
+    assert tables.markdown(table).splitlines()[2] == "| a\\|b | 1 |"
+    assert "<table" in tables.show(table).to_html()
+    assert ">a &lt; b.</caption>" in tables.show(table, "a < b.").to_html()
+    interval = table.assign(x="1.0 [0.5, 1.5], 3")
+    assert "1.0 [0.5,\u00a01.5], 3<" in tables.show(interval).to_html()
+    assert tables.show(table.head(0), "Runs.", empty="None yet.").data == "Runs. None yet."

@@ -1,0 +1,73 @@
+"""Files and folders appear whole or not at all."""
+
+import pytest
+
+from smf_lib.method.files import put_in_place, whole
+from smf_lib.study.files import write_whole
+
+
+@pytest.mark.parametrize("content", ["a line\nßé\r\n", b"\x00\xff"])
+def test_text_and_bytes_are_written_as_they_are(tmp_path, content):
+    path = tmp_path / "new" / "folder" / "a.json"
+    write_whole(path, "old and longer than what follows")
+    write_whole(str(path), content)
+    assert path.read_bytes() == (content.encode() if isinstance(content, str) else content)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_nothing_has_the_name_before_all_is_written(tmp_path):
+    path = tmp_path / "a.json"
+    with whole(path) as scratch:
+        scratch.write_text("half")
+        assert not path.exists()
+        assert scratch.parent == tmp_path and scratch.suffix != ".json"
+        assert scratch.name.startswith(".")
+    assert path.read_text() == "half"
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_an_error_leaves_what_was_there(tmp_path, folder):
+    path = tmp_path / "a"
+    write_whole(path / "part" if folder else path, "old")
+    with pytest.raises(KeyError), whole(path) as scratch:
+        write_whole(scratch / "part" if folder else scratch, "new")
+        raise KeyError
+    assert (path / "part" if folder else path).read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failed_replacement_leaves_what_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "a"
+    write_whole(path, "old")
+
+    def fail(*args):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_whole(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_block_that_writes_nothing_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError), whole(tmp_path / "a"):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_takes_the_place_of_another(tmp_path):
+    made, path = tmp_path / "made", tmp_path / "site"
+    write_whole(path / "old", "1")
+    write_whole(made / "new", "2")
+    put_in_place(made, path)
+    assert [p.name for p in path.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_writers_of_one_file_do_not_meet(tmp_path):
+    with whole(tmp_path / "a") as first, whole(tmp_path / "a") as second:
+        assert first != second
+        first.write_text("1")
+        second.write_text("2")
+    assert (tmp_path / "a").read_text() == "1"

@@ -1,0 +1,109 @@
+"""How questions become text: every character, which tokens bear loss, and what is cut."""
+
+import pytest
+from helpers_hub import medmcqa_row
+from transformers import AutoTokenizer
+
+from smf_lib.study.tasks.exam import ExamQuestion
+from smf_lib.study.tasks.formats import FORMATS, IGNORED, Cloze, Lettered, training_row
+from smf_lib.study.tasks.medmcqa import MedMCQAQuestion
+
+OPTIONS = ["Aspirin", "Iron", "Zinc", "Gold"]
+LETTERED = (
+    "Medical exam question:\nQuestion: Which one?\nA. Aspirin\nB. Iron\nC. Zinc\nD. Gold\nAnswer:"
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(qwen2):
+    return AutoTokenizer.from_pretrained(qwen2)
+
+
+def question(answer=2, explanation="It is light."):
+    return MedMCQAQuestion("q1", "Which one?", OPTIONS, answer, explanation)
+
+
+def test_both_formats_are_found_by_the_name_they_have():
+    assert {name: type(found) for name, found in FORMATS.items()} == {
+        "cloze": Cloze,
+        "lettered": Lettered,
+    }
+    assert all(found.name == name for name, found in FORMATS.items())
+
+
+def test_what_the_model_reads_and_is_scored_on():
+    assert Cloze().prompt(question()) == "Question: Which one?\nAnswer:"
+    assert Cloze().continuations(question()) == [" Aspirin", " Iron", " Zinc", " Gold"]
+    assert Lettered().prompt(question()) == LETTERED
+    assert Lettered().continuations(question()) == [
+        " A. Aspirin",
+        " B. Iron",
+        " C. Zinc",
+        " D. Gold",
+    ]
+
+
+@pytest.mark.parametrize("answer, option", list(enumerate(OPTIONS)))
+def test_cloze_trains_on_the_answer_and_the_end_of_text_alone(tokenizer, answer, option):
+    row = Cloze().encode(question(answer), tokenizer, 64)
+    text = f"Question: Which one?\nAnswer: {option}"
+    assert row["input_ids"] == [*tokenizer(text).input_ids, tokenizer.eos_token_id]
+    read = len("Question: Which one?\nAnswer:")
+    assert row["labels"] == [IGNORED] * read + row["input_ids"][read:]
+    assert row["attention_mask"] == [1] * len(row["input_ids"])
+
+
+@pytest.mark.parametrize("answer", range(4))
+def test_lettered_trains_on_every_token_and_ends_without_the_end_of_text(tokenizer, answer):
+    row = Lettered().encode(question(answer), tokenizer, 1024)
+    right = f"{'ABCD'[answer]}. {OPTIONS[answer]}"
+    text = f"{LETTERED} {right}\nExplanation: It is light."
+    assert tokenizer.decode(row["input_ids"]) == text
+    assert row["labels"] == row["input_ids"] and row["labels"] is not row["input_ids"]
+    assert tokenizer.eos_token_id not in row["input_ids"]
+
+
+@pytest.mark.parametrize(
+    "bare", [question(explanation=""), ExamQuestion("q1", "Which one?", OPTIONS, 2)]
+)
+def test_without_an_explanation_the_text_ends_with_the_answer(tokenizer, bare):
+    row = Lettered().encode(bare, tokenizer, 1024)
+    assert tokenizer.decode(row["input_ids"]) == LETTERED + " C. Zinc"
+
+
+def test_the_explanation_is_cut_but_never_the_answer(tokenizer):
+    whole = LETTERED + " C. Zinc"
+    for limit in (len(whole), len(whole) + 5):
+        row = Lettered().encode(question(), tokenizer, limit)
+        assert tokenizer.decode(row["input_ids"]) == (whole + "\nExplanation:")[:limit]
+        assert len(row["labels"]) == len(row["attention_mask"]) == limit
+    with pytest.raises(
+        ValueError,
+        match=rf"training.max_length={len(whole) - 1} is too short: question q1 has "
+        rf"{len(whole)} tokens",
+    ):
+        Lettered().encode(question(), tokenizer, len(whole) - 1)
+
+
+def test_a_cloze_text_that_is_too_long_is_refused(tokenizer):
+    length = len("Question: Which one?\nAnswer: Zinc") + 1
+    assert len(Cloze().encode(question(), tokenizer, length)["input_ids"]) == length
+    with pytest.raises(ValueError, match=rf"max_length={length - 1} is too short: question q1"):
+        Cloze().encode(question(), tokenizer, length - 1)
+
+
+def test_what_is_trained_on_is_what_is_scored(tokenizer):
+    row = medmcqa_row(7)
+    options = [row[f"op{letter}"] for letter in "abcd"]
+    asked = MedMCQAQuestion("q", row["question"], options, row["cop"], row["exp"])
+    for text_format in FORMATS.values():
+        text = tokenizer.decode(text_format.encode(asked, tokenizer, 1024)["input_ids"])
+        right = text_format.continuations(asked)[asked.answer]
+        assert text.startswith(text_format.prompt(asked) + right)
+
+
+def test_labels_of_a_training_row_are_its_own():
+    ids = [1, 2, 3]
+    row = training_row(ids, ids)
+    row["labels"][0] = IGNORED
+    assert row == {"input_ids": [1, 2, 3], "labels": [-100, 2, 3], "attention_mask": [1, 1, 1]}

@@ -1,0 +1,140 @@
+"""Rows from the Hub or from a folder: the same rows, and one clear error when there are none."""
+
+import logging
+import os
+import subprocess
+import sys
+
+import datasets
+import pytest
+from helpers_hub import dolly_row, medmcqa_row, write_rows
+
+from smf_lib.study.models import resolve_model
+from smf_lib.study.settings import ModelSettings
+from smf_lib.study.tasks.hub import load_rows, locate
+
+HUB_ID = "openlifescienceai/medmcqa"
+
+
+def test_a_path_that_exists_is_taken_and_all_else_is_a_hub_id(tmp_path, monkeypatch):
+    (tmp_path / "data" / "mine").mkdir(parents=True)
+    assert locate("data/mine", tmp_path) == str(tmp_path / "data" / "mine")
+    assert locate(str(tmp_path / "data"), "/nowhere") == str(tmp_path / "data")
+    assert locate(HUB_ID, tmp_path) == HUB_ID
+    monkeypatch.chdir(tmp_path.parent)
+    assert locate("mine", tmp_path) == "mine"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert locate("~/data", "/nowhere") == str(tmp_path / "data")
+
+
+def test_hub_and_folder_give_the_same_rows(hub, data):
+    split, columns = "train[:5]+validation[50%:]", {"question", "cop"}
+    there = load_rows("exam.source", HUB_ID, split, columns, "/nowhere", revision="abc")
+    here = load_rows("exam.source", "medmcqa", split, columns, data)
+    assert hub == [(HUB_ID, None, split, "abc")]
+    assert there.to_list() == here.to_list()
+    assert len(here) == 5 + 12 and here[0] == medmcqa_row(0) and here[5]["id"] == "id-112"
+
+
+def test_the_configuration_is_for_the_hub_alone(hub, data):
+    arguments = ("test", {"text"})
+    source = "Salesforce/wikitext"
+    there = load_rows("f", source, *arguments, "/nowhere", config="wikitext-103-v1")
+    here = load_rows("f", "wikitext", *arguments, data, config="wikitext-103-v1")
+    assert there.to_list() == here.to_list()
+    with pytest.raises(ValueError, match=r"f='Salesforce/wikitext' is not a folder.*'wikitext-9'"):
+        load_rows("f", source, *arguments, "/nowhere", config="wikitext-9")
+
+
+@pytest.mark.parametrize("extension", ["json", "parquet", "csv"])
+def test_other_formats(tmp_path, datasets_cache, extension):
+    rows = [dolly_row(number) for number in range(3)]
+    made = datasets.Dataset.from_list(rows)
+    getattr(made, f"to_{extension}")(str(tmp_path / f"train.{extension}"))
+    found = load_rows("f", str(tmp_path), "train", {"response"}, "/nowhere")
+    assert found.to_list() == rows
+
+
+@pytest.mark.parametrize(
+    "files, split, message",
+    [
+        ({"train.jsonl": "{}"}, "test", r"no rows of split 'test' \(it has train.jsonl\)"),
+        ({}, "train", r"holds 0 data files"),
+        ({"README.md": "x"}, "train", r"holds 0 data files"),
+        ({"train.jsonl": "{}", "test.csv": "a"}, "train", r"holds 2 data files of 2 formats"),
+        ({"train.jsonl": "{}", "train.csv": "a"}, "train", r"holds 2 data files of 2 formats"),
+        ({"train.jsonl": "{}", "train.json": "{}"}, "train", r"holds two data files of one split"),
+        ({"train.jsonl": "{"}, "train", r"no rows of split 'train'"),
+    ],
+    ids=["split", "empty", "no data", "mixed", "mixed, one split", "twice", "damaged"],
+)
+def test_what_is_wrong_with_a_folder_is_said(tmp_path, datasets_cache, files, split, message):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for name, text in files.items():
+        (folder / name).write_text(text + "\n")
+    with pytest.raises(ValueError, match=rf"^exam.source='mine': the folder has .*{message}"):
+        load_rows("exam.source", "mine", split, set(), tmp_path)
+
+
+def test_files_that_are_not_asked_for_may_have_other_columns(tmp_path, datasets_cache):
+    write_rows(tmp_path, train=[{"cop": 1}], test=[{"cop": "B", "note": "another source"}])
+    train, test = (
+        load_rows("f", str(tmp_path), split, {"cop"}, "/nowhere") for split in ("train", "test[:1]")
+    )
+    assert train.column_names == ["cop"] and train["cop"][0] == 1 and test["cop"][0] == "B"
+
+
+def test_a_lacking_column_is_named(tmp_path, datasets_cache):
+    write_rows(tmp_path, train=[{"question": "?", "opa": "x"}])
+    with pytest.raises(ValueError, match=r"has the columns question, opa and lacks cop, opb;"):
+        load_rows("exam.source", str(tmp_path), "train", {"question", "cop", "opb"}, "/nowhere")
+
+
+def test_a_split_that_the_hub_lacks_is_an_error_that_names_it(hub):
+    with pytest.raises(ValueError, match=r"exam.source='openlifescienceai/medmcqa'.*dev"):
+        load_rows("exam.source", HUB_ID, "dev", set(), "/nowhere")
+
+
+def test_the_hubs_log_level_is_put_back(hub):
+    logger = logging.getLogger("huggingface_hub")
+    before = logger.level
+    load_rows("f", HUB_ID, "train", set(), "/nowhere")
+    with pytest.raises(ValueError):
+        load_rows("f", HUB_ID, "dev", set(), "/nowhere")
+    assert logger.level == before
+
+
+def test_offline_one_error_names_the_field_the_id_and_the_local_alternative(tmp_path):
+    """In a process of its own: the clients read these variables when they are imported."""
+    program = (
+        "import sys\n"
+        "from smf_lib.study.tasks.hub import load_rows\n"
+        "try:\n"
+        f"    load_rows('exam.source', '{HUB_ID}', 'train[:50%]+validation', set(), '.')\n"
+        "except ValueError as error:\n"
+        "    sys.stdout.write(str(error))\n"
+    )
+    offline = {
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_OFFLINE": "1",
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_DATASETS_CACHE": str(tmp_path / "cache"),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | offline,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"exam.source='{HUB_ID}' is not a folder here and could not be")
+    assert "train.jsonl" in done.stdout and "exam.source to its path" in done.stdout
+    assert "data/medmcqa" in done.stdout and "\n" not in done.stdout
+    assert done.stderr == ""
+
+
+def test_offline_a_model_is_one_error_too():
+    with pytest.raises(ValueError, match=r"model.source: 'Qwen/no-such'.*a \*\.gguf file"):
+        resolve_model(ModelSettings(source="Qwen/no-such"))

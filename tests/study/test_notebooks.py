@@ -1,0 +1,94 @@
+"""The notebook runner: plain progress lines, whole copies, clear failures."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+from helpers_book import notebook, write
+from papermill.exceptions import PapermillExecutionError
+
+from smf_lib.study import notebooks
+from smf_lib.study.notebooks import PlainLines, heading, run_notebook
+
+
+def test_progress_bar_becomes_few_lines(monkeypatch):
+    clock = iter(range(0, 1000, 4))
+    monkeypatch.setattr(notebooks.time, "monotonic", lambda: 100.0 + next(clock))
+    out = io.StringIO()
+    lines = PlainLines("run", [out], seconds=10)
+    for percent in range(0, 101, 10):
+        lines.write(f"\r{percent}%")
+    lines.write("\nnext\n")
+    written = out.getvalue().splitlines()
+    assert written[-2:] == ["[run] 100%", "[run] next"]
+    assert 2 < len(written) < 8
+
+
+def test_text_in_pieces_is_one_line():
+    out = io.StringIO()
+    lines = PlainLines("run", [out])
+    lines.write("a")
+    lines.flush()
+    lines.write("b\n")
+    assert out.getvalue() == "[run] ab\n"
+
+
+def test_heading_is_the_last_one_above():
+    cells = notebook("## Train\n\ntext", ("1",), ("2",)).cells
+    assert heading(cells, 4) == "Train"
+    assert heading(cells, 1) == "A title"
+    assert heading(cells[1:], 0) == ""
+
+
+def test_executed_copy_and_log(tmp_path, capsys):
+    source = write(notebook("## Part", ("print('seed', seed)",)), tmp_path / "nb.ipynb")
+    target, log = tmp_path / "out" / "run-1.ipynb", tmp_path / "logs" / "run-1.log"
+    run_notebook(source, target, {"seed": 7}, log)
+    assert [p.name for p in target.parent.iterdir()] == ["run-1.ipynb"]
+    done = nbformat.read(target, 4)
+    assert done.cells[-1].outputs[0].text == "seed 7\n"
+    assert "[run-1] cell 3 of 3: Part\n[run-1] seed 7\n" in log.read_text()
+    assert log.read_text() == capsys.readouterr().out
+
+
+def test_failure_leaves_no_copy_under_its_name(tmp_path, capsys):
+    source = write(notebook(("raise ValueError('seed=0 is wrong')",)), tmp_path / "nb.ipynb")
+    target = tmp_path / "run.ipynb"
+    with pytest.raises(PapermillExecutionError):
+        run_notebook(source, target, {}, tmp_path / "run.log")
+    assert not target.exists()
+    assert (tmp_path / "run.failed.ipynb").is_file()
+    assert "failed: ValueError: seed=0 is wrong" in capsys.readouterr().out
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["nb.ipynb", "run.failed.ipynb", "run.log"]
+
+
+def test_nothing_is_left_running_when_the_starter_is_killed(tmp_path):
+    marker = tmp_path / "pid"
+    code = f"import os, time\nopen({str(marker)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)"
+    source = write(notebook((code,)), tmp_path / "nb.ipynb")
+    runner = [sys.executable, "-P", str(Path(notebooks.__file__)), str(source)]
+    runner += [str(tmp_path / "out.ipynb"), "--log", str(tmp_path / "log")]
+    starter = subprocess.Popen(
+        [sys.executable, "-c", f"import subprocess; subprocess.run({runner!r})"],
+        stdout=subprocess.DEVNULL,
+    )
+    wait_for(lambda: marker.is_file() and marker.read_text(), 120)
+    kernel = int(marker.read_text())
+    os.kill(starter.pid, signal.SIGKILL)
+    starter.wait()
+    wait_for(lambda: not psutil.pid_exists(kernel), 60)
+    assert not (tmp_path / "out.ipynb").exists()
+
+
+def wait_for(condition, seconds):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.1)

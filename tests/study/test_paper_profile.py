@@ -1,0 +1,158 @@
+"""Profile `paper`: its settings are those of the paper, and its arms those of every profile of the task."""
+
+import peft
+import pytest
+import torch
+import transformers
+
+from smf_lib.method.background import memories
+from smf_lib.study.profiles import load_profile
+
+
+@pytest.fixture(scope="module")
+def paper():
+    return load_profile("paper")
+
+
+def memory_of(paper, method):
+    return paper.run(method, 1).settings.peft_config(paper.memory)
+
+
+STAGE_1 = ("retrofit-additive", "retrofit-replacement")
+STAGE_2 = {
+    "additive-kl": "kl",
+    "additive-tfidf": "tfidf",
+    "additive-s-kl": "kl",
+    "additive-s-tfidf": "tfidf",
+    "replacement-kl": "kl",
+    "replacement-tfidf": "tfidf",
+}
+
+
+def test_the_papers_model_and_data(paper):
+    assert (paper.model.source, paper.model.revision) == ("Qwen/Qwen2.5-0.5B-Instruct", None)
+    exam = paper.exam
+    assert (exam.source, exam.train_split, exam.test_split) == (
+        "openlifescienceai/medmcqa",
+        "train",
+        "validation",
+    )
+    assert (exam.train_rows, exam.test_rows, exam.option_rows) == (60000, 1000, None)
+    assert (exam.single_choice, exam.format, exam.order) == (True, "lettered", "file")
+    wikitext = paper.probes.wikitext
+    assert (wikitext.source, wikitext.config) == ("Salesforce/wikitext", "wikitext-103-v1")
+    assert (wikitext.split, wikitext.lines, wikitext.window) == ("test", 1000, 1024)
+    trivia = paper.probes.triviaqa
+    assert (trivia.source, trivia.config) == ("mandarjoshi/trivia_qa", "rc.nocontext")
+    assert (trivia.split, trivia.questions, trivia.shots, trivia.order) == (
+        "validation",
+        1000,
+        0,
+        "file",
+    )
+    assert len(paper.seeds) == 3 and paper.evaluation.split == "test"
+
+
+@pytest.mark.parametrize("method", [*STAGE_1, *STAGE_2])
+def test_the_papers_memory(paper, method):
+    memory = memory_of(paper, method)
+    assert memory.layers == [6, 12, 18]
+    assert (memory.num_subkeys, memory.num_heads, memory.top_k, memory.key_dim) == (128, 4, 16, 256)
+    assert (memory.gated, memory.query_norm, memory.share_values) == (True, False, False)
+    assert (memory.initial_values, memory.initial_scale) == ("random", 0.01)
+    assert memory.integration == ("replacement" if "replacement" in method else "additive")
+
+
+@pytest.mark.parametrize("method", STAGE_1)
+def test_the_papers_stage_1(paper, method):
+    settings, memory = paper.methods[method], memory_of(paper, method)
+    assert (settings.stage, settings.learning_rate) == ("retrofit", 5e-4)
+    assert (memory.update, memory.trainable) == ("dense", "memory")
+    text, training = paper.retrofit.text, paper.retrofit.training
+    assert (text.source, text.split, text.rows) == ("OpenAssistant/oasst1", "train", 50000)
+    assert (training.epochs, training.batch_size * training.gradient_accumulation) == (2, 16)
+    assert training.max_length == 1024
+
+
+@pytest.mark.parametrize("method, rule", list(STAGE_2.items()))
+def test_the_papers_stage_2(paper, method, rule):
+    settings, memory = paper.methods[method], memory_of(paper, method)
+    assert settings.start == f"retrofit-{memory.integration}"
+    assert (settings.learning_rate, memory.rule, memory.rows_per_step) == (5e-4, rule, 512)
+    assert (memory.update, memory.max_grad_norm) == ("sparse", 1.0)
+    assert memory.trainable == ("values+scale" if "-s-" in method else "values")
+    background = paper.background
+    assert (background.sequences, background.text.source) == (2000, "OpenAssistant/oasst1")
+
+
+def test_the_papers_training(paper):
+    training = paper.training
+    assert (training.epochs, training.batch_size * training.gradient_accumulation) == (3, 16)
+    assert (training.max_length, training.warmup_steps, training.max_grad_norm) == (1024, 100, 1.0)
+    lora = paper.methods["lora"]
+    config = lora.peft_config(paper.memory)
+    assert (config.r, config.lora_alpha, config.lora_dropout) == (16, 32, 0.05)
+    assert (config.target_modules, lora.learning_rate) == ("all-linear", 2e-4)
+    assert (paper.methods["full"].kind, paper.methods["full"].learning_rate) == ("full", 5e-5)
+
+
+def qwen():
+    """The paper's model without weights."""
+    shape = transformers.Qwen2Config(
+        vocab_size=151936,
+        hidden_size=896,
+        intermediate_size=4864,
+        num_hidden_layers=24,
+        num_attention_heads=14,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+    )
+    with torch.device("meta"):
+        return transformers.AutoModelForCausalLM.from_config(shape)
+
+
+@pytest.mark.parametrize("method", ["retrofit-additive", "retrofit-replacement", "additive-kl"])
+def test_the_papers_memory_has_52_million_parameters_and_44_million_values(paper, method):
+    with torch.device("meta"):
+        model = peft.get_peft_model(qwen(), memory_of(paper, method))
+    found = memories(model).values()
+    assert [memory.values.shape for memory in found] == [(16384, 896)] * 3
+    values = sum(memory.values.numel() for memory in found)
+    total = sum(p.numel() for memory in found for p in memory.parameters())
+    assert round(values / 1e6) == 44 and round(total / 1e6) == 52
+
+
+def test_the_papers_lora_has_all_seven_projections(paper):
+    with torch.device("meta"):
+        model = peft.get_peft_model(qwen(), paper.methods["lora"].peft_config(paper.memory))
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    adapted = {name.partition(".lora_")[0].rpartition(".")[2] for name in trained}
+    assert adapted == {
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    }
+
+
+def test_the_arms_of_the_paper_are_the_same_in_every_profile_of_its_task(paper):
+    for name in ("medmcqa", "medmcqa-smollm2"):
+        profile = load_profile(name)
+        assert profile.methods.keys() == paper.methods.keys()
+        for arm, method in profile.methods.items():
+            own, papers = method.model_dump(), paper.methods[arm].model_dump()
+            own.pop("learning_rate"), papers.pop("learning_rate")
+            assert own == papers, (name, arm)
+    assert set(load_profile("medmcqa-qwen-coder").methods) >= {
+        "base",
+        "smf-kl",
+        "smf-tfidf",
+        "lora",
+        "full",
+        "additive-kl",
+        "replacement-kl",
+        *STAGE_1,
+    }

@@ -1,0 +1,255 @@
+"""A run from profile to record, on a tiny random model: resumable, repeatable, checked early."""
+
+import dataclasses
+import json
+import shutil
+
+import pytest
+import torch
+import yaml
+
+from smf_lib.method.background import memories
+from smf_lib.study.profiles import PROFILE_DIR
+from smf_lib.study.records import sources
+from smf_lib.study.records.recording import footprint
+from smf_lib.study.records.results import read_record
+from smf_lib.study.study import Study
+from smf_lib.study.tasks.formats import IGNORED
+from smf_lib.study.training.train import COMPLETE
+
+
+def smoke(tmp_path, **changes):
+    """The smoke study in a folder of its own, with some fields changed ("exam.train_rows": 5)."""
+    content = yaml.safe_load((PROFILE_DIR / "smoke.yaml").read_text())
+    for name, value in changes.items():
+        part, _, field = name.rpartition("__")
+        (content[part] if part else content)[field] = value
+    path = tmp_path / "smoke.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return Study.load(path, tmp_path)
+
+
+def weights(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def equal(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def trained(study, method, seed=0):
+    spec = study.profile.run(method, seed)
+    model, tokenizer = study.build(spec)
+    study.train(spec, model, tokenizer)
+    return model
+
+
+def measured(study, spec):
+    """The run's trained model with its tokenizer, the outcome of training, and the metrics."""
+    model, tokenizer = study.build(spec)
+    outcome = study.train(spec, model, tokenizer)
+    return model, tokenizer, outcome, study.measure(spec, model, tokenizer)
+
+
+def test_only_the_answer_bears_loss_and_it_is_the_right_one(tmp_path):
+    study = smoke(tmp_path)
+    _, tokenizer = study.load_base()
+    question = study.exam.train[0]
+    row = study.encode(question, tokenizer)
+    answer = [t for t, label in zip(row["input_ids"], row["labels"]) if label != IGNORED]
+    assert tokenizer.decode(answer[:-1]) == " " + question.options[question.answer]
+    assert answer[-1] == tokenizer.eos_token_id
+    assert all(t == label for t, label in zip(row["input_ids"], row["labels"]) if label != IGNORED)
+
+
+def test_a_question_that_is_too_long_is_named(tmp_path):
+    study = smoke(tmp_path, training__max_length=8)
+    with pytest.raises(ValueError, match=r"training.max_length=8 is too short: question \S+ has"):
+        trained(study, "full")
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "smf-kl"])
+def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(tmp_path, method):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    whole = weights(trained(smoke(tmp_path / "a"), method))
+
+    study = smoke(tmp_path / "b")
+    spec = study.profile.run(method)
+    model, tokenizer = study.build(spec)
+
+    class Killed(Exception):
+        pass
+
+    steps = []
+
+    def bomb(module, args, output):
+        if module.training:
+            steps.append(1)
+        if len(steps) == 5:  # after the checkpoint of step 4
+            raise Killed
+
+    handle = model.get_input_embeddings().register_forward_hook(bomb)
+    with pytest.raises(Killed):
+        study.train(spec, model, tokenizer)
+    handle.remove()
+    last = study.run_dir(spec) / "checkpoint-4"
+    assert (last / COMPLETE).is_file()
+    shutil.copytree(last, last.with_name("checkpoint-5"))  # one that the kill left half-written
+    (last.with_name("checkpoint-5") / COMPLETE).unlink()
+
+    again, tokenizer = study.build(spec)
+    outcome = study.train(spec, again, tokenizer)
+    assert outcome.steps == 6 and len(outcome.log) > 0
+    assert equal(weights(again), whole)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path):
+    folders = [tmp_path / name for name in "abc"]
+    for folder in folders:
+        folder.mkdir()
+    first, second, other = (
+        trained(smoke(folder), "smf-kl", seed) for folder, seed in zip(folders, (0, 0, 1))
+    )
+    assert equal(weights(first), weights(second))
+    keys = [next(iter(memories(m).values())).keys for m in (first, other)]
+    assert not torch.equal(*keys)
+
+
+def test_a_run_is_recorded_and_what_was_measured_is_not_measured_again(tmp_path, monkeypatch):
+    study = smoke(tmp_path)
+    spec = study.profile.run("smf-kl")
+    model, tokenizer, outcome, metrics = measured(study, spec)
+    record = study.record(spec, outcome, metrics)
+    path = study.results / "local" / "smf-kl-seed0.json"
+    kept = read_record(path)
+    assert kept.metrics["exam_accuracy"].items == metrics["exam_accuracy"].items
+    assert kept.metrics["exam_accuracy"].n == 12 and record.cost.steps == 6
+    layers = {layer: s.rows_touched for layer, s in kept.selection.items()}
+    assert layers.keys() == {"1", "2"} and all(0 < n <= 64 for n in layers.values())
+    assert kept.cost.updated_parameters == 32 * sum(layers.values())
+    assert not list(study.run_dir(spec).glob("checkpoint-*"))
+
+    monkeypatch.setattr("smf_lib.study.study.finetune", None)  # calling it would fail
+    monkeypatch.setattr("smf_lib.study.evaluation.evaluate.measure_exam", None)
+    assert study.train(spec, model, tokenizer) == outcome
+    assert study.measure(spec, model, tokenizer).keys() == metrics.keys()
+
+
+def test_changed_settings_never_meet_old_files(tmp_path):
+    study, other = smoke(tmp_path), smoke(tmp_path, training__epochs=2)
+    spec = study.profile.run("smf-kl")
+    assert study.run_dir(spec) != other.run_dir(other.profile.run("smf-kl"))
+    assert study.run_dir(spec) != study.run_dir(study.profile.run("smf-kl", 1))
+
+
+def test_changed_code_never_meets_old_files(tmp_path, monkeypatch):
+    study = smoke(tmp_path)
+    spec = study.profile.run("smf-kl")
+    before = study.run_dir(spec)
+    package = tmp_path / "smf_lib"
+    shutil.copytree(sources.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(sources, "PACKAGE", package)
+    assert smoke(tmp_path).run_dir(spec) == before
+    rule = package / "method" / "rules.py"
+    rule.write_text(rule.read_text().replace("torch.log(reads.share / q)", "(reads.share - q)"))
+    assert smoke(tmp_path).run_dir(spec) != before
+
+
+@pytest.mark.parametrize("part", ["prose", "knowledge"])
+def test_changed_data_never_meets_old_files(tmp_path, part):
+    study, other = smoke(tmp_path), smoke(tmp_path)
+    if part == "prose":
+        changed = [dataclasses.replace(other.prose[0], text="Other text."), *other.prose[1:]]
+    else:
+        questions, shots = other.knowledge
+        changed = [dataclasses.replace(questions[0], aliases=["another"]), *questions[1:]], shots
+    other.__dict__[part] = changed
+    spec = study.profile.run("smf-kl")
+    assert study.run_dir(spec) != other.run_dir(spec)
+
+
+def test_a_record_tells_time_and_place_of_the_run_and_not_of_its_writing(tmp_path, monkeypatch):
+    study = smoke(tmp_path)
+    spec = study.profile.run("lora")
+    model, tokenizer, outcome, metrics = measured(study, spec)
+    first = study.record(spec, outcome, metrics)
+    assert first.cost.total_seconds > outcome.seconds > 0
+    elsewhere = smoke(tmp_path)  # another process, on another machine
+    monkeypatch.setattr("smf_lib.study.study.provenance", lambda: {"hardware": None})
+    again = elsewhere.record(
+        spec, elsewhere.train(spec, model, tokenizer), elsewhere.measure(spec, model, tokenizer)
+    )
+    assert (again.cost, again.hardware, again.commit) == (first.cost, first.hardware, first.commit)
+
+
+def test_background_counts_do_not_depend_on_being_kept(tmp_path):
+    study = smoke(tmp_path)
+    counts = []
+    for _ in range(2):  # counted, then read from the disk
+        model, _ = study.build_memory()
+        counts.append([m.background.counts.clone() for m in memories(model).values()])
+    assert all(torch.equal(a, b) for a, b in zip(*counts))
+    assert all(int(c.sum()) == 8 * 24 * 2 * 4 for c in counts[0])  # sequences, tokens, heads, k
+
+
+def test_footprint_counts_what_may_change_and_what_did(tmp_path):
+    study = smoke(tmp_path)
+    lora, _ = study.build(study.profile.run("lora"))
+    size = footprint(lora)
+    assert size["trainable_parameters"] == size["updated_parameters"] == size["saved_bytes"] // 4
+    memory, _ = study.build(study.profile.run("smf-kl"))
+    size = footprint(memory)
+    assert size["trainable_parameters"] == 2 * 64 * 32
+    assert size["updated_parameters"] == size["saved_bytes"] == 0
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"exam__train_rows": 10**6}, r"exam.train_rows 1000000 must be from 0 to"),
+        ({"memory__layers": [1, 40]}, r"layers=\[40\] do not exist: .* has 4 layers"),
+        ({"probes__knowledge_questions": 10**6}, r"knowledge_questions 1000000 must be from 1 to"),
+        ({"probes__prose_articles": 10**6}, r"prose_articles 1000000 must be from 1 to"),
+        ({"model": {"source": "no/such/folder"}}, r"model.source"),
+        ({"probes__self_text_tokens": 10**6}, r"self_text_tokens=1000000 is more than the model's"),
+        (
+            {
+                "methods__lora": {
+                    "label": "L",
+                    "kind": "peft",
+                    "peft_type": "LORA",
+                    "learning_rate": 1e-3,
+                    "settings": {"target_modules": ["c_attn"]},
+                }
+            },
+            r"methods.lora: target_modules=\['c_attn'\] are not in the model.*q_proj",
+        ),
+    ],
+)
+def test_what_cannot_work_is_said_before_loading(tmp_path, changes, message, monkeypatch):
+    monkeypatch.setattr(Study, "load_base", None)
+    with pytest.raises(ValueError, match=message):
+        smoke(tmp_path, **changes)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ((7, 1, ["kl", "tfidf"]), r"layer=7 has no memory; choose one of \[1, 2\]"),
+        ((None, 0, ["kl", "tfidf"]), r"batches=0 must be a whole number from 1 to 6"),
+        ((None, 7, ["kl", "tfidf"]), r"batches=7 must be"),
+        ((None, 1, ["kl"]), r"at least two rules"),
+        ((None, 1, ["kl", "idf"]), r"rule='idf' is unknown; choose one of .*tfidf"),
+    ],
+)
+def test_selection_notebook_arguments_are_checked(tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        smoke(tmp_path).check_selection(*arguments)
+
+
+def test_partial_files_are_never_left(tmp_path):
+    study = smoke(tmp_path)
+    trained(study, "full")
+    assert json.loads((study.run_dir(study.profile.run("full")) / "training.json").read_text())
+    assert not [p for p in tmp_path.rglob("*") if p.name.startswith(".") and p.is_file()]
