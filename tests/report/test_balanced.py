@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from helpers_records import make_record, paper_records
 
+from smf_lib.report.analysis.arms import group_arms
 from smf_lib.report.analysis.balanced import (
     balanced_change,
     balanced_level,
     has_answers,
     shares_right,
 )
-from smf_lib.report.analysis.summary import group_arms
-from smf_lib.report.paper import ordering, tables
+from smf_lib.report.paper import arm_tables, ordering
 from smf_lib.study.records.record import Record
 from smf_lib.study.records.recording import right_by_answer
 from smf_lib.study.records.results import ResultsError
@@ -116,14 +116,14 @@ def lettered_records():
 
 
 def test_the_table_splits_accuracy_by_letter():
-    table = tables.letters_table(lettered_records(), EXAM).set_index("Method")
+    table = arm_tables.letters_table(lettered_records(), EXAM).set_index("Method")
     row = table.loc["Full finetuning"]
     assert list(row[[f"Right is {letter}" for letter in "ABCD"]]) == ["97", "5", "5", "3"]
     assert row["Balanced accuracy (%)"].startswith("27.6 [")
     assert table.loc["LoRA r 16", "Its change (points)"].startswith("+30.8 [")
-    assert table.loc["Base", "Its change (points)"] == tables.DASH
-    assert tables.letters_table(lettered_records(), "letter_accuracy").empty
-    assert tables.letters_table(paper_records(methods=("base", "lora")), EXAM).empty
+    assert table.loc["Base", "Its change (points)"] == arm_tables.DASH
+    assert arm_tables.letters_table(lettered_records(), "letter_accuracy").empty
+    assert arm_tables.letters_table(paper_records(methods=("base", "lora")), EXAM).empty
 
 
 def test_a_gain_that_is_a_letter_is_told_from_one_that_is_not():

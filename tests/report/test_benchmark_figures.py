@@ -7,7 +7,7 @@ import json
 import pytest
 
 from smf_lib.report import figures
-from smf_lib.report.analysis.benchmarks import (
+from smf_lib.report.analysis.step_cost import (
     NAMES,
     expected_steps,
     multiplications,

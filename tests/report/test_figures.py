@@ -26,6 +26,7 @@ from smf_lib.report.figures.style import (
     method_shape,
     text_colour,
 )
+from smf_lib.report.paper.figure import published_against_measured
 from smf_lib.report.paper.published import load_published
 from smf_lib.study.profiles import load_profile
 from smf_lib.study.records.results import ResultsError
@@ -179,17 +180,17 @@ def test_many_methods_are_told_apart_by_hue_and_mark():
 
 
 def published_figure(records, name="medmcqa-smollm2"):
-    return figures.published_against_measured({f"{name}/reference": records}, load_published())
+    return published_against_measured({f"{name}/reference": records}, load_published())
 
 
 MAIN = ("base", "full", "lora", "smf-kl", "additive-kl", "retrofit-additive")
 PAPER_FIGURES = {
-    "nothing measured": lambda: figures.published_against_measured({}, load_published()),
+    "nothing measured": lambda: published_against_measured({}, load_published()),
     "the base alone": lambda: published_figure(paper_records(methods=("base",))),
     "one arm": lambda: published_figure(paper_records(methods=("base", "lora"))),
     "main arms": lambda: published_figure(paper_records(methods=MAIN)),
     "every arm": lambda: published_figure(paper_records()),
-    "three studies": lambda: figures.published_against_measured(
+    "three studies": lambda: published_against_measured(
         {name: paper_records(name, MAIN) for name in ("paper", "medmcqa", "medmcqa-smollm2")},
         load_published(),
     ),

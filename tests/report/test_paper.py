@@ -7,7 +7,7 @@ import pytest
 from helpers_records import PAPER_EFFECTS, make_record, paper_records
 
 from smf_lib.report.analysis.stats import Interval
-from smf_lib.report.paper import arms, claims, ordering, tables
+from smf_lib.report.paper import arm_tables, arms, claims, ordering
 from smf_lib.report.paper.published import load_published
 from smf_lib.study.profiles import load_profile
 from smf_lib.study.records.results import ResultsError, write_record
@@ -212,7 +212,7 @@ def test_arms_with_different_texts_are_not_compared_on_them():
     alone = ordering.ordering_sentence([records[1], records[-1]], "self_kl")
     assert "fewer than two" not in alone and alone.endswith("not compared: 1.")
     assert len(ordering.ordered_pairs(records, "exam_accuracy")) == 6
-    table = tables.contrast_table(records)
+    table = arm_tables.contrast_table(records)
     row = table[table.Difference.str.contains(other.label, regex=False)].iloc[0]
     assert row["KL from base (nats)"] == "–" and row["MedMCQA (points)"] != "–"
 
@@ -248,4 +248,4 @@ def test_the_recorded_studies_can_be_ordered_and_contrasted(profile):
     records = found[f"{profile}/reference"]
     for metric in ordering.COMPARED:
         assert "fewer than two" not in ordering.ordering_sentence(records, metric)
-    assert len(tables.contrast_table(records)) > 0
+    assert len(arm_tables.contrast_table(records)) > 0

@@ -6,8 +6,7 @@ import pytest
 from helpers_records import paper_records
 
 from smf_lib.report.analysis.tables import DASH
-from smf_lib.report.paper import claims, tables
-from smf_lib.report.paper import settings as paper_settings
+from smf_lib.report.paper import arm_tables, claims, deviations
 from smf_lib.report.paper import todo as paper_todo
 from smf_lib.report.paper.claims import ABSENT, QUESTIONS
 from smf_lib.report.paper.published import METRICS, Number, load_published
@@ -27,7 +26,7 @@ def check_text(table):
 
 
 def test_exam_stands_beside_the_published_with_majority_and_chance():
-    table = tables.side_by_side(paper_records(), PUBLISHED, "exam_accuracy")
+    table = arm_tables.side_by_side(paper_records(), PUBLISHED, "exam_accuracy")
     check_text(table)
     methods = list(table["Method"])
     assert methods[:4] == ["Base", "Additive (KL)", "Additive (TF-IDF)", "Additive +S (KL)"]
@@ -43,26 +42,30 @@ def test_exam_stands_beside_the_published_with_majority_and_chance():
 
 def test_arms_without_a_record_say_so():
     for metric in METRICS:
-        table = tables.side_by_side(paper_records(methods=FEW), PUBLISHED, metric)
+        table = arm_tables.side_by_side(paper_records(methods=FEW), PUBLISHED, metric)
         check_text(table)
         assert list(row(table, "Replacement (KL)"))[3:] == [ABSENT, DASH]
         assert "SMF (KL)" not in set(table["Method"])
-    no_base = tables.side_by_side(paper_records(methods=("lora",)), PUBLISHED, "exam_accuracy")
+    no_base = arm_tables.side_by_side(paper_records(methods=("lora",)), PUBLISHED, "exam_accuracy")
     assert list(row(no_base, "LoRA r 16"))[4] == DASH
 
 
 def test_perplexity_has_two_decimals_and_ranges():
-    table = tables.side_by_side(paper_records(), PUBLISHED, "prose_perplexity")
+    table = arm_tables.side_by_side(paper_records(), PUBLISHED, "prose_perplexity")
     assert list(row(table, "Replacement (KL)"))[1:3] == ["16.50 to 16.60", "+25.9"]
     assert "Guessing" not in set(table["Method"])
     assert (
-        tables.published_text(Number(value=0.5, plus_minus=0.01), "exam_accuracy") == "50.0 ± 1.0"
+        arm_tables.published_text(Number(value=0.5, plus_minus=0.01), "exam_accuracy")
+        == "50.0 ± 1.0"
     )
 
 
 def test_standard_scores_stand_beside_the_papers():
     records = paper_records(methods=FEW)
-    levels, changes = tables.standard_table(records), tables.standard_table(records, changes=True)
+    levels, changes = (
+        arm_tables.standard_table(records),
+        arm_tables.standard_table(records, changes=True),
+    )
     check_text(levels)
     assert len(levels) == 4 and len(changes) == 3
     lora = row(changes, "LoRA r 16")
@@ -72,42 +75,44 @@ def test_standard_scores_stand_beside_the_papers():
     assert not lora["KL from base (nats)"].startswith("+")
     assert lora["MedMCQA, paper's score (points)"][0] in "+-"
     records[1].settings["exam"] = {"format": "cloze"}
-    assert any("cloze" in name for name in tables.standard_table(records))
+    assert any("cloze" in name for name in arm_tables.standard_table(records))
 
 
 def test_ordering_has_a_row_a_pair():
-    table = tables.ordering_table(paper_records(methods=FEW), "exam_accuracy")
+    table = arm_tables.ordering_table(paper_records(methods=FEW), "exam_accuracy")
     check_text(table)
     assert len(table) == 6 and set(table["Told apart"]) <= {"yes", "no"}
     assert "McNemar p" in table
-    assert "McNemar p" not in tables.ordering_table(paper_records(methods=FEW), "prose_perplexity")
+    assert "McNemar p" not in arm_tables.ordering_table(
+        paper_records(methods=FEW), "prose_perplexity"
+    )
 
 
 def test_contrasts_are_shown_where_both_arms_are_on_record():
-    table = tables.contrast_table(paper_records())
+    table = arm_tables.contrast_table(paper_records())
     check_text(table)
     assert len(table) == len(QUESTIONS)
     alone = row(table, "What stage 1 alone does, additive", "Question")
     assert alone["Differs clearly in"] == "Perplexity and KL from base"
     assert claims.unanswered_sentence(paper_records()) == ""
     few = paper_records(methods=(*FEW, "smf-kl"))
-    assert list(tables.contrast_table(few)["Question"]) == [
+    assert list(arm_tables.contrast_table(few)["Question"]) == [
         zero := "Stage 1 or values that start at zero (KL)"
     ]
     lacking = claims.unanswered_sentence(few)
     assert zero not in lacking and lacking.count(";") == len(QUESTIONS) - 2
-    assert tables.contrast_table(paper_records(methods=("base",))).empty
+    assert arm_tables.contrast_table(paper_records(methods=("base",))).empty
 
 
 def test_claims_have_a_column_a_study():
     studies = {"a/b": paper_records(), "c/d": paper_records(methods=FEW)}
-    table = tables.claims_table(studies, PUBLISHED)
+    table = arm_tables.claims_table(studies, PUBLISHED)
     check_text(table)
     assert list(table)[-2:] == ["a/b", "c/d"] and len(table) == len(PUBLISHED.claims)
     claim = row(table, "Replacement loses trivia", "Claim")
     assert claim["a/b"].endswith(": supported") and claim["c/d"] == ABSENT
     assert claim["Published"] == "-7.7" and claim["Holds if"] == "< 0"
-    assert list(tables.claims_table({}, PUBLISHED)) == ["Claim", "On", "Holds if", "Published"]
+    assert list(arm_tables.claims_table({}, PUBLISHED)) == ["Claim", "On", "Holds if", "Published"]
 
 
 def test_what_was_not_settled_says_how_many_items_it_takes():
@@ -154,7 +159,7 @@ def test_assumptions_are_told():
 
 
 def test_setting_has_every_aspect_of_the_paper_for_every_profile():
-    table = paper_settings.setting_table([load_profile(name) for name in NAMES], PUBLISHED)
+    table = deviations.setting_table([load_profile(name) for name in NAMES], PUBLISHED)
     check_text(table)
     assert list(table) == ["Aspect", "Published", *NAMES]
     model = row(table, "Model", "Aspect")
@@ -173,17 +178,17 @@ def test_a_sweep_and_a_memory_in_the_layers_of_the_default_have_a_setting_too():
             "memory": profile.memory.model_copy(update={"layers": None}),
         }
     )
-    table = paper_settings.setting_table([swept], PUBLISHED)
+    table = deviations.setting_table([swept], PUBLISHED)
     assert row(table, "Rate of LoRA", "Aspect")["medmcqa"] == "1e-4 and 2e-4"
     assert "quarter, half" in row(table, "Memory", "Aspect")["medmcqa"]
 
 
 def test_a_profile_without_the_papers_task_is_refused():
     with pytest.raises(ValueError, match="profile 'quick' does not run the paper's task"):
-        paper_settings.setting_table([load_profile("quick")], PUBLISHED)
+        deviations.setting_table([load_profile("quick")], PUBLISHED)
 
 
 def test_differences_hold_whatever_the_profile():
-    table = paper_settings.differences_table(PUBLISHED)
+    table = deviations.differences_table(PUBLISHED)
     check_text(table)
     assert len(table) == len(PUBLISHED.differences) > 5

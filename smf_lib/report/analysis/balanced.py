@@ -16,8 +16,8 @@ from statistics import NormalDist
 import numpy as np
 
 from ...study.records.results import ResultsError
+from .arms import Arm
 from .stats import Interval
-from .summary import Arm
 
 
 def has_answers(arm: Arm, metric: str) -> bool:

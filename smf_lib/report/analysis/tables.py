@@ -16,24 +16,11 @@ from IPython.display import Markdown
 from pandas.io.formats.style import Styler
 
 from ...study.records.record import MetricName, Record
+from ..text import CROWDED, count, duration, listed, memory, signed, size
+from .arms import Arm, arm_name, base_of, group_arms
+from .captions import precision_name
+from .effects import DRIFT_METRICS, change, compare, equal_gain, level, retention
 from .stats import Interval
-from .summary import (
-    CROWDED,
-    DRIFT_METRICS,
-    Arm,
-    arm_name,
-    base_of,
-    change,
-    compare,
-    equal_gain,
-    group_arms,
-    level,
-    listed,
-    precision_name,
-    retention,
-    signed,
-)
-from .units import count, duration, memory, size
 
 DASH = "–"
 

@@ -8,7 +8,6 @@ from .benchmarks import benchmark
 from .costs import cost
 from .diagram import memory_diagram
 from .gain import gain_against_forgetting
-from .published import published_against_measured
 from .rows import hub_rows, overlap_heatmap, read_frequency, read_shares
 from .runs import exam_accuracy, learning_rate_sweep, training_loss
 from .style import Figure
@@ -23,7 +22,6 @@ __all__ = [
     "learning_rate_sweep",
     "memory_diagram",
     "overlap_heatmap",
-    "published_against_measured",
     "read_frequency",
     "read_shares",
     "training_loss",

@@ -7,8 +7,8 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from ..analysis.benchmarks import METHODS, Benchmark, multiplications, read_benchmark
-from .costs import count, duration, size
+from ..analysis.step_cost import METHODS, Benchmark, multiplications, read_benchmark
+from ..text import count, duration, size
 from .style import COLOURS, GREY, Figure, new_figure, styled, text_colour
 
 SMF, OTHER = COLOURS["smf-kl"], COLOURS["full"]

@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
 from ...study.records.record import Record
-from ..analysis.summary import Arm, arm_name, group_arms, listed, method_rank
-from ..analysis.units import count, duration, memory, size
+from ..analysis.arms import Arm, arm_name, group_arms, method_rank
+from ..text import count, duration, listed, memory, size
 from .style import Figure, method_colours, new_figure, styled
 
 LOG_RATIO = 20

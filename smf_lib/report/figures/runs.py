@@ -7,20 +7,11 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ...study.records.record import Record
-from ..analysis.summary import (
-    CROWDED,
-    Arm,
-    arm_name,
-    baseline_sentence,
-    best_learning_rates,
-    group_arms,
-    level,
-    listed,
-    method_rank,
-    rate_text,
-    seeds_sentence,
-    setting_sentence,
-)
+from ..analysis.arms import Arm, arm_name, group_arms, method_rank
+from ..analysis.captions import baseline_sentence, seeds_sentence, setting_sentence
+from ..analysis.effects import level
+from ..analysis.rates import best_learning_rates
+from ..text import CROWDED, listed, rate_text
 from .labels import Label, label_ends, place_labels
 from .style import (
     DASHES,

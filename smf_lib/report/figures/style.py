@@ -17,8 +17,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure as Canvas
 
-from ..analysis.summary import METHOD_ORDER
-
 WIDTH = 8.0
 DPI = 160
 GREY = "#5f5f5f"
@@ -133,7 +131,7 @@ def new_figure(height: float) -> Canvas:
 
 def method_colours(methods: Iterable[str]) -> dict[str, str]:
     """A colour a method: fixed for the study's methods, in order of name for further ones."""
-    further = sorted(set(methods) - set(METHOD_ORDER))
+    further = sorted(set(methods) - COLOURS.keys())
     extra = {name: FURTHER[i % len(FURTHER)] for i, name in enumerate(further)}
     return COLOURS | extra
 

@@ -17,8 +17,9 @@ from pathlib import Path
 from ...study.profiles import Profile, load_profile
 from ...study.records.record import METRIC_DATA, MetricName, Record
 from ...study.records.results import read_records
-from ..analysis.summary import METHOD_ORDER, Arm, group_arms, listed, precision_notes
-from ..analysis.units import count
+from ..analysis.arms import METHOD_ORDER, Arm, group_arms
+from ..analysis.captions import precision_notes
+from ..text import count, listed
 from .published import Published
 
 SHORT = {

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ...study.records.record import Record
+from ..analysis.effects import contrast
 from ..analysis.stats import Interval, wilson_interval
-from ..analysis.summary import contrast, listed
+from ..text import listed
 from .arms import arms_of
 from .published import Claim, Published
 

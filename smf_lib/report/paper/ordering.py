@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from ...study.records.record import MetricName, Record
+from ..analysis.arms import Arm
 from ..analysis.balanced import balanced_change, has_answers
+from ..analysis.effects import are_paired, contrast, level
 from ..analysis.stats import Interval
-from ..analysis.summary import Arm, are_paired, contrast, level, listed
+from ..text import listed
 from .arms import SHORT, arms_of, lettered
 from .published import METRICS
 

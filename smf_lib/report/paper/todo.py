@@ -9,9 +9,8 @@ import pandas as pd
 from ...study.profiles import Profile
 from ...study.records.record import Record
 from ..analysis.estimate import H100, Lengths, Machine, estimate, lengths_of
-from ..analysis.summary import signed
 from ..analysis.tables import DASH, number
-from ..analysis.units import count
+from ..text import count, signed
 from .arms import arms_of, paper_order
 from .claims import QUESTIONS, findings, items_needed, open_claims
 from .published import Published

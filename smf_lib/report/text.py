@@ -1,6 +1,25 @@
-"""Times, counts and bytes in words, for figures and tables."""
+"""Numbers in words, for figures, tables and sentences: signs, lists, rates, times, counts, bytes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+CROWDED = 9  # more methods than this are not named one by one beside marks or as pairs
+
+
+def rate_text(rate: float) -> str:
+    """A learning rate as people write it: 3e-4, 1.35e-3."""
+    mantissa, exponent = f"{rate:.2e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+
+
+def signed(value: float, digits: int) -> str:
+    """A number with its sign and so many decimals; never -0.0."""
+    return f"{round(value, digits) + 0.0:+.{digits}f}"
+
+
+def listed(values: Iterable[object]) -> str:
+    """Distinct values in their order, as `a, b and c`."""
+    words = list(dict.fromkeys(str(value) for value in values))
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def duration(seconds: float) -> str:

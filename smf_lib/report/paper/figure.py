@@ -8,13 +8,14 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from ...study.records.record import Record
+from ..analysis.effects import change
 from ..analysis.stats import Interval
-from ..analysis.summary import CROWDED, change, listed, signed
-from ..paper.arms import arms_of, label_of, paper_order
-from ..paper.published import Published
-from .gain import bars, spread_axis, widen
-from .labels import Label, place_labels
-from .style import FAINT, Figure, mark_style, method_colours, new_figure, styled
+from ..figures.axes import bars, spread_axis, widen
+from ..figures.labels import Label, place_labels
+from ..figures.style import FAINT, Figure, mark_style, method_colours, new_figure, styled
+from ..text import CROWDED, listed, signed
+from .arms import arms_of, label_of, paper_order
+from .published import Published
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from ...study.profiles import Profile
-from ..analysis.summary import listed, rate_text
 from ..analysis.tables import DASH
+from ..text import listed, rate_text
 from .published import Published
 
 

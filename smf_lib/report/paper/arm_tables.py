@@ -1,7 +1,7 @@
 """The chapter "The paper, arm by arm": published and measured numbers side by side, and what holds.
 
 Tables are as those of `analysis.tables`: DataFrames of finished text. What they say is worked out
-in `ordering` and `claims`. How each study was run is tabulated in `settings`, what to run next in `todo`.
+in `ordering` and `claims`. How each study was run is tabulated in `deviations`, what to run next in `todo`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ import pandas as pd
 
 from ...study.records.record import AccuracyName, MetricName, Record
 from ...study.tasks.formats import LETTERS
+from ..analysis.arms import Arm
 from ..analysis.balanced import balanced_change, balanced_level, has_answers, shares_right
-from ..analysis.summary import Arm, are_paired, change, compare, contrast, level, listed, signed
+from ..analysis.effects import are_paired, change, compare, contrast, level
 from ..analysis.tables import DASH, number, p_text
+from ..text import listed, signed
 from .arms import SHORT, arms_of, label_of, lettered, paper_order
 from .claims import ABSENT, QUESTIONS, findings
 from .ordering import COMPARED, MAIN, ordered_pairs

@@ -1,0 +1,128 @@
+"""What finetuning did: each arm's level, gain and drift with intervals, and arms compared.
+
+Gain and drift are measured from the base model of the same study, on the same items. Units:
+gains and accuracies in points (percent), perplexity change in percent, KL in nats a token.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ...study.records.record import MetricName
+from ...study.records.results import ResultsError, paired_key
+from . import stats
+from .arms import Arm, base_of
+from .equal_gain import EqualGain, SweepPoint, drift_at_equal_gain
+from .stats import Interval, McNemar
+
+PERPLEXITIES = ("prose_perplexity", "word_perplexity")
+
+DRIFT_METRICS = ("prose_perplexity", "knowledge_accuracy", "self_kl")
+
+PROBES = {
+    "prose_perplexity": "perplexity",
+    "knowledge_accuracy": "accuracy",
+    "self_kl": "kl",
+}
+
+
+def level(arm: Arm, metric: MetricName) -> Interval:
+    """The metric itself: accuracies in percent, perplexity, KL in nats a token."""
+    items = arm.items(metric)
+    if metric in PERPLEXITIES:
+        return stats.perplexity_interval(items)
+    if metric == "self_kl":
+        return stats.mean_interval(items)
+    return stats.accuracy_interval(items).scaled(100)
+
+
+def change(arm: Arm, base: Arm, metric: MetricName) -> Interval:
+    """What finetuning changed: accuracies in points, perplexity in percent, KL in nats.
+
+    `seeds` is the arm's, since the base model is not trained.
+    """
+    if metric == "self_kl":
+        return level(arm, metric)
+    return replace(contrast(arm, base, metric), seeds=len(arm.records))
+
+
+def drift(arm: Arm, base: Arm, metric: MetricName) -> Interval:
+    """Forgetting, larger is worse: the change, with knowledge counted as points lost."""
+    interval = change(arm, base, metric)
+    return interval.scaled(-1) if metric == "knowledge_accuracy" else interval
+
+
+def are_paired(first: Arm, second: Arm, metric: MetricName) -> bool:
+    """Whether both arms were measured on the same items."""
+    return paired_key(first.first, metric) == paired_key(second.first, metric)
+
+
+def check_paired(first: Arm, second: Arm, metric: MetricName) -> None:
+    """Raise ResultsError unless both arms were measured on the same items."""
+    if not are_paired(first, second, metric):
+        raise ResultsError(
+            f"runs {first.first.run_id!r} and {second.first.run_id!r} were measured on different "
+            f"data or splits ({metric}); they cannot be compared item by item"
+        )
+
+
+def contrast(first: Arm, second: Arm, metric: MetricName, level: float = 0.95) -> Interval:
+    """`first` against `second` on the same items: points, per cent of perplexity, or nats.
+
+    Raises ResultsError if the two were measured on different items.
+    """
+    check_paired(first, second, metric)
+    a, b = first.items(metric), second.items(metric)
+    if metric in PERPLEXITIES:
+        return stats.perplexity_ratio(a, b, level).scaled(100, offset=-1)
+    return stats.accuracy_difference(a, b, level).scaled(1 if metric == "self_kl" else 100)
+
+
+def compare(
+    first: Arm, second: Arm, metric: MetricName = "exam_accuracy"
+) -> tuple[Interval, McNemar | None]:
+    """Accuracy of `first` minus `second` in points; McNemar's test for single runs."""
+    difference = contrast(first, second, metric)
+    a, b = first.items(metric), second.items(metric)
+    return difference, stats.mcnemar(a, b) if len(a) == len(b) == 1 else None
+
+
+def retention(arm: Arm, reference: Arm, base: Arm) -> Interval:
+    """The arm's exam gain as a share of the reference's, in percent."""
+    for other in (reference, base):
+        check_paired(arm, other, "exam_accuracy")
+    items = (other.items("exam_accuracy") for other in (arm, reference, base))
+    return stats.gain_retention(*items).scaled(100)
+
+
+def equal_gain(
+    arms: Sequence[Arm], metric: MetricName, reference: str | None = "lora"
+) -> EqualGain:
+    """Drift of each method of one study at one exam gain.
+
+    reference: the method that the excess of the others is measured from, if it has a sweep.
+    Methods with one learning rate only are left out. Gain and drifts are shares (not points) and
+    nats. Raises ResultsError if the arms come from several studies.
+    """
+    studies = {arm.where for arm in arms}
+    if len(studies) > 1:
+        raise ResultsError(f"one study at a time: {sorted(studies)} were given")
+    trained = [arm for arm in arms if not arm.is_base and arm.has(metric)]
+    sweeps: dict[str, list[SweepPoint]] = {}
+    for arm in trained:
+        check_paired(arm, base_of(arm, arms), "exam_accuracy")
+        if metric != "self_kl":
+            check_paired(arm, base_of(arm, arms), metric)
+        point = SweepPoint(arm.items("exam_accuracy"), arm.items(metric))
+        sweeps.setdefault(arm.first.method, []).append(point)
+    sweeps = {name: points for name, points in sweeps.items() if len(points) > 1}
+    if not sweeps:
+        return EqualGain(
+            np.nan, {}, {}, f"no method was run at two learning rates with {metric} measured"
+        )
+    base = base_of(trained[0], arms)
+    probe = np.zeros(1) if metric == "self_kl" else base.items(metric)
+    base_point = SweepPoint(base.items("exam_accuracy"), probe)
+    reference = reference if reference in sweeps else None
+    return drift_at_equal_gain(sweeps, base_point, PROBES[metric], reference)

@@ -1,0 +1,45 @@
+"""Axes of figures that set gain against drift: intervals, least spans, a scale for a few large drifts."""
+
+import math
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter
+
+from ..analysis.stats import Interval
+
+
+def widen(ax: Axes, span: float, axis: str) -> None:
+    """Show at least `span` on an axis, so that rounding noise is not blown up."""
+    low, high = ax.get_xlim() if axis == "x" else ax.get_ylim()
+    room = max(0.0, span - (high - low)) / 2
+    (ax.set_xlim if axis == "x" else ax.set_ylim)(low - room, high + room)
+
+
+def bars(ax: Axes, across: Interval, up: Interval, colour: str) -> None:
+    """The 95 % intervals of a mark in both directions, where they are known."""
+    style = {"color": colour, "linewidth": 1.3, "alpha": 0.55, "zorder": 3}
+    if across.bounded:
+        ax.plot([across.low, across.high], [up.value] * 2, **style)
+    if up.bounded:
+        ax.plot([across.value] * 2, [up.low, up.high], **style)
+
+
+def spread_axis(ax: Axes, drifts: Sequence[Interval], ratio: float = 20) -> None:
+    """Make the axis logarithmic beyond the noise, if a few large drifts hide all others.
+
+    ratio: how many times the median the largest drift must be.
+    """
+    sizes = sorted(abs(interval.value) for interval in drifts)
+    if len(sizes) < 3 or not sizes[-1] > ratio * sizes[len(sizes) // 2] > 0:
+        return
+    noise = sorted(interval.high - interval.low for interval in drifts)[len(drifts) // 2] / 2
+    scale = max(sizes[len(sizes) // 2], noise)
+    threshold = 10.0 ** round(math.log10(scale))
+    low, high = ax.get_xlim()
+    below = any(interval.value < 0 or interval.low < 0 for interval in drifts)
+    ax.set_xscale("symlog", linthresh=threshold)
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.set_xlim(min(low, -threshold) if below else -0.2 * threshold, 1.15 * high)
+    title = ax.get_xlabel().removesuffix(")")
+    ax.set_xlabel(f"{title}; log beyond {threshold:g})", size=9.5)
