@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from ..method.config import SparseMemoryConfig
 from ..method.registration import NAME as SPARSE_MEMORY
+from .metrics import probe_names
 
 
 class Settings(BaseModel):
@@ -176,16 +177,28 @@ class RetrofitSettings(Settings):
 
 
 class EvaluationSettings(Settings):
-    """split: the exam questions that are scored; probes: which forgetting probes are measured.
+    """split: the exam questions that are scored; probes: which forgetting probes are measured,
+    the library's and those that are registered (`metrics.register_metric`).
 
     standard: beside the paper's protocols also those of lm-eval (`evaluation.protocols`); only for
     an exam or a probe that has both.
     """
 
     split: Literal["validation", "test"] = "test"
-    probes: list[Literal["prose", "knowledge", "self_text"]] = ["prose", "knowledge", "self_text"]
+    probes: list[str] = ["prose", "knowledge", "self_text"]
     standard: bool = True
     batch_tokens: int = Field(1536, ge=64)
+
+    @field_validator("probes")
+    @classmethod
+    def _known(cls, value):
+        for name in value:
+            if name not in probe_names():
+                raise ValueError(
+                    f"probe {name!r} is unknown; choose from {', '.join(probe_names())}, or name "
+                    "the file that registers it in the profile's `imports`"
+                )
+        return value
 
 
 class MethodSettings(Settings):

@@ -33,9 +33,10 @@ from ..method.files import whole
 from ..method.registration import NAME, PEFT_TYPE
 from ..method.rules import get_rule
 from ..method.sites import default_layers, find_mlps
-from .evaluation.measuring import measure_metric, metric_names
+from .evaluation.measuring import measure_metric
 from .files import short_hash, write_json
 from .materials import Materials, find_root
+from .metrics import metric_names
 from .models import load_tokenizer
 from .precision import autocast, resolve_precision
 from .profiles import RunSpec, load_profile
@@ -267,8 +268,7 @@ class Study(Materials):
         for metric in self._unmeasured(spec):
             self._keep_provenance(spec)
             started = time.perf_counter()
-            measured = measure_metric(self, metric, model, tokenizer)
-            kept = {k: getattr(measured, k) for k in ("value", "stderr", "n", "items")}
+            kept = measure_metric(self, metric, model, tokenizer)
             seconds = time.perf_counter() - started
             write_json(self._metric_path(spec, metric), {"metric": kept, "seconds": seconds})
         return {m: Metric(**self._measured(spec, m)["metric"]) for m in metric_names(self.profile)}

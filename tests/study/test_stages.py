@@ -10,7 +10,7 @@ from helpers_hub import MODEL, oasst1_row, serve
 
 from smf_lib.method.background import collect_background, memories
 from smf_lib.study import study as study_module
-from smf_lib.study.evaluation.measuring import metric_names
+from smf_lib.study.metrics import metric_names
 from smf_lib.study.records.results import read_record
 from smf_lib.study.study import Study
 

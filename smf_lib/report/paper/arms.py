@@ -14,8 +14,9 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
+from ...study.metrics import METRICS
 from ...study.profiles import Profile, load_profile
-from ...study.records.record import METRIC_DATA, MetricName, Record
+from ...study.records.record import MetricName, Record
 from ...study.records.results import read_records
 from ..analysis.arms import METHOD_ORDER, Arm, group_arms
 from ..analysis.captions import precision_notes
@@ -126,7 +127,7 @@ def _scored(arms: Sequence[Arm], metric: MetricName | None) -> list[str]:
     scored = {"cloze": "the options' own words (cloze)", "lettered": "lettered options"}
     formats = [arm.first.settings.get("exam", {}).get("format") for arm in arms]
     how = listed(scored[name] for name in formats if name in scored)
-    wanted = {METRIC_DATA[metric]} if metric else {"exam", "prose", "knowledge"}
+    wanted = {METRICS[metric].data} if metric else {"exam", "prose", "knowledge"}
     exams = [f"{d.exam.rows:,} questions" for d in data if d.exam and "exam" in wanted]
     if exams:
         parts.append(f"scored on {listed(exams)}" + (f" by {how}" if how else ""))

@@ -16,29 +16,15 @@ from pydantic import (
     PlainSerializer,
     field_serializer,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
+from ..metrics import METRICS, MetricSpec, Unit
+
 SCHEMA_VERSION = 1
-MetricName = Literal[
-    "exam_accuracy",
-    "letter_accuracy",
-    "prose_perplexity",
-    "word_perplexity",
-    "knowledge_accuracy",
-    "exact_match",
-    "self_kl",
-]
-AccuracyName = Literal["exam_accuracy", "letter_accuracy"]
-METRIC_DATA = {
-    "exam_accuracy": "exam",
-    "letter_accuracy": "exam",
-    "prose_perplexity": "prose",
-    "word_perplexity": "prose",
-    "knowledge_accuracy": "knowledge",
-    "exact_match": "knowledge",
-    "self_kl": "self_text",
-}
+MetricName = str  # a key of `metrics.METRICS`, or of a record that explains it
+AccuracyName = str
 
 # JSON has no NaN: null stands for a number that is not finite (a run that diverged).
 Number = Annotated[
@@ -54,17 +40,34 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
 
+class AboutPart(Part):
+    """What a metric is that the library does not bring; see `metrics.MetricSpec`."""
+
+    title: str
+    unit: Unit
+    data: str
+
+
 class Metric(Part):
     """One measurement. `items` has one entry a question, article or sequence.
 
     Accuracies hold 0 or 1 a question; the perplexity holds [summed negative log-likelihood in
     nats, tokens] an article; the KL divergence holds the mean in nats a token of a sequence.
+    `task_version` is that of the lm-eval task that scored it, `about` explains a metric that the
+    library does not bring.
     """
 
     value: Number
     stderr: Number
     n: int = Field(ge=1)
     items: list[Any]
+    task_version: str | None = None
+    about: AboutPart | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_empty(self, serialize) -> dict[str, Any]:
+        fields = serialize(self)
+        return {k: v for k, v in fields.items() if v is not None or k in ("value", "stderr")}
 
     @field_validator("items", mode="before")
     @classmethod
@@ -156,7 +159,8 @@ class DataPart(Part):
     """What was trained and measured on; a probe that was not measured is absent.
 
     `retrofit` is what the memory was trained on before the exam (stage 1), or instead of it;
-    `background` is absent where the base model wrote that text itself.
+    `background` is absent where the base model wrote that text itself. `other` holds the data of
+    probes that the library does not bring.
     """
 
     exam: ExamPart | None = None
@@ -165,6 +169,12 @@ class DataPart(Part):
     self_text: SelfTextPart | None = None
     background: TextPart | None = None
     retrofit: TextPart | None = None
+    other: dict[str, TextPart] = {}
+
+    def of(self, name: str) -> Part | None:
+        """The part about the data of a metric, None where it is missing."""
+        named = name in type(self).model_fields and name != "other"
+        return getattr(self, name) if named else self.other.get(name)
 
 
 class Baselines(Part):
@@ -249,8 +259,11 @@ class Record(Part):
         if not isinstance(method, dict) or "kind" not in method:
             raise ValueError("settings.method.kind is missing")
         for name, metric in self.metrics.items():
-            part = METRIC_DATA[name]
-            if getattr(self.data, part) is None:
+            try:
+                part = self.spec(name).data
+            except ValueError as error:
+                raise ValueError(f"metrics.{name}: {error}") from None
+            if self.data.of(part) is None:
                 raise ValueError(f"metrics.{name} is given but data.{part} is missing")
             if len(metric.items) != metric.n:
                 raise ValueError(
@@ -265,6 +278,16 @@ class Record(Part):
                     f"metrics.{name}.items holds"
                 )
         return self
+
+    def spec(self, metric: str) -> MetricSpec:
+        """Title, unit and data of a metric: as the record says, or else as it is registered.
+
+        Raises:
+            KeyError: the record does not hold the metric.
+            ValueError: the record does not say, and no metric of that name is registered.
+        """
+        about = self.metrics[metric].about
+        return METRICS.find(metric) if about is None else MetricSpec(metric, **about.model_dump())
 
     @property
     def kind(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -11,11 +10,13 @@ from torch import nn
 
 from ...method.background import memories
 from ...method.sites import layer_number
+from ..evaluation.parts import source
 from ..files import short_hash
+from ..metrics import METRICS, describe_data
 from ..precision import resolve_precision
 from ..profiles import RunSpec
-from ..tasks.corpora import pages
 from ..tasks.exam import ExamQuestion
+from .record import DataPart
 from .results import Metric, Record
 
 if TYPE_CHECKING:
@@ -119,8 +120,8 @@ def build_record(
         metrics=metrics,
         by_answer={
             name: right_by_answer(exam.split(profile.evaluation.split), metrics[name].items)
-            for name in ("exam_accuracy", "letter_accuracy")
-            if name in metrics
+            for name in metrics
+            if METRICS[name].data == "exam" and METRICS[name].unit == "accuracy"
         },
         baselines={
             "chance": exam.chance,
@@ -144,60 +145,15 @@ def build_record(
 
 def _data(study: Study, metrics: dict[str, Metric], retrofitted: bool) -> dict:
     """Identity and size of everything that was trained and measured on."""
-    settings, exam = study.profile.probes, study.exam
-    parts = {
-        "exam": {
-            "name": exam.name,
-            "sha256": exam.sha256,
-            "split": study.profile.evaluation.split,
-            "train_rows": len(exam.train),
-            "rows": metrics["exam_accuracy"].n,
-            "notes": exam.notes,
-        }
-    }
-    if "prose_perplexity" in metrics:
-        parts["prose"] = _prose(study)
-    if "knowledge_accuracy" in metrics:
-        questions, shots = study.knowledge
-        parts["knowledge"] = {
-            "sha256": short_hash([dataclasses.asdict(q) for q in (*questions, *shots)]),
-            "questions": len(questions),
-            "shots": len(shots),
-            "source": _source(settings.triviaqa),
-        }
-    if "self_kl" in metrics:
-        parts["self_text"] = {
-            "sha256": short_hash(study.self_text()),
-            "sequences": settings.self_text_sequences,
-            "tokens": settings.self_text_tokens,
-        }
+    found = describe_data(study, list(metrics))
+    parts = {name: part for name, part in found.items() if name in DataPart.model_fields}
+    parts["other"] = {name: part for name, part in found.items() if name not in parts}
     for field in ("background", *(("retrofit",) if retrofitted else ())):
         texts = study.texts(field)
         if texts is not None:
             parts[field] = {
                 "sha256": short_hash(texts),
                 "rows": len(texts),
-                "source": _source(getattr(study.profile, field).text),
+                "source": source(getattr(study.profile, field).text),
             }
     return parts
-
-
-def _prose(study: Study) -> dict:
-    wikitext = study.profile.probes.wikitext
-    if wikitext is None:
-        articles = [[a.title, a.text] for a in study.prose]
-        words = sum(len(text.split()) for _, text in articles)
-    else:
-        articles = pages(study.prose)
-        words = sum(len(text.split()) for text in articles)
-    return {
-        "sha256": short_hash(articles),
-        "articles": len(articles),
-        "words": words,
-        "source": _source(wikitext),
-    }
-
-
-def _source(settings) -> str:
-    """Where data came from, as the profile names it; "" for what is shipped."""
-    return "" if settings is None else f"{settings.source}, {settings.split}"

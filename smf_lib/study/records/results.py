@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from ..files import write_whole
 from .provenance import provenance
-from .record import METRIC_DATA, SCHEMA_VERSION, Metric, MetricName, Record
+from .record import SCHEMA_VERSION, Metric, MetricName, Record
 
 __all__ = [
     "Metric",
@@ -39,7 +39,7 @@ def paired_key(record: Record, metric: MetricName) -> tuple:
     """
     if metric not in record.metrics:
         raise ResultsError(f"run {record.run_id!r} has no metric {metric!r}")
-    part = getattr(record.data, METRIC_DATA[metric])
+    part = record.data.of(record.spec(metric).data)
     return (metric, part.sha256, getattr(part, "split", None), record.metrics[metric].n)
 
 

@@ -1,0 +1,182 @@
+"""The metrics of a study, in the order in which they are measured, tabulated and drawn.
+
+A metric is a number about a model with an outcome for each item: the exam's accuracy, or a probe
+of what was forgotten. To add a probe, write one function in a file of your own, name that file in
+the profile's `imports` and the metric in its `evaluation.probes`:
+
+    from smf_lib.study.evaluation.evaluate import measure_prose
+    from smf_lib.study.files import short_hash
+    from smf_lib.study.metrics import register_metric
+    from smf_lib.study.tasks.probes import Article
+
+    CODE = ["def double(x): return 2 * x", "for i in range(3): print(i)"]
+
+    def describe(study):
+        return {"sha256": short_hash(CODE), "rows": len(CODE), "source": "my_probe.py"}
+
+    @register_metric("code_perplexity", "Perplexity of code", "perplexity", describe=describe)
+    def code_perplexity(study, lm):
+        return measure_prose(lm, [Article("", text) for text in CODE], window=64)
+
+It is then measured for every run, recorded with its title and unit, tabulated and drawn. Nothing
+heavy is imported here: a measure of the library is named as "module:function" and loaded when used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .registry import Registry, load_function
+
+Unit = Literal["accuracy", "perplexity", "nats"]
+
+
+@dataclass(frozen=True)
+class MetricSpec:
+    """One metric.
+
+    Attributes:
+        name: its key in records.
+        title: its name in tables and figures.
+        unit: "accuracy" (an item is 0 or 1, more is better), "perplexity" (an item is [summed
+            negative log-likelihood in nats, tokens or words]) or "nats" (a divergence, an item is
+            nats a token); of the last two less is better.
+        data: what it is measured on, a part of the record's `data`: "exam", "prose", "knowledge",
+            "self_text", or a probe's own name. Metrics of the same data are paired by item.
+        measure: function of (`Materials`, `SharedContextLM`) that gives a `Measurement`. The
+            model is `lm.model`, its tokenizer `lm.tokenizer`.
+        describe: function of `Materials` that gives the record's part about the data; for a probe
+            of one's own {"sha256": ..., "rows": ..., "source": ...}.
+        wanted: function of a `Profile`: whether it is measured; None: if `evaluation.probes` names
+            the metric or its data.
+        settings: fields of the profile, with dots, that decide the number beside model and data.
+        code: modules of `smf_lib.study` that decide it beside the common ones of `evaluation`.
+    """
+
+    name: str
+    title: str
+    unit: Unit
+    data: str
+    measure: Callable[[Any, Any], Any] | str = ""
+    describe: Callable[[Any], dict] | str = ""
+    wanted: Callable[[Any], bool] | None = None
+    settings: tuple[str, ...] = ()
+    code: tuple[str, ...] = ()
+
+    @property
+    def more_is_better(self) -> bool:
+        """Whether a larger number is a better one."""
+        return self.unit == "accuracy"
+
+    @property
+    def is_shipped(self) -> bool:
+        """Whether it is one of the library's own, which records need not explain."""
+        return isinstance(self.measure, str)
+
+    def is_wanted(self, profile: Any) -> bool:
+        """Whether a profile's runs are measured by it."""
+        if self.wanted is not None:
+            return self.wanted(profile)
+        return not {self.name, self.data}.isdisjoint(profile.evaluation.probes)
+
+
+METRICS: Registry[MetricSpec] = Registry("metric")
+COMMON_CODE = ("evaluation.measuring", "evaluation.evaluate", "evaluation.lm", "evaluation.reading")
+
+
+def register_metric(
+    name: str,
+    title: str,
+    unit: Unit,
+    *,
+    describe: Callable[[Any], dict],
+    data: str | None = None,
+    wanted: Callable[[Any], bool] | None = None,
+):
+    """Decorator that makes a function known as the metric `name`; see `MetricSpec`.
+
+    data: by default the metric's own name.
+
+    Raises:
+        ValueError: an unknown unit, or a name that another function has.
+    """
+    if unit not in ("accuracy", "perplexity", "nats"):
+        raise ValueError(f"unit={unit!r} is unknown; choose accuracy, perplexity or nats")
+
+    def register(measure):
+        spec = MetricSpec(name, title, unit, data or name, measure, describe, wanted)
+        METRICS.add(name, spec, measure)
+        return measure
+
+    return register
+
+
+def metric_names(profile: Any) -> list[str]:
+    """The metrics of a `Profile`, in the order in which they are measured."""
+    return [name for name, spec in METRICS.items() if spec.is_wanted(profile)]
+
+
+def probe_names() -> list[str]:
+    """What `evaluation.probes` may name: the data of the library's metrics, and own metrics."""
+    names = [spec.data if spec.is_shipped else spec.name for spec in METRICS.values()]
+    return list(dict.fromkeys(name for name in names if name != "exam"))
+
+
+def describe_data(study: Any, names: list[str]) -> dict[str, dict]:
+    """The parts about data of a study (`Materials`) that these metrics are measured on, by name."""
+    return {
+        METRICS[name].data: load_function(METRICS[name].describe)(study) for name in reversed(names)
+    }
+
+
+def _ship(name: str, title: str, unit: Unit, data: str, measure: str, **more) -> None:
+    measure, describe = f"evaluation.measuring:{measure}", f"evaluation.parts:{data}"
+    METRICS.add(name, MetricSpec(name, title, unit, data, measure, describe, **more), measure)
+
+
+_ship(
+    "exam_accuracy", "Exam accuracy", "accuracy", "exam", "exam",
+    wanted=lambda profile: True,
+    settings=("evaluation.split", "exam.option_rows"),
+    code=("evaluation.protocols", "tasks.formats"),
+)  # fmt: skip
+_ship(
+    "letter_accuracy", "Exam accuracy, letters", "accuracy", "exam", "letters",
+    wanted=lambda profile: (
+        profile.evaluation.standard
+        and profile.exam.name == "medmcqa"
+        and profile.exam.format == "lettered"
+    ),
+    settings=("evaluation.split",),
+    code=("evaluation.protocols",),
+)  # fmt: skip
+_ship(
+    "prose_perplexity", "Prose perplexity", "perplexity", "prose", "prose",
+    settings=("probes.wikitext.window",),
+    code=("evaluation.protocols",),
+)  # fmt: skip
+_ship(
+    "word_perplexity", "Prose perplexity, a word", "perplexity", "prose", "words",
+    wanted=lambda profile: (
+        profile.evaluation.standard
+        and "prose" in profile.evaluation.probes
+        and profile.probes.wikitext is not None
+    ),
+    code=("evaluation.protocols", "tasks.corpora"),
+)  # fmt: skip
+_ship(
+    "knowledge_accuracy", "Knowledge", "accuracy", "knowledge", "knowledge",
+    code=("evaluation.protocols",),
+)  # fmt: skip
+_ship(
+    "exact_match", "Knowledge, exact match", "accuracy", "knowledge", "exact_match",
+    wanted=lambda profile: (
+        profile.evaluation.standard
+        and "knowledge" in profile.evaluation.probes
+        and profile.probes.triviaqa is not None
+    ),
+    code=("evaluation.protocols",),
+)  # fmt: skip
+_ship("self_kl", "KL from the base", "nats", "self_text", "self_kl")
