@@ -14,15 +14,15 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
 
+from .exams import build_exam
 from .files import short_hash, write_json
 from .models import ModelFiles, load_model, resolve_model
 from .profiles import Profile
 from .records.sources import code_digest
 from .tasks import corpora, probes
-from .tasks.exam import Exam, ExamQuestion, build_exam
+from .tasks.exam import Exam, ExamQuestion
 from .tasks.formats import FORMATS, Cloze, Lettered
 from .tasks.hub import locate
-from .tasks.medmcqa import build_medmcqa
 
 
 def find_root() -> Path:
@@ -64,10 +64,7 @@ class Materials:
 
     @cached_property
     def exam(self) -> Exam:
-        settings = self.profile.exam
-        if settings.name == "medmcqa":
-            return build_medmcqa(settings, self.root)
-        return build_exam(settings)
+        return build_exam(self.profile.exam, self.root)
 
     @cached_property
     def prose(self) -> list:

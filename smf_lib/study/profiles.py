@@ -12,13 +12,14 @@ import re
 from pathlib import Path
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
+from .exams import EXAMS
+from .imports import import_file
 from .settings import (
     BackgroundSettings,
     EvaluationSettings,
     ExamSettings,
-    MedMCQASettings,
     MemorySettings,
     MethodSettings,
     ModelSettings,
@@ -53,7 +54,8 @@ class Profile(Settings):
     description: str
     means_nothing: bool = False  # for pipelines under test: pages say that the numbers mean nothing
     model: ModelSettings = ModelSettings()
-    exam: ExamSettings | MedMCQASettings = Field(ExamSettings(), discriminator="name")
+    imports: list[str] = Field([])  # a user's Python files, from this profile's folder; see `imports`
+    exam: SerializeAsAny[Settings] = ExamSettings()
     probes: ProbeSettings = ProbeSettings()
     background: BackgroundSettings = BackgroundSettings()
     memory: MemorySettings = MemorySettings()
@@ -65,8 +67,11 @@ class Profile(Settings):
 
     @field_validator("exam", mode="before")
     @classmethod
-    def _default_exam(cls, value):
-        return {"name": "icd10", **value} if isinstance(value, dict) else value
+    def _of_its_kind(cls, value):
+        if not isinstance(value, dict):
+            return value
+        value = {"name": "icd10", **value}
+        return EXAMS.find(value["name"]).settings(**value)
 
     @model_validator(mode="after")
     def _methods_build(self):
@@ -156,13 +161,15 @@ def load_profile(name_or_path: str | Path, directory: Path = PROFILE_DIR) -> Pro
 
     Raises:
         ValueError: no such profile (the message lists those there are), not YAML, profiles that
-            extend each other, a name that is not the file's, or a field that is unknown or out of
+            extend each other, an import that fails, a name that is not the file's, or a field that is unknown or out of
             range (the message names each field, its value and the rule).
     """
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         path = directory / f"{name_or_path}.yaml"
     content = _read_profile(path, directory, ())
+    for file in content.get("imports", ()):
+        import_file(Path(file))
     try:
         profile = Profile(**content)
     except ValidationError as error:
@@ -180,8 +187,6 @@ def _error_line(place: tuple, value: object, message: str) -> str:
     """A field with dots, its value and the rule, from what pydantic says of an invalid profile."""
     if not place:  # of the whole profile; the message names the field
         return f"  {message}"
-    if place[0] == "exam" and len(place) > 2:
-        place = (place[0], *place[2:])  # without the name of the exam, which is not a field
     return f"  {'.'.join(map(str, place))} = {value!r}: {message}"
 
 
@@ -210,6 +215,7 @@ def _read_profile(path: Path, directory: Path, extending: tuple[Path, ...]) -> d
         raise ValueError(f"profile {path} is not YAML: {error}") from None
     if not isinstance(content, dict):
         raise ValueError(f"profile {path} must be a YAML mapping of fields")
+    _resolve_imports(path, content)
     other = content.pop("extends", None)
     if other is None:
         return content
@@ -218,7 +224,18 @@ def _read_profile(path: Path, directory: Path, extending: tuple[Path, ...]) -> d
     below = (
         path.parent / other if other.endswith((".yaml", ".yml")) else directory / f"{other}.yaml"
     )
-    return _merged(_read_profile(below, directory, (*extending, path.resolve())), content)
+    lower = _read_profile(below, directory, (*extending, path.resolve()))
+    files = [*lower.get("imports", ()), *content.get("imports", ())]
+    return _merged(lower, content) | ({"imports": files} if files else {})
+
+
+def _resolve_imports(path: Path, content: dict) -> None:
+    """Make the files that a profile imports absolute, from its own folder."""
+    files = content.get("imports") or []
+    if not isinstance(files, list) or not all(isinstance(file, str) for file in files):
+        raise ValueError(f"profile {path}: imports={files!r} must be a list of paths")
+    if "imports" in content:
+        content["imports"] = [str((path.parent / file).resolve()) for file in files]
 
 
 def _merged(below: dict, above: dict) -> dict:

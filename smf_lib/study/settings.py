@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import peft
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -35,6 +35,8 @@ class ModelSettings(Settings):
 
 class ExamSettings(Settings):
     """The new task: how many questions to train on, to choose settings with, and to test on."""
+
+    format: ClassVar[str] = "cloze"
 
     name: Literal["icd10"] = "icd10"
     train_rows: int = Field(1000, ge=1)
@@ -68,6 +70,34 @@ class MedMCQASettings(Settings):
     test_rows: int | None = Field(None, ge=1)
     option_rows: int | None = Field(None, ge=1)
     seed: int = 0
+
+
+class OwnExamSettings(Settings):
+    """Fields of an exam that a user's file registers: rows of each split (None: all), and a seed."""
+
+    name: str
+    format: Literal["cloze", "lettered"] = "cloze"
+    train_rows: int | None = Field(None, ge=1)
+    validation_rows: int = Field(0, ge=0)
+    test_rows: int | None = Field(None, ge=1)
+    seed: int = 0
+
+
+class ChoiceSettings(OwnExamSettings):
+    """Questions of 2 to 10 options from a file, a folder or the Hub; see `tasks.choice`.
+
+    source: a .jsonl, .json, .csv or .parquet file or a list of them; or a folder with one file a
+    split, or a Hub id, of which the splits are taken that train_split, validation_split (None:
+    from the training questions) and test_split name. revision, config: of a Hub id.
+    """
+
+    name: Literal["choice"]
+    source: str | list[str]
+    revision: str | None = None
+    config: str | None = None
+    train_split: str = "train"
+    validation_split: str | None = None
+    test_split: str = "test"
 
 
 class TextSettings(Settings):

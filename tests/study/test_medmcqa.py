@@ -40,7 +40,7 @@ def test_a_question_is_what_the_row_says(data):
     assert question.options == ["Fever of type 7", "Rash 7", "Cough 7", "Pain in place 7"]
     assert question.answer == 7 % 3 and question.explanation == "Disease 7 is known by it."
     assert {q.id: q for q in made.train}["id-6"].explanation == ""
-    assert (made.name, made.format, made.chance) == ("medmcqa", "lettered", 0.25)
+    assert (made.name, made.format, made.chance()) == ("medmcqa", "lettered", 0.25)
 
 
 def test_rows_without_a_column_exp_have_no_explanation(tmp_path, datasets_cache):

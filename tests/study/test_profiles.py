@@ -5,7 +5,9 @@ import re
 import pytest
 import yaml
 
+from smf_lib.method.rules import RULES
 from smf_lib.study.profiles import PROFILE_DIR, Profile, load_profile
+from smf_lib.study.registry import source_of
 
 
 def changed(tmp_path, change):
@@ -105,7 +107,10 @@ def test_quick_and_sweep_agree_on_all_but_rates_and_amounts():
         (lambda c: c["methods"]["full"].update(learning_rate=-1.0), r"learning_rate=-1.0 must be"),
         (lambda c: c["methods"]["full"].pop("learning_rate"), r"kind='base' takes none"),
         (lambda c: c["methods"]["base"].update(settings={"r": 1}), r"only for kind='peft'"),
-        (lambda c: c["exam"].update(name="bar"), r"exam = .*'icd10', 'medmcqa'"),
+        (
+            lambda c: c["exam"].update(name="bar"),
+            r"exam = .*exam.name='bar' is unknown; choose one of choice, icd10, medmcqa",
+        ),
         (
             lambda c: c.update(exam={"name": "medmcqa", "test_rows": 0}),
             r" exam.test_rows = 0: .*greater than or equal",
@@ -313,3 +318,81 @@ def test_a_child_has_the_memory_of_its_parent_and_updates_of_its_own(tmp_path):
 def test_what_is_wrong_with_two_stages_is_said(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         load_profile(staged(tmp_path, **changes))
+
+
+RULE = "from smf_lib import register_rule\n\n\n@register_rule({name!r})\ndef mine(reads, background):\n"
+RULE += "    return -reads.counts.double()\n"
+
+
+@pytest.fixture
+def rules():
+    """The rules as they were, put back after the test."""
+    before = dict(RULES)
+    yield RULES
+    RULES.clear()
+    RULES.update(before)
+
+
+def test_a_file_of_ones_own_is_run_before_the_profile_is_checked(tmp_path, rules):
+    (tmp_path / "mine.py").write_text(RULE.format(name="mine"))
+
+    def use(content):
+        content["imports"] = ["mine.py"]
+        content["methods"]["smf-kl"]["settings"]["rule"] = "mine"
+
+    path = changed(tmp_path, use)
+    assert load_profile(path).methods["smf-kl"].settings["rule"] == "mine"
+    assert source_of(rules["mine"].score) == tmp_path / "mine.py"
+    assert source_of(rules["kl"].score) is None
+    load_profile(path)  # once more: run once
+
+
+def test_imports_are_found_from_the_profile_that_names_them_and_add_up(tmp_path, rules):
+    below, above = tmp_path / "below", tmp_path / "above"
+    for folder, name in ((below, "lower"), (above, "upper")):
+        folder.mkdir()
+        (folder / "rules.py").write_text(RULE.format(name=name))
+    content = yaml.safe_load((PROFILE_DIR / "smoke.yaml").read_text())
+    lower = content | {"name": "lower", "imports": ["rules.py"]}
+    (below / "lower.yaml").write_text(yaml.safe_dump(lower))
+    upper = {"extends": "../below/lower.yaml", "name": "upper", "imports": ["rules.py"]}
+    (above / "upper.yaml").write_text(yaml.safe_dump(upper))
+    assert load_profile(above / "upper.yaml").imports == [
+        str(below / "rules.py"), str(above / "rules.py")
+    ]  # fmt: skip
+    assert {"lower", "upper"} <= rules.keys()
+
+
+@pytest.mark.parametrize(
+    "code, message",
+    [
+        ("x = 1\nraise RuntimeError('broken')\n", r"mine.py, line 2: RuntimeError: broken$"),
+        ("x = 1\ny = = 2\n", r"mine.py, line 2: SyntaxError: "),
+        ("import nothing_like_it\n", r"line 1: ModuleNotFoundError: .*nothing_like_it"),
+        (None, r"imports: .*mine.py does not exist; give a path from the profile's folder"),
+    ],
+)
+def test_a_file_that_fails_is_one_line_with_its_name(tmp_path, code, message):
+    if code is not None:
+        (tmp_path / "mine.py").write_text(code)
+    path = changed(tmp_path, lambda content: content.update(imports=["mine.py"]))
+    with pytest.raises(ValueError, match=message) as caught:
+        load_profile(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_probe_that_nothing_registers_is_refused(tmp_path):
+    path = changed(tmp_path, lambda content: content.update(evaluation={"probes": ["code"]}))
+    with pytest.raises(
+        ValueError, match="'code' is unknown; choose from prose, knowledge, self_text"
+    ):
+        load_profile(path)
+
+
+def test_an_exam_from_a_file_is_named_by_the_profile(tmp_path):
+    exam = {"name": "choice", "source": "mine.jsonl", "test_rows": 3, "format": "lettered"}
+    profile = load_profile(changed(tmp_path, lambda content: content.update(exam=exam)))
+    assert (profile.exam.source, profile.exam.format) == ("mine.jsonl", "lettered")
+    assert profile.model_dump()["exam"]["test_rows"] == 3
+    with pytest.raises(ValueError, match="exam.source = .*Field required"):
+        load_profile(changed(tmp_path, lambda c: c.update(exam={"name": "choice"})))

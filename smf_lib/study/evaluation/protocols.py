@@ -86,7 +86,7 @@ def measure_letters(lm: SharedContextLM, questions: Sequence[ExamQuestion]) -> M
         "output_type": "multiple_choice",
         "doc_to_text": _lm_eval_function("medmcqa/utils_medmcqa.py", "doc_to_text"),
         "doc_to_target": "cop",
-        "doc_to_choice": list(LETTERS),
+        "doc_to_choice": list(LETTERS[:4]),
         "metric_list": [{"metric": "acc", **MEAN}],
     }
     return multiple_choice("letter_accuracy", "acc", run_task(lm, config, rows))

@@ -124,7 +124,7 @@ def build_record(
             if METRICS[name].data == "exam" and METRICS[name].unit == "accuracy"
         },
         baselines={
-            "chance": exam.chance,
+            "chance": exam.chance(profile.evaluation.split, metrics["exam_accuracy"].n),
             "majority": exam.majority(profile.evaluation.split, metrics["exam_accuracy"].n),
         },
         cost={

@@ -1,4 +1,4 @@
-"""The exam: four-option questions, by default about how diagnoses are coded in ICD-10-CM.
+"""The exam: questions of 2 to 10 options, by default about how diagnoses are coded in ICD-10-CM.
 
 The classification (public domain, United States) comes from the package ``simple-icd-10-cm``.
 Every three-character category gives one question, whose right answer is the block that the
@@ -12,20 +12,23 @@ import json
 import random
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..settings import ExamSettings
 
-OPTIONS = 4
+OPTIONS = 4  # of a question of the exam that is made here
+MOST_OPTIONS = 10  # of any question; fewest are two
 SPLITS = ("train", "validation", "test")
 _CODE_RANGE = re.compile(r"\s*\([A-Z0-9]{3}(-[A-Z0-9]{3})?\)$")
 
 
 @dataclass(frozen=True)
 class ExamQuestion:
-    """One question: its id (the category code), text, four options and the right one's index."""
+    """One question: its id, text, 2 to 10 options and the right one's index, from 0."""
 
     id: str
     question: str
@@ -49,10 +52,13 @@ class Exam:
     format: str = "cloze"
     notes: str = ""
 
-    @property
-    def chance(self) -> float:
-        """The accuracy of guessing at random."""
-        return 1 / OPTIONS
+    def chance(self, split: str = "test", rows: int | None = None) -> float:
+        """The accuracy of guessing at random: the mean of 1 / options over a split's questions.
+
+        rows: of the split's first so many questions, where not all of them are scored.
+        """
+        questions = self.split(split)[:rows]
+        return sum(1 / len(question.options) for question in questions) / max(len(questions), 1)
 
     def split(self, name: str) -> list[ExamQuestion]:
         """The questions of one split. Raises ValueError for a name that is not in ``SPLITS``."""
@@ -63,8 +69,7 @@ class Exam:
     def majority(self, split: str = "test", rows: int | None = None) -> float:
         """Accuracy of picking, unread, the option that was right most often in training.
 
-        Options tied for most often share the credit. Right answers stand equally often in each
-        of the four places, so always picking one place scores 1/4.
+        Options tied for most often share the credit.
 
         rows: of the split's first so many questions, where not all of them are scored.
         """
@@ -86,7 +91,7 @@ class _Category:
     chapter: str
 
 
-def build_exam(settings: ExamSettings) -> Exam:
+def build_icd10(settings: ExamSettings, root: Path | None = None) -> Exam:
     """Make the exam that ``settings`` describes: ``name``, ``seed`` and the rows of each split.
 
     The same seed gives the same questions, whatever the number of rows: the test split is taken
@@ -102,6 +107,77 @@ def build_exam(settings: ExamSettings) -> Exam:
     validation = questions[settings.test_rows : settings.test_rows + settings.validation_rows]
     train = questions[::-1][: settings.train_rows]
     return Exam("icd10", train, validation, test, content_sha256(train, validation, test))
+
+
+def make_exam(
+    name: str,
+    train: list[ExamQuestion],
+    validation: list[ExamQuestion],
+    test: list[ExamQuestion],
+    format: str = "cloze",
+    notes: str = "",
+) -> Exam:
+    """An exam of these questions, each of them checked; what a builder of one's own returns.
+
+    Raises:
+        ValueError: a question that `fault` finds one with, or an id that two questions have.
+    """
+    seen: set[str] = set()
+    for question in (*train, *validation, *test):
+        found = fault(question.question, question.options, question.answer)
+        if found or question.id in seen:
+            raise ValueError(
+                f"exam {name!r}: question {question.id!r}: {found or 'its id is used'}"
+            )
+        seen.add(question.id)
+    sha = content_sha256(train, validation, test)
+    return Exam(name, train, validation, test, sha, format, notes)
+
+
+def fault(question: object, options: object, answer: object) -> str | None:
+    """Why this is no question with one right option, in words; None if it is one."""
+    if not isinstance(question, str) or not question.strip():
+        return "no text"
+    if not isinstance(options, (list, tuple)) or not 2 <= len(options) <= MOST_OPTIONS:
+        return f"not 2 to {MOST_OPTIONS} options"
+    if not all(isinstance(option, str) and option.strip() for option in options):
+        return "an empty option"
+    if len({option.strip().casefold() for option in options}) < len(options):
+        return "two equal options"
+    if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < len(options):
+        return f"answer={answer!r} is not the index of an option"
+    return None
+
+
+def question_key(question: ExamQuestion) -> tuple:
+    """What makes two questions the same: words and options, whatever their order and case."""
+
+    def plain(text: str) -> str:
+        return " ".join(re.findall(r"\w+", text.casefold()))
+
+    return plain(question.question), tuple(sorted(map(plain, question.options)))
+
+
+def without_repeats(questions: list, others: Iterable = ()) -> tuple[list, int]:
+    """The questions, each once and none that is among `others`; and how many were left out."""
+    known = {question_key(question) for question in others}
+    kept = []
+    for question in questions:
+        key = question_key(question)
+        if key not in known:
+            kept.append(question)
+        known.add(key)
+    return kept, len(questions) - len(kept)
+
+
+def take(field: str, questions: list, wanted: int | None, split: str) -> list:
+    """The first `wanted` questions (None: all). Raises ValueError if there are fewer."""
+    if wanted is not None and wanted > len(questions):
+        raise ValueError(
+            f"exam.{field}={wanted} is more than the {len(questions)} questions that {split!r} "
+            f"has left; lower exam.{field}, or set it to null for all of them"
+        )
+    return questions[:wanted]
 
 
 def prompt(question: ExamQuestion) -> str:

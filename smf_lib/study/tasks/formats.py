@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from .exam import ExamQuestion, continuation, prompt
 
 IGNORED = -100  # label of a token that bears no loss
-LETTERS = "ABCD"
+LETTERS = "ABCDEFGHIJ"  # of a question's options, as many as it has
 
 
 @dataclass(frozen=True)

@@ -10,21 +10,20 @@ options stand in the training rows as well would test memory of the letter.
 from __future__ import annotations
 
 import random
-import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .exam import Exam, ExamQuestion, content_sha256
-from .formats import LETTERS
+from .exam import Exam, ExamQuestion, content_sha256, question_key, take, without_repeats
 from .hub import load_rows
 
 if TYPE_CHECKING:
     from ..settings import MedMCQASettings
 
-COLUMNS = {"question", "opa", "opb", "opc", "opd", "cop"}
+OPTION_COLUMNS = ("opa", "opb", "opc", "opd")
+COLUMNS = {"question", "cop", *OPTION_COLUMNS}
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class MedMCQA(Exam):
     def majority_place(self) -> int:
         """The place (0 for A) of the right answer that is most frequent in training."""
         seen = Counter(question.answer for question in self.train)
-        return max(range(len(LETTERS)), key=lambda place: (seen[place], -place))
+        return max(range(len(OPTION_COLUMNS)), key=lambda place: (seen[place], -place))
 
 
 def build_medmcqa(settings: MedMCQASettings, root: str | Path) -> MedMCQA:
@@ -69,19 +68,19 @@ def build_medmcqa(settings: MedMCQASettings, root: str | Path) -> MedMCQA:
         return _questions(field, rows, settings.single_choice)
 
     pool, test = read("train_split", settings.train_split), read("test_split", settings.test_split)
-    train, repeated = _without(pool, ())
+    train, repeated = without_repeats(pool)
     test, ambiguous = _clear(test)
-    test, seen = _without(test, train)
+    test, seen = without_repeats(test, train)
     train = _shuffled(train, settings.seed)
     if settings.order == "shuffled":
         test = _shuffled(test, settings.seed)
     wanted = settings.validation_rows
-    held_out = _take("validation_rows", train, wanted, settings.train_split)
+    held_out = take("validation_rows", train, wanted, settings.train_split)
     validation, train = _clear(held_out)[0], train[wanted:]
     if not train:
         raise ValueError(f"exam.validation_rows={wanted} leaves no question to train on; lower it")
-    train = _take("train_rows", train, settings.train_rows, settings.train_split)
-    test = _take("test_rows", test, settings.test_rows, settings.test_split)
+    train = take("train_rows", train, settings.train_rows, settings.train_split)
+    test = take("test_rows", test, settings.test_rows, settings.test_split)
     notes = (
         f"{settings.source}: trained on {len(train)} of {len(pool)} rows of {settings.train_split}"
         f" ({repeated} repeats left out), tested on {len(test)} rows of {settings.test_split} "
@@ -98,38 +97,17 @@ def _questions(field: str, rows: Iterable[dict], single_choice: bool) -> list[Me
         if single_choice and row.get("choice_type") != "single":
             continue
         label = row["cop"]
-        if not isinstance(label, int) or not 0 <= label < len(LETTERS):
+        if not isinstance(label, int) or not 0 <= label < len(OPTION_COLUMNS):
             raise ValueError(
                 f"exam.{field}: row {number} has cop={label!r}; labels are 0 to 3, so name a "
                 "split with answers (the test split on the Hub hides them)"
             )
-        options = [str(row[name]).strip() for name in ("opa", "opb", "opc", "opd")]
+        options = [str(row[name]).strip() for name in OPTION_COLUMNS]
         question = str(row["question"]).strip()
         explanation = (row.get("exp") or "").strip()
         name = str(row.get("id") or f"{field}-{number}")
         found.append(MedMCQAQuestion(name, question, options, label, explanation))
     return found
-
-
-def _key(question: ExamQuestion) -> tuple:
-    """What makes two questions the same: words and options, whatever their order and case."""
-
-    def plain(text: str) -> str:
-        return " ".join(re.findall(r"\w+", text.casefold()))
-
-    return plain(question.question), tuple(sorted(map(plain, question.options)))
-
-
-def _without(questions: list, others: Iterable) -> tuple[list, int]:
-    """The questions, each once and none that is among `others`; and how many were left out."""
-    known = {_key(question) for question in others}
-    kept = []
-    for question in questions:
-        key = _key(question)
-        if key not in known:
-            kept.append(question)
-        known.add(key)
-    return kept, len(questions) - len(kept)
 
 
 def _clear(questions: list) -> tuple[list, int]:
@@ -140,14 +118,5 @@ def _clear(questions: list) -> tuple[list, int]:
 
 def _shuffled(questions: list, seed: int) -> list:
     """In an order that depends on the seed and on what the questions are, not on their rows."""
-    ordered = sorted(questions, key=_key)
+    ordered = sorted(questions, key=question_key)
     return random.Random(f"medmcqa {seed}").sample(ordered, len(ordered))
-
-
-def _take(field: str, questions: list, wanted: int | None, split: str) -> list:
-    if wanted is not None and wanted > len(questions):
-        raise ValueError(
-            f"exam.{field}={wanted} is more than the {len(questions)} questions that {split!r} "
-            f"has left; lower exam.{field}, or set it to null for all of them"
-        )
-    return questions[:wanted]

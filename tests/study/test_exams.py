@@ -1,0 +1,214 @@
+"""The registry of exams, and exams from questions of one's own."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smf_lib.study.exams import EXAMS, build_exam, register_exam
+from smf_lib.study.settings import ChoiceSettings, ExamSettings, OwnExamSettings, Settings
+from smf_lib.study.tasks.exam import ExamQuestion, build_icd10, fault, make_exam
+from smf_lib.study.tasks.formats import FORMATS, LETTERS
+
+
+def row(number, options=3, **changes):
+    """A row whose right option is the number's place among them, by its index."""
+    texts = [f"option {place} of {number}" for place in range(options)]
+    return {
+        "question": f"What is right in row {number}?", "options": texts, "answer": number % options,
+        **changes,
+    }  # fmt: skip
+
+
+def jsonl(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def choice(source, root="/nowhere", **settings):
+    return build_exam(ChoiceSettings(name="choice", source=source, **settings), root)
+
+
+@pytest.fixture
+def rows(datasets_cache):
+    return [row(number, 2 + number % 9) for number in range(36)]
+
+
+def test_a_files_questions_have_two_to_ten_options_each_its_own(tmp_path, rows):
+    exam = choice(jsonl(tmp_path / "mine.jsonl", rows), test_rows=9, validation_rows=9)
+    questions = [*exam.train, *exam.validation, *exam.test]
+    assert [len(exam.train), len(exam.validation), len(exam.test)] == [18, 9, 9]
+    assert sorted(len(q.options) for q in questions) == sorted(2 + n % 9 for n in range(36))
+    for question in questions:
+        number = int(question.question.split()[-1].rstrip("?"))
+        assert (
+            question.options[question.answer]
+            == f"option {number % len(question.options)} of {number}"
+        )
+    assert exam.chance("train") == pytest.approx(
+        sum(1 / len(q.options) for q in exam.train) / len(exam.train)
+    )
+
+
+def test_the_place_of_a_question_depends_on_no_row_and_the_test_on_no_other_split(tmp_path, rows):
+    one = choice(jsonl(tmp_path / "a.jsonl", rows), test_rows=9, validation_rows=9)
+    other = choice(jsonl(tmp_path / "b.jsonl", rows[::-1]), test_rows=9, train_rows=5)
+    assert [q.id for q in one.test] == [q.id for q in other.test]
+    assert [q.id for q in one.train[:5]] == [q.id for q in other.train]
+    drawn = choice(jsonl(tmp_path / "a.jsonl", rows), test_rows=9, seed=1)
+    assert [q.id for q in drawn.test] != [q.id for q in one.test]
+
+
+def test_csv_parquet_and_several_files_give_the_same_exam(tmp_path, rows):
+    import pandas as pd
+
+    wanted = choice(jsonl(tmp_path / "a.jsonl", rows), test_rows=9)
+    frame = pd.DataFrame(rows)
+    frame.to_parquet(tmp_path / "a.parquet")
+    frame.assign(options=frame["options"].map(json.dumps)).to_csv(tmp_path / "a.csv", index=False)
+    halves = [jsonl(tmp_path / f"{n}.jsonl", rows[n::2]) for n in (0, 1)]
+    for source in (str(tmp_path / "a.parquet"), str(tmp_path / "a.csv"), halves):
+        assert choice(source, test_rows=9).sha256 == wanted.sha256
+    assert choice("a.csv", tmp_path, test_rows=9).sha256 == wanted.sha256
+
+
+def test_an_answer_may_be_the_options_text(tmp_path, rows):
+    named = [r | {"answer": r["options"][r["answer"]]} for r in rows]
+    by_index = choice(jsonl(tmp_path / "a.jsonl", rows), test_rows=9)
+    assert choice(jsonl(tmp_path / "b.jsonl", named), test_rows=9).sha256 == by_index.sha256
+
+
+def test_a_folder_gives_its_splits_and_nothing_tested_is_trained_on(tmp_path, rows):
+    jsonl(tmp_path / "mine" / "train.jsonl", [*rows[:20], rows[0]])
+    jsonl(tmp_path / "mine" / "test.jsonl", rows[18:])
+    jsonl(tmp_path / "mine" / "dev.jsonl", rows[16:19])
+    exam = choice("mine", tmp_path, validation_rows=4)
+    assert [len(exam.train), len(exam.validation), len(exam.test)] == [16, 4, 16]
+    assert exam.notes == "mine; rows left out: 1 repeated, 2 also in another split"
+    given_split = choice("mine", tmp_path, validation_split="dev")
+    assert [len(given_split.train), len(given_split.validation)] == [20, 0]
+
+
+@pytest.mark.parametrize(
+    "fields, reason",
+    [
+        ({"question": None}, "no text"),
+        ({"question": " "}, "no text"),
+        ({"options": None}, "not 2 to 10 options"),
+        ({"options": ["one"]}, "not 2 to 10 options"),
+        ({"options": [str(n) for n in range(11)]}, "not 2 to 10 options"),
+        ({"options": ["a", None]}, "an empty option"),
+        ({"options": ["a", " "]}, "an empty option"),
+        ({"options": ["a", "A "]}, "two equal options"),
+        ({"answer": None}, "no answer"),
+    ],
+)
+def test_a_row_without_one_right_option_is_left_out_and_counted(tmp_path, rows, fields, reason):
+    exam = choice(jsonl(tmp_path / "a.jsonl", [row(99) | fields, *rows]), test_rows=9)
+    assert exam.notes.endswith(f"; rows left out: 1 {reason}")
+    assert exam.sha256 == choice(jsonl(tmp_path / "b.jsonl", rows), test_rows=9).sha256
+
+
+@pytest.mark.parametrize("answer", [3, -1, 1.5, True])
+def test_an_answer_that_is_no_option_is_refused(tmp_path, datasets_cache, answer):
+    """A file that counts from 1 has such a row sooner or later, and all others wrong."""
+    rows = [row(number, answer=type(answer)(0)) for number in range(4)]
+    rows[2]["answer"] = answer
+    match = (
+        r"exam.source: row \d of .*a.jsonl has answer=(3|-1|1.5|True|False) .*index from 0, or its"
+    )
+    with pytest.raises(ValueError, match=match):
+        choice(jsonl(tmp_path / "a.jsonl", rows), test_rows=1)
+
+
+def test_a_text_that_is_no_option_is_refused(tmp_path, datasets_cache):
+    rows = [row(number, answer="B") for number in range(4)]
+    with pytest.raises(ValueError, match="answer='B' and the options"):
+        choice(jsonl(tmp_path / "a.jsonl", rows), test_rows=1)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"test_rows": 37}, r"exam.test_rows=37 is more than the 36"),
+        ({"test_rows": 30, "validation_rows": 9}, r"exam.validation_rows=9 is more than the 6"),
+        ({"test_rows": 30, "train_rows": 7}, r"exam.train_rows=7 is more than the 6"),
+        ({"test_rows": 36}, "no question is left to train on"),
+        ({}, "exam.test_rows=None: say how many"),
+    ],
+)
+def test_more_rows_than_there_are_are_refused(tmp_path, rows, settings, message):
+    with pytest.raises(ValueError, match=message):
+        choice(jsonl(tmp_path / "a.jsonl", rows), **settings)
+
+
+def test_a_file_that_cannot_be_read_or_lacks_a_column_is_refused(tmp_path, datasets_cache):
+    path = tmp_path / "a.jsonl"
+    path.write_text("{broken")
+    with pytest.raises(ValueError, match=r"exam.source='.*a.jsonl' cannot be read: "):
+        choice(str(path), test_rows=1)
+    jsonl(path, [{"question": "?", "choices": ["a", "b"], "answer": 0}])
+    with pytest.raises(ValueError, match="lacks options"):
+        choice(str(path), test_rows=1)
+    (tmp_path / "a.xlsx").write_text("")
+    with pytest.raises(ValueError, match="files must all be of one kind: .jsonl"):
+        choice(str(tmp_path / "a.xlsx"), test_rows=1)
+    with pytest.raises(ValueError, match=r"absent.jsonl is no file"):
+        choice([str(path), "absent.jsonl"], test_rows=1)
+
+
+@given(st.integers(2, 10), st.data())
+def test_both_formats_show_every_option_of_a_question(options, data):
+    answer = data.draw(st.integers(0, options - 1))
+    question = ExamQuestion("q", "Which?", [f"text{n}" for n in range(options)], answer)
+    lettered, cloze = FORMATS["lettered"], FORMATS["cloze"]
+    assert lettered.continuations(question) == [f" {LETTERS[n]}. text{n}" for n in range(options)]
+    assert cloze.continuations(question) == [f" text{n}" for n in range(options)]
+    assert all(f"{LETTERS[n]}. text{n}\n" in lettered.prompt(question) for n in range(options))
+    assert fault(question.question, question.options, answer) is None
+    assert fault(question.question, question.options, options) is not None
+
+
+def test_the_exam_of_codes_is_one_of_the_registry():
+    settings = ExamSettings(train_rows=20, validation_rows=4, test_rows=8)
+    assert build_exam(settings, "/nowhere") == build_icd10(settings)
+
+
+@pytest.fixture
+def registered():
+    before = dict(EXAMS), dict(EXAMS.functions)
+    yield
+    EXAMS.clear()
+    EXAMS.update(before[0])
+    EXAMS.functions = before[1]
+
+
+def test_an_exam_of_ones_own_gets_the_profiles_fields(registered, tmp_path):
+    @register_exam("sums")
+    def sums(settings, root):
+        found = [ExamQuestion(f"{n}", f"{n} + 2?", [str(n), str(n + 2)], 1) for n in range(9)]
+        assert root == tmp_path
+        return make_exam("sums", found[settings.test_rows :], [], found[: settings.test_rows])
+
+    exam = build_exam(OwnExamSettings(name="sums", test_rows=3), tmp_path)
+    assert (len(exam.train), len(exam.test), exam.chance()) == (6, 3, 0.5)
+
+
+def test_an_exam_of_ones_own_is_checked(registered):
+    right = ExamQuestion("a", "?", ["x", "y"], 1)
+    with pytest.raises(ValueError, match="exam 'mine': question 'b': answer=2 is not the index"):
+        make_exam("mine", [right], [], [ExamQuestion("b", "?", ["x", "y"], 2)])
+    with pytest.raises(ValueError, match="question 'a': its id is used"):
+        make_exam("mine", [right], [], [right])
+
+    class Nameless(Settings):
+        rows: int = 3
+
+    with pytest.raises(ValueError, match="settings=Nameless has no field `name`"):
+        register_exam("mine", Nameless)
+    with pytest.raises(
+        ValueError, match="exam.name='mine' is unknown; choose one of choice, icd10"
+    ):
+        build_exam(OwnExamSettings(name="mine"), "/nowhere")
