@@ -3,6 +3,7 @@
 PROFILE ?= quick
 CORES ?= all
 VENV ?= .venv
+TORCH ?=
 PYTHONS = $(or $(PYTHON),python3.11 python3.12 python3.13 python3)
 
 # VENV=none uses the environment that is active, for example a conda environment.
@@ -14,23 +15,33 @@ RUN = $(VENV)/bin/
 READY = $(VENV)/.installed
 endif
 
+# TORCH=cpu takes PyTorch's build without CUDA from PyTorch's own index, before all else.
+ifeq ($(TORCH),cpu)
+TORCH_FIRST = $(VENV)/bin/python -m pip install -qq --disable-pip-version-check --no-deps \
+	--index-url https://download.pytorch.org/whl/cpu "$$(grep '^torch==' requirements.lock)"
+else ifneq ($(TORCH),)
+$(error TORCH=$(TORCH) is not known; say TORCH=cpu, or leave it out for the build of the package index)
+endif
+
 SNAKEMAKE = $(RUN)snakemake --cores $(CORES) --nolock --rerun-incomplete \
 	--rerun-triggers mtime params input --quiet host progress rules reason \
 	--config profile=$(PROFILE)
 
 .DEFAULT_GOAL := help
-.PHONY: help book study test lint clean
+.PHONY: help book study test lint lock clean
 
 help:
 	@echo "make book            make the environment, run the study, build the book (PROFILE=quick)"
 	@echo "make book PROFILE=x  the same for profiles/x.yaml, or for the path of a profile"
 	@echo "make study           run the study and write its records, but build no pages"
 	@echo "make test            make the environment and pass all tests"
-	@echo "make lint            check the code's style"
+	@echo "make lint            check format and style"
+	@echo "make lock            write requirements.lock again from pyproject.toml (needs uv)"
 	@echo "make clean           remove what the profile's study computed (work/PROFILE); records stay"
 	@echo
 	@echo "CORES=all   cores to use      VENV=.venv   the environment; VENV=none: the active one"
 	@echo "PYTHON=...  the Python to make the environment with, 3.11 or newer"
+	@echo "TORCH=cpu   when making it: PyTorch without CUDA (on Linux 0.2 GB to download, not 2.7)"
 
 book: $(READY)
 	@$(SNAKEMAKE) -- book
@@ -43,7 +54,13 @@ test: $(READY)
 	@$(RUN)python -m pytest -n 2 --dist loadfile
 
 lint: $(READY)
-	@$(RUN)ruff check .
+	@$(RUN)ruff format --check --quiet --diff .
+	@$(RUN)ruff check --quiet .
+
+lock:
+	@uv pip compile pyproject.toml --extra lint --universal --python-version 3.11.0 \
+		--fork-strategy fewest --no-annotate --custom-compile-command "make lock" --quiet \
+		--output-file requirements.lock
 
 clean:
 	rm -rf work/$(basename $(notdir $(PROFILE)))
@@ -65,8 +82,9 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	  echo "$$python has no venv module (on Debian and Ubuntu: install python3-venv)." >&2; \
 	  exit 1; \
 	fi; \
-	echo "Making the environment in $(VENV) with $$("$$python" --version): once, some minutes, about 2.5 GB."; \
+	echo "Making the environment in $(VENV) with $$("$$python" --version): once, some minutes."; \
 	"$$python" -m venv $(VENV)
+	@$(TORCH_FIRST)
 	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check -r requirements.lock
 	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --no-deps -e .
 	@touch $@

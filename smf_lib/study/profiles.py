@@ -29,7 +29,9 @@ from .settings import (
     TrainingSettings,
 )
 
-PROFILE_DIR = Path(__file__).resolve().parents[2] / "profiles"
+PACKAGE = Path(__file__).resolve().parents[1]
+# At the repository's top; a wheel carries them inside the package.
+PROFILE_DIR = next(d for d in (PACKAGE / "profiles", PACKAGE.parent / "profiles") if d.is_dir())
 
 
 @dataclasses.dataclass(frozen=True)
