@@ -26,6 +26,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import PurePath
 from typing import Any, Literal
 
 from .registry import Registry, load_function
@@ -83,7 +85,10 @@ class MetricSpec:
 
 
 METRICS: Registry[MetricSpec] = Registry("metric")
-COMMON_CODE = ("evaluation.measuring", "evaluation.evaluate", "evaluation.lm", "evaluation.reading")
+COMMON_CODE = tuple(
+    f"evaluation.{name}"
+    for name in ("measuring", "measurement", "evaluate", "harness", "lm", "reading")
+)
 
 
 def register_metric(
@@ -113,6 +118,33 @@ def register_metric(
     return register
 
 
+def register_lm_eval_task(named: str) -> None:
+    """Make a task of lm-eval known as the metric `lm_eval:<task>`; it is an accuracy.
+
+    named: what a profile's `evaluation.lm_eval_tasks` says: a task's name or its YAML file.
+    """
+
+    def measure(study, lm):
+        harness = load_function("evaluation.harness:measure_task")
+        return harness(lm, name, _lm_eval_task(study, named))
+
+    def describe(study):
+        return load_function("evaluation.harness:describe_task")(named, _lm_eval_task(study, named))
+
+    task = PurePath(named).stem
+    name = f"lm_eval:{task}"
+    wanted = partial(_names_task, named)
+    METRICS.add(name, MetricSpec(name, task, "accuracy", name, measure, describe, wanted), measure)
+
+
+def _names_task(named: str, profile: Any) -> bool:
+    return named in profile.evaluation.lm_eval_tasks
+
+
+def _lm_eval_task(study: Any, named: str) -> Any:
+    return load_function("evaluation.harness:find_task")(named, study.root)
+
+
 def metric_names(profile: Any) -> list[str]:
     """The metrics of a `Profile`, in the order in which they are measured."""
     return [name for name, spec in METRICS.items() if spec.is_wanted(profile)]
@@ -121,7 +153,7 @@ def metric_names(profile: Any) -> list[str]:
 def probe_names() -> list[str]:
     """What `evaluation.probes` may name: the data of the library's metrics, and own metrics."""
     names = [spec.data if spec.is_shipped else spec.name for spec in METRICS.values()]
-    return list(dict.fromkeys(name for name in names if name != "exam"))
+    return [n for n in dict.fromkeys(names) if n != "exam" and not n.startswith("lm_eval:")]
 
 
 def describe_data(study: Any, names: list[str]) -> dict[str, dict]:

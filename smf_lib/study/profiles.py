@@ -56,7 +56,9 @@ class Profile(Settings):
     description: str
     means_nothing: bool = False  # for pipelines under test: pages say that the numbers mean nothing
     model: ModelSettings = ModelSettings()
-    imports: list[str] = Field([])  # a user's Python files, from this profile's folder; see `imports`
+    imports: list[str] = Field(
+        []
+    )  # a user's Python files, from this profile's folder; see `imports`
     exam: SerializeAsAny[Settings] = ExamSettings()
     probes: ProbeSettings = ProbeSettings()
     background: BackgroundSettings = BackgroundSettings()

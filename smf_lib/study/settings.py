@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import PurePath
 from typing import Any, ClassVar, Literal
 
 import peft
@@ -13,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from ..method.config import SparseMemoryConfig
 from ..method.registration import NAME as SPARSE_MEMORY
-from .metrics import probe_names
+from .metrics import probe_names, register_lm_eval_task
 
 
 class Settings(BaseModel):
@@ -211,12 +212,14 @@ class EvaluationSettings(Settings):
     the library's and those that are registered (`metrics.register_metric`).
 
     standard: beside the paper's protocols also those of lm-eval (`evaluation.protocols`); only for
-    an exam or a probe that has both.
+    an exam or a probe that has both. lm_eval_tasks: further tasks of lm-eval, by name or as the path
+    of a YAML file (below the study's root if relative), scored by their first metric.
     """
 
     split: Literal["validation", "test"] = "test"
     probes: list[str] = ["prose", "knowledge", "self_text"]
     standard: bool = True
+    lm_eval_tasks: list[str] = []
     batch_tokens: int = Field(1536, ge=64)
 
     @field_validator("probes")
@@ -228,6 +231,16 @@ class EvaluationSettings(Settings):
                     f"probe {name!r} is unknown; choose from {', '.join(probe_names())}, or name "
                     "the file that registers it in the profile's `imports`"
                 )
+        return value
+
+    @field_validator("lm_eval_tasks")
+    @classmethod
+    def _registered(cls, value):
+        names = [PurePath(named).stem for named in value]
+        if len(set(names)) < len(names):
+            raise ValueError(f"{value} name two tasks alike; rename a file")
+        for named in value:
+            register_lm_eval_task(named)
         return value
 
 

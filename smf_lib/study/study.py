@@ -36,7 +36,7 @@ from ..method.sites import default_layers, find_mlps
 from .evaluation.measuring import measure_metric
 from .files import short_hash, write_json
 from .materials import Materials, find_root
-from .metrics import metric_names
+from .metrics import METRICS, describe_data, metric_names
 from .models import load_tokenizer
 from .precision import autocast, resolve_precision
 from .profiles import RunSpec, load_profile
@@ -64,6 +64,7 @@ class Study(Materials):
         _ = study.exam, study.prose, study.knowledge, study.texts("background")
         if any(method.stage == "retrofit" for method in study.profile.methods.values()):
             study.texts("retrofit")
+        describe_data(study, [n for n in metric_names(study.profile) if not METRICS[n].is_shipped])
         shape = study.empty_model()
         study._check_lengths(shape)
         for name, method in study.profile.methods.items():

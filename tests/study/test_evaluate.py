@@ -10,7 +10,7 @@ import torch
 from helpers_models import memory_model, tiny_model
 from helpers_text import WORDS, word_tokenizer
 
-from smf_lib.study.evaluation import evaluate
+from smf_lib.study.evaluation import harness
 from smf_lib.study.evaluation.evaluate import (
     Measurement,
     measure_exam,
@@ -91,9 +91,9 @@ def test_exam_items_follow_the_order_given_and_the_batch_size_does_not_matter():
 
 
 def test_exam_number_and_error_are_those_of_lm_eval(monkeypatch):
-    kept, run = [], evaluate.evaluate
+    kept, run = [], harness.evaluate
     monkeypatch.setattr(
-        evaluate,
+        harness,
         "evaluate",
         lambda *args, **kwargs: (
             kept.append(run(*args, **kwargs | {"bootstrap_iters": 10})) or kept[0]

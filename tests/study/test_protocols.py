@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from smf_lib.study.evaluation import protocols
-from smf_lib.study.evaluation.evaluate import run_task
+from smf_lib.study.evaluation.harness import make_task, run_task
 from smf_lib.study.evaluation.lm import SharedContextLM
 from smf_lib.study.evaluation.protocols import (
     measure_letters,
@@ -130,12 +130,12 @@ def test_letters_are_those_of_lm_eval(tokenizer, run_tasks, kind):
     rows = [dict(zip(names, (q.question, *q.options, q.answer))) for q in questions]
     wanted = run_task(
         HFLM(pretrained=model, tokenizer=tokenizer, batch_size=3),
-        bundled_task("medmcqa/medmcqa.yaml"),
-        rows,
+        make_task(bundled_task("medmcqa/medmcqa.yaml"), rows),
     )
     assert log_probabilities(run_tasks[0]) == pytest.approx(log_probabilities(wanted), abs=1e-3)
     assert measured.items == [sample["acc"] for sample in wanted]
     assert 0 < sum(measured.items) < measured.n == 16 and measured.name == "letter_accuracy"
+    assert measured.task_version == "Yaml"  # lm-eval gives this task no number
 
 
 @pytest.mark.parametrize("window", [32, 1024])
@@ -144,7 +144,7 @@ def test_words_are_those_of_lm_eval(tokenizer, window):
     measured = measure_words(SharedContextLM(model, tokenizer, window=window), LINES)
     lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=2, max_length=window)
     rows = [{"page": page} for page in pages(LINES)]
-    samples = run_task(lm, bundled_task("wikitext/wikitext.yaml"), rows)
+    samples = run_task(lm, make_task(bundled_task("wikitext/wikitext.yaml"), rows))
     wanted = [sample["word_perplexity"] for sample in samples]
     assert [words for _, words in measured.items] == [words for _, words in wanted]
     assert [-loss for loss, _ in measured.items] == pytest.approx(
@@ -153,6 +153,7 @@ def test_words_are_those_of_lm_eval(tokenizer, window):
     totals = np.sum(wanted, axis=0)
     assert measured.value == pytest.approx(math.exp(-totals[0] / totals[1]))
     assert (measured.name, measured.n) == ("word_perplexity", 3)
+    assert measured.task_version == "2.0"
 
 
 def test_words_are_read_in_windows_no_longer_than_the_model_takes(tokenizer):
@@ -189,11 +190,12 @@ def test_exact_match_is_that_of_lm_eval(tokenizer, run_tasks, shots):
             },
         }
     rows = [{"question": q.question, "answer": {"aliases": q.aliases}} for q in questions]
-    wanted = run_task(HFLM(pretrained=model, tokenizer=tokenizer, batch_size=2), config, rows)
+    hflm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=2)
+    wanted = run_task(hflm, make_task(config, rows))
     assert [s["arguments"][0][0] for s in run_tasks[1]] == [s["arguments"][0][0] for s in wanted]
     assert measured.items == [sample["exact_match"] for sample in wanted]
     assert measured.items[1] == 0 and sum(measured.items) > 3
-    assert measured.name == "exact_match"
+    assert (measured.name, measured.task_version) == ("exact_match", "3.0")
 
 
 # ---------------------------------------------------------------------- the paper's protocols

@@ -7,62 +7,24 @@ runs can be compared by item.
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import math
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch.nn.functional as F
-from datasets import Dataset
-from lm_eval.api.task import ConfigurableTask
-from lm_eval.evaluator import evaluate
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..tasks.exam import ExamQuestion, continuation, prompt
+from .harness import MEAN, make_task, multiple_choice, run_task
 from .lm import SharedContextLM
+from .measurement import Measurement
 from .reading import RowReader, inference
 
 ANSWER_TOKENS = 12  # most tokens of a generated answer
 ARTICLES = {"a", "an", "the"}
-MEAN = {"aggregation": "mean", "higher_is_better": True}  # of an lm-eval metric
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One number about a model, its standard error over items, and each item's outcome.
-
-    `items`, in the order given, holds 0.0 or 1.0 a question for an accuracy, [summed negative
-    log-likelihood in nats, tokens] an article for the perplexity, and a sequence's mean in nats a
-    token for the KL divergence. A model that diverged has NaN where it gives no number. The
-    standard error of a single item is NaN. task_version: of the lm-eval task that scored it, or None.
-    """
-
-    name: str
-    value: float
-    stderr: float
-    n: int
-    items: list
-    task_version: str | None = None
-
-    @classmethod
-    def of_mean(cls, name: str, items: Sequence[float]) -> Measurement:
-        """The plain mean of the items, with the standard error of a mean."""
-        return cls.of_ratio(name, items, [1.0] * len(items), items)
-
-    @classmethod
-    def of_ratio(cls, name: str, sums, weights, items) -> Measurement:
-        """sum(sums) / sum(weights), with the standard error of a ratio over items (clusters)."""
-        sums, weights = np.asarray(sums, dtype=float), np.asarray(weights, dtype=float)
-        n, value, stderr = len(sums), sums.sum() / weights.sum(), math.nan
-        if n > 1:
-            residuals = (sums - value * weights) / weights.mean()
-            stderr = math.sqrt((residuals**2).sum() / (n - 1) / n)
-        return cls(name, float(value), stderr, n, list(items))
 
 
 def measure_exam(lm: SharedContextLM, questions: Sequence[ExamQuestion]) -> Measurement:
@@ -95,7 +57,7 @@ def measure_exam(lm: SharedContextLM, questions: Sequence[ExamQuestion]) -> Meas
         "target_delimiter": continuation(""),
         "metric_list": [{"metric": "acc_norm", **MEAN}],
     }
-    return multiple_choice("exam_accuracy", "acc_norm", run_task(lm, config, rows))
+    return multiple_choice("exam_accuracy", "acc_norm", run_task(lm, make_task(config, rows)))
 
 
 def measure_knowledge(lm: SharedContextLM, questions: Sequence, fewshot: Sequence) -> Measurement:
@@ -132,7 +94,7 @@ def measure_knowledge(lm: SharedContextLM, questions: Sequence, fewshot: Sequenc
         "process_results": _grade,
         "metric_list": [{"metric": "exact_match", **MEAN}],
     }
-    samples = run_task(lm, config, rows)
+    samples = run_task(lm, make_task(config, rows))
     return Measurement.of_mean("knowledge_accuracy", [float(s["exact_match"]) for s in samples])
 
 
@@ -197,13 +159,13 @@ def perplexity(
     return perplexity_of(name, losses, counts)
 
 
-def perplexity_of(name: str, losses, counts) -> Measurement:
+def perplexity_of(name: str, losses, counts, task_version: str | None = None) -> Measurement:
     """exp(sum of losses / sum of counts), with the delta method's standard error over items."""
     items = [[float(loss), int(count)] for loss, count in zip(losses, counts)]
     mean = Measurement.of_ratio(name, losses, counts, items)
     with np.errstate(over="ignore"):
         value = float(np.exp(mean.value))
-    return Measurement(mean.name, value, value * mean.stderr, mean.n, items)
+    return Measurement(mean.name, value, value * mean.stderr, mean.n, items, task_version)
 
 
 def measure_self_kl(
@@ -267,37 +229,9 @@ def _grade(doc: dict, results: Sequence[str]) -> dict[str, float]:
     return {"exact_match": float(any(given == normalise(alias) for alias in doc["aliases"]))}
 
 
-def run_task(lm: SharedContextLM, config: dict, rows: list[dict]) -> list[dict]:
-    """Run a task over rows with lm-eval and return its log of each row, in the order given."""
-    source = {"custom_dataset": lambda: {"test": Dataset.from_list(rows)}, "test_split": "test"}
-    with _quiet_lm_eval():
-        task = ConfigurableTask(config=config | source)
-        results = evaluate(lm, {"tasks": {config["task"]: task}, "groups": {}}, bootstrap_iters=0)
-    return sorted(results["samples"][config["task"]], key=lambda sample: sample["doc_id"])
-
-
-@contextlib.contextmanager
-def _quiet_lm_eval() -> Iterator[None]:
-    logger, level = logging.getLogger("lm_eval"), logging.getLogger("lm_eval").level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
 def _read_from_start(reader: RowReader, texts: Sequence[Sequence[int]]) -> Tensor:
     """Logits (texts, longest, vocabulary), where a text's tokens are the last columns."""
     return reader.read(reader.start().select([0] * len(texts)), texts, all_logits=True)
-
-
-def multiple_choice(name: str, metric: str, samples: Sequence[dict]) -> Measurement:
-    """The mean of a metric in lm-eval's log of multiple-choice rows; NaN where a score is."""
-    items = []
-    for sample in samples:
-        finite = np.isfinite([score for ((score, _),) in sample["resps"]]).all()
-        items.append(float(sample[metric]) if finite else math.nan)
-    return Measurement.of_mean(name, items)
 
 
 def check_not_empty(name: str, items: Sequence) -> None:

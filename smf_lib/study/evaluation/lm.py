@@ -114,6 +114,13 @@ class SharedContextLM(TemplateLM):
             add_special_tokens = not (bos and string.startswith(bos))
         return self.tokenizer.encode(string, add_special_tokens=add_special_tokens)
 
+    def encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """Token ids of a context and of what follows it, cut out of both encoded together.
+
+        This is how lm-eval cuts them for its own tasks; it has no public name for it.
+        """
+        return self._encode_pair(context, continuation)
+
     def _loglikelihood_tokens(
         self, requests: list, disable_tqdm: bool = False, **kwargs
     ) -> list[tuple[float, bool]]:

@@ -6,36 +6,23 @@
 | WikiText | `measure_wikitext`: windows of 1,024, stride 512 | `measure_words`: a word's perplexity |
 | TriviaQA | `measure_trivia`: an alias is a substring | `measure_trivia_exact`: equal to an alias |
 
-The tasks of lm-eval are its own (`medmcqa`, `wikitext`, `triviaqa`), on rows given here.
+The tasks of lm-eval are its own YAML (`medmcqa`, `wikitext`, `triviaqa`), on rows given here.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import re
-from collections.abc import Callable, Sequence
-from functools import lru_cache
-from pathlib import Path
+from collections.abc import Sequence
 
-import lm_eval
 import numpy as np
 
 from ..tasks.corpora import pages
 from ..tasks.exam import ExamQuestion
-from ..tasks.formats import LETTERS
-from .evaluate import (
-    MEAN,
-    Measurement,
-    check_not_empty,
-    check_window,
-    multiple_choice,
-    perplexity,
-    perplexity_of,
-    run_task,
-    windows,
-)
+from .evaluate import check_not_empty, check_window, perplexity, perplexity_of, windows
+from .harness import MEAN, bundled_task, make_task, multiple_choice, run_task, version_of
 from .lm import SharedContextLM
+from .measurement import Measurement
 
 TRIVIA_TOKENS = 32  # new tokens of an answer in the paper's protocol
 WORDS_WINDOW = 2048  # tokens read at once for the perplexity a word
@@ -56,7 +43,7 @@ def measure_options(
     """
     check_not_empty("questions", questions)
     pairs = [
-        lm._encode_pair(text_format.prompt(question), text)
+        lm.encode_pair(text_format.prompt(question), text)
         for question in questions
         for text in text_format.continuations(question)
     ]
@@ -76,20 +63,10 @@ def measure_letters(lm: SharedContextLM, questions: Sequence[ExamQuestion]) -> M
     Arguments and errors are those of `measure_options`.
     """
     check_not_empty("questions", questions)
-    rows = [
-        {"question": q.question, "cop": q.answer}
-        | {f"op{letter.lower()}": option for letter, option in zip(LETTERS, q.options)}
-        for q in questions
-    ]
-    config = {
-        "task": "medmcqa",
-        "output_type": "multiple_choice",
-        "doc_to_text": _lm_eval_function("medmcqa/utils_medmcqa.py", "doc_to_text"),
-        "doc_to_target": "cop",
-        "doc_to_choice": list(LETTERS[:4]),
-        "metric_list": [{"metric": "acc", **MEAN}],
-    }
-    return multiple_choice("letter_accuracy", "acc", run_task(lm, config, rows))
+    columns = ("question", "opa", "opb", "opc", "opd", "cop")
+    rows = [dict(zip(columns, (q.question, *q.options, q.answer), strict=True)) for q in questions]
+    task = bundled_task("medmcqa", rows)
+    return multiple_choice("letter_accuracy", "acc", run_task(lm, task), version_of(task))
 
 
 def measure_wikitext(lm: SharedContextLM, lines: Sequence[str], window: int = 1024) -> Measurement:
@@ -124,22 +101,10 @@ def measure_words(lm: SharedContextLM, lines: Sequence[str]) -> Measurement:
         ValueError: no lines.
     """
     check_not_empty("lines", lines)
-    file = "wikitext/preprocess_wikitext.py"
-    config = {
-        "task": "wikitext",
-        "output_type": "loglikelihood_rolling",
-        "doc_to_text": "",
-        "doc_to_target": _lm_eval_function(file, "wikitext_detokenizer"),
-        "process_results": _lm_eval_function(file, "process_results"),
-        "metric_list": [
-            {"metric": "word_perplexity"},
-            {"metric": "byte_perplexity"},
-            {"metric": "bits_per_byte"},
-        ],
-    }
-    samples = run_task(lm, config, [{"page": page} for page in pages(list(lines))])
+    task = bundled_task("wikitext", [{"page": page} for page in pages(list(lines))])
+    samples = run_task(lm, task)
     losses, words = zip(*((-s["word_perplexity"][0], s["word_perplexity"][1]) for s in samples))
-    return perplexity_of("word_perplexity", losses, words)
+    return perplexity_of("word_perplexity", losses, words, version_of(task))
 
 
 def paper_normalise(text: str) -> str:
@@ -169,12 +134,15 @@ def measure_trivia(lm: SharedContextLM, questions: Sequence, fewshot: Sequence =
 
     def grade(doc: dict, results: Sequence[str]) -> dict[str, float]:
         given = paper_normalise(results[0])
-        known = [alias for alias in map(paper_normalise, doc["aliases"]) if alias]
+        known = [alias for alias in map(paper_normalise, doc["answer"]["aliases"]) if alias]
         return {"contains_alias": float(any(alias in given for alias in known))}
 
+    check_not_empty("questions", questions)
     config = {
         "task": "triviaqa_paper",
+        "output_type": "generate_until",
         "doc_to_text": "Question: {{question}}\nAnswer:",
+        "doc_to_target": "{{answer.aliases}}",
         "generation_kwargs": {
             "until": ["\n"] if fewshot else [],
             "max_gen_toks": TRIVIA_TOKENS,
@@ -183,7 +151,9 @@ def measure_trivia(lm: SharedContextLM, questions: Sequence, fewshot: Sequence =
         "process_results": grade,
         "metric_list": [{"metric": "contains_alias", **MEAN}],
     }
-    return _trivia("knowledge_accuracy", "contains_alias", lm, config, questions, fewshot)
+    task = make_task(config | _shown(fewshot), _trivia_rows(questions))
+    items = [float(sample["contains_alias"]) for sample in run_task(lm, task)]
+    return Measurement.of_mean("knowledge_accuracy", items)
 
 
 def measure_trivia_exact(
@@ -194,52 +164,25 @@ def measure_trivia_exact(
     The answer ends at a full stop, comma or line end; case and punctuation do not count. At most
     32 tokens are generated. Arguments and errors are those of `measure_trivia`.
     """
-    config = {
-        "task": "triviaqa",
-        "doc_to_text": "Question: {{question}}?\nAnswer:",
-        "generation_kwargs": {
-            "until": ["\n", ".", ","],
-            "max_gen_toks": TRIVIA_TOKENS,
-            "do_sample": False,
-        },
-        "filter_list": [
-            {
-                "name": "remove_whitespace",
-                "filter": [{"function": "remove_whitespace"}, {"function": "take_first"}],
-            }
-        ],
-        "metric_list": [
-            {"metric": "exact_match", **MEAN, "ignore_case": True, "ignore_punctuation": True}
-        ],
-    }
-    return _trivia("exact_match", "exact_match", lm, config, questions, fewshot)
-
-
-def _trivia(
-    name: str,
-    metric: str,
-    lm: SharedContextLM,
-    config: dict,
-    questions: Sequence,
-    fewshot: Sequence,
-) -> Measurement:
     check_not_empty("questions", questions)
-    rows = [{"question": q.question, "aliases": list(q.aliases)} for q in questions]
-    shots = [{"question": shot.question, "aliases": [shot.answer]} for shot in fewshot]
-    config |= {
-        "output_type": "generate_until",
-        "doc_to_target": "aliases",
+    generation = {"until": ["\n", ".", ","], "do_sample": False, "max_gen_toks": TRIVIA_TOKENS}
+    changes = {"generation_kwargs": generation, **_shown(fewshot)}
+    task = bundled_task("triviaqa", _trivia_rows(questions), **changes)
+    items = [float(sample["exact_match"]) for sample in run_task(lm, task)]
+    return Measurement.of_mean("exact_match", items, version_of(task))
+
+
+def _trivia_rows(questions: Sequence) -> list[dict]:
+    """Questions in the columns of the data set that lm-eval's task reads."""
+    return [{"question": q.question, "answer": {"aliases": list(q.aliases)}} for q in questions]
+
+
+def _shown(fewshot: Sequence) -> dict:
+    """The fields that show these examples before every question."""
+    if not fewshot:
+        return {"num_fewshot": 0}
+    shots = [{"question": shot.question, "answer": {"aliases": [shot.answer]}} for shot in fewshot]
+    return {
         "num_fewshot": len(shots),
-        "fewshot_config": {"sampler": "first_n", "samples": shots} if shots else None,
+        "fewshot_config": {"sampler": "first_n", "samples": shots},
     }
-    return Measurement.of_mean(name, [float(s[metric]) for s in run_task(lm, config, rows)])
-
-
-@lru_cache
-def _lm_eval_function(file: str, name: str) -> Callable:
-    """A function that a bundled task of lm-eval is made with, taken from lm-eval's own file."""
-    path = Path(lm_eval.__file__).parent / "tasks" / file
-    spec = importlib.util.spec_from_file_location(f"lm_eval_task_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return getattr(module, name)
