@@ -2,9 +2,21 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 from ..method.files import whole
+
+
+def find_root() -> Path:
+    """Where work/ and results/ lie: SMF_ROOT if set, else the repository, else this folder."""
+    if "SMF_ROOT" in os.environ:
+        return Path(os.environ["SMF_ROOT"]).resolve()
+    here = Path.cwd().resolve()
+    for folder in (here, *here.parents):
+        if (folder / "profiles").is_dir() and (folder / "smf_lib").is_dir():
+            return folder
+    return here
 
 
 def write_whole(path: str | Path, content: str | bytes) -> None:

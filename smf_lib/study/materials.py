@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from .exams import build_exam
-from .files import short_hash, write_json
+from .files import find_root, short_hash, write_json  # noqa: F401  (find_root: for importers)
 from .models import ModelFiles, load_model, resolve_model
 from .profiles import Profile
 from .records.sources import code_digest
@@ -23,17 +22,6 @@ from .tasks import corpora, probes
 from .tasks.exam import Exam, ExamQuestion
 from .tasks.formats import FORMATS, Cloze, Lettered
 from .tasks.hub import locate
-
-
-def find_root() -> Path:
-    """Where work/ and results/ lie: SMF_ROOT if set, else the repository, else this folder."""
-    if "SMF_ROOT" in os.environ:
-        return Path(os.environ["SMF_ROOT"]).resolve()
-    here = Path.cwd().resolve()
-    for folder in (here, *here.parents):
-        if (folder / "profiles").is_dir() and (folder / "smf_lib").is_dir():
-            return folder
-    return here
 
 
 @dataclass(frozen=True)

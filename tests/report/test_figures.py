@@ -17,6 +17,7 @@ from helpers_records import (
 from matplotlib.text import Annotation, Text
 
 from smf_lib.report import figures
+from smf_lib.report.figures import gain
 from smf_lib.report.figures.labels import Label, _spread, place_labels
 from smf_lib.report.figures.style import (
     COLOURS,
@@ -26,6 +27,7 @@ from smf_lib.report.figures.style import (
     method_shape,
     text_colour,
 )
+from smf_lib.report.measures import MEASURES
 from smf_lib.report.paper.figure import published_against_measured
 from smf_lib.report.paper.published import load_published
 from smf_lib.study.profiles import load_profile
@@ -144,6 +146,30 @@ def check_complete(figure):
     for text, box in texts(figure):
         inside = box.x0 > -2 and box.y0 > -2 and box.x1 < width + 2 and box.y1 < height + 2
         assert inside, f"{text.get_text()} is cut off"
+
+
+def with_further_probes():
+    """Records of one study with two probes more."""
+    further = {"word_perplexity": "prose_perplexity", "exact_match": "knowledge_accuracy"}
+    return [
+        record.model_copy(
+            update={"metrics": record.metrics | {n: record.metrics[o] for n, o in further.items()}}
+        )
+        for record in study_records()
+    ]
+
+
+@pytest.mark.parametrize("count", range(1, 6))
+def test_every_probe_has_a_panel(count, monkeypatch):
+    probes = ("prose_perplexity", "knowledge_accuracy", "self_kl", "word_perplexity", "exact_match")
+    monkeypatch.setattr(gain, "DRIFTS", probes[:count])
+    figure = figures.gain_against_forgetting(with_further_probes())
+    titles = [ax.get_title(loc="left") for ax in figure.fig.axes if ax.axison]
+    assert titles == [MEASURES[name].panel for name in probes[:count]]
+    assert len({title for title in titles}) == count
+    guide = any(t.get_text() == "Upper left is best" for ax in figure.fig.axes for t in ax.texts)
+    assert guide == (count > 2 and count % 2 == 1)
+    check_complete(figure)
 
 
 @pytest.mark.parametrize(("figure", "records"), ALL)

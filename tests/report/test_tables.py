@@ -1,5 +1,6 @@
 """Tables: true numbers as text, heads with units, honest about seeds and gaps."""
 
+import pandas as pd
 import pytest
 from helpers_records import make_record, paper_records, study_records, sweep_records
 
@@ -12,39 +13,42 @@ def row(table, method):
     return table[table["Method"] == method].iloc[0]
 
 
-def test_results_table_holds_values_intervals_and_counts():
+def test_tables_of_results_hold_values_intervals_and_counts():
     records = study_records()
-    table = tables.results_table(records)
-    assert list(table["Method"])[:2] == ["Base model", "Full finetuning"] and len(table) == 5
-    base, lora = row(table, "Base model"), row(table, "LoRA r 16")
+    learned, forgotten = tables.learned_table(records), tables.forgotten_table(records)
+    assert list(learned["Method"])[:2] == ["Base model", "Full finetuning"] and len(learned) == 5
+    assert list(learned["Method"]) == list(forgotten["Method"])
+    base, lora = row(learned, "Base model"), row(learned, "LoRA r 16")
     accuracy = 100 * records[2].metrics["exam_accuracy"].value
     assert lora["Exam accuracy (%)"].startswith(f"{accuracy:.1f} [")
     assert lora["Exam gain (points)"].startswith("+24.0 [")
-    assert lora["Knowledge change (points)"].startswith("-12.2 [")
     assert lora["Gain kept (% of LoRA's)"] == tables.DASH
-    assert row(table, "SMF, KL")["Gain kept (% of LoRA's)"].startswith("88 [")
-    assert base["Exam gain (points)"] == base["KL from base (nats a token)"] == tables.DASH
-    assert lora["n (exam, prose, knowledge, KL)"] == "400, 40, 400, 64"
+    assert row(learned, "SMF, KL")["Gain kept (% of LoRA's)"].startswith("88 [")
     assert lora["Seeds"] == "1 (items only)"
-    assert "Study" not in table
+    assert base["Exam gain (points)"] == tables.DASH
+    base, lora = row(forgotten, "Base model"), row(forgotten, "LoRA r 16")
+    assert lora["Knowledge change (points)"].startswith("-12.2 [")
+    assert base["KL from base (nats a token)"] == tables.DASH
+    assert lora["n (exam, prose, knowledge, KL)"] == "400, 40, 400, 64"
+    assert "Study" not in learned and "Study" not in forgotten
 
 
-def test_results_table_over_studies_and_seeds():
-    table = tables.results_table(study_records() + study_records("reference", (0, 1, 2)))
+def test_tables_of_results_over_studies_and_seeds():
+    table = tables.learned_table(study_records() + study_records("reference", (0, 1, 2)))
     assert list(table["Study"].unique()) == ["quick/local", "quick/reference"]
     assert row(table[table["Study"] == "quick/reference"], "SMF, KL")["Seeds"] == "3"
 
 
-def test_results_table_without_a_probe_or_base():
+def test_tables_of_results_without_a_probe_or_base():
     records = [make_record(m, drop=["knowledge_accuracy"]) for m in ("base", "lora")]
-    table = tables.results_table(records)
-    assert not [name for name in table if "Knowledge" in name]
-    with pytest.raises(ResultsError, match="base model"):
-        tables.results_table([make_record("lora")])
+    assert not [name for name in tables.forgotten_table(records) if "Knowledge" in name]
+    for table in (tables.learned_table, tables.forgotten_table):
+        with pytest.raises(ResultsError, match="base model"):
+            table([make_record("lora")])
 
 
 def test_sweep_rows_carry_their_learning_rate():
-    table = tables.results_table(sweep_records())
+    table = tables.learned_table(sweep_records())
     assert "LoRA r 16, lr 1.35e-3" in set(table["Method"])
     assert "Gain kept (% of LoRA's)" not in table
 
@@ -73,7 +77,7 @@ def test_of_many_methods_each_is_compared_with_the_usual_ones():
 
 
 def test_every_arm_has_a_row_of_results():
-    table = tables.results_table(paper_records())
+    table = tables.learned_table(paper_records())
     assert len(table) == 18 and table["Method"].is_unique
 
 
@@ -109,16 +113,6 @@ def test_provenance_table_lists_what_differs():
     assert values["Number format"] == "not recorded and bfloat16"
 
 
-def test_parameters_table_flattens_settings():
-    table = tables.parameters_table({"a": {"b": [1, 2], "c": None}, "d": "text", "e": True})
-    assert dict(table.itertuples(index=False)) == {
-        "a.b": "[1, 2]",
-        "a.c": tables.DASH,
-        "d": "text",
-        "e": "true",
-    }
-
-
 def test_number_and_p_value_texts():
     assert tables.number(Interval(1.25, 1.0, 1.5, 9), 1) == "1.2 [1.0, 1.5]"
     assert tables.number(Interval(-0.001, -0.5, 0.5, 9), 1, sign=True) == "+0.0 [-0.5, +0.5]"
@@ -131,8 +125,7 @@ def test_number_and_p_value_texts():
 
 
 def test_tables_can_be_shown():
-    table = tables.parameters_table({"a|b": 1})
-    assert tables.markdown(table).splitlines()[2] == "| a\\|b | 1 |"
+    table = pd.DataFrame({"Item": ["a"], "Value": ["1"]})
     assert "<table" in tables.show(table).to_html()
     assert ">a &lt; b.</caption>" in tables.show(table, "a < b.").to_html()
     interval = table.assign(x="1.0 [0.5, 1.5], 3")

@@ -13,6 +13,7 @@ from smf_lib.study.records.results import (
     paired_key,
     read_record,
     read_records,
+    records_folder,
     write_record,
 )
 
@@ -171,6 +172,13 @@ def test_read_records_names_what_is_not_there(tmp_path):
         read_records(tmp_path / "absent")
     with pytest.raises(ResultsError, match="no record"):
         read_records([tmp_path])
+
+
+def test_the_folder_of_a_profile_is_named_after_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("SMF_ROOT", str(tmp_path))
+    assert records_folder() == tmp_path / "results"
+    for profile in ("mine", "elsewhere/mine.yaml", "mine.yml"):
+        assert records_folder(profile) == tmp_path / "results" / "mine"
 
 
 def test_paired_key_tells_data_and_split():

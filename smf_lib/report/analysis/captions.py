@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from ...study.records.record import Record
+from ..measures import EXAM
 from ..text import listed
 from .arms import Arm
 from .effects import level
@@ -61,8 +62,8 @@ def baseline_sentence(arms: Sequence[Arm]) -> str:
         f"Guessing gives {chance}, always the option that was most often right in training "
         f"{majority}."
     )
-    bases = [arm for arm in arms if arm.is_base and arm.has("exam_accuracy")]
+    bases = [arm for arm in arms if arm.is_base and arm.has(EXAM)]
     if bases:
-        levels = listed(f"{level(base, 'exam_accuracy').value:.1f} %" for base in bases)
+        levels = listed(f"{level(base, EXAM).value:.1f} %" for base in bases)
         text = f"The base model answers {levels} of the exam. {text}"
     return text

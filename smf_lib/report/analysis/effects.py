@@ -11,28 +11,20 @@ import numpy as np
 
 from ...study.records.record import MetricName
 from ...study.records.results import ResultsError, paired_key
+from ..measures import EXAM, MEASURES
 from . import stats
 from .arms import Arm, base_of
 from .equal_gain import EqualGain, SweepPoint, drift_at_equal_gain
 from .stats import Interval, McNemar
 
-PERPLEXITIES = ("prose_perplexity", "word_perplexity")
-
-DRIFT_METRICS = ("prose_perplexity", "knowledge_accuracy", "self_kl")
-
-PROBES = {
-    "prose_perplexity": "perplexity",
-    "knowledge_accuracy": "accuracy",
-    "self_kl": "kl",
-}
-
 
 def level(arm: Arm, metric: MetricName) -> Interval:
     """The metric itself: accuracies in percent, perplexity, KL in nats a token."""
     items = arm.items(metric)
-    if metric in PERPLEXITIES:
+    kind = MEASURES[metric].kind
+    if kind == "perplexity":
         return stats.perplexity_interval(items)
-    if metric == "self_kl":
+    if kind == "nats":
         return stats.mean_interval(items)
     return stats.accuracy_interval(items).scaled(100)
 
@@ -42,15 +34,15 @@ def change(arm: Arm, base: Arm, metric: MetricName) -> Interval:
 
     `seeds` is the arm's, since the base model is not trained.
     """
-    if metric == "self_kl":
+    if MEASURES[metric].kind == "nats":
         return level(arm, metric)
     return replace(contrast(arm, base, metric), seeds=len(arm.records))
 
 
 def drift(arm: Arm, base: Arm, metric: MetricName) -> Interval:
-    """Forgetting, larger is worse: the change, with knowledge counted as points lost."""
+    """Forgetting, larger is worse: the change, accuracies counted as points lost."""
     interval = change(arm, base, metric)
-    return interval.scaled(-1) if metric == "knowledge_accuracy" else interval
+    return interval.scaled(-1) if MEASURES[metric].more_is_better else interval
 
 
 def are_paired(first: Arm, second: Arm, metric: MetricName) -> bool:
@@ -74,14 +66,13 @@ def contrast(first: Arm, second: Arm, metric: MetricName, level: float = 0.95) -
     """
     check_paired(first, second, metric)
     a, b = first.items(metric), second.items(metric)
-    if metric in PERPLEXITIES:
+    kind = MEASURES[metric].kind
+    if kind == "perplexity":
         return stats.perplexity_ratio(a, b, level).scaled(100, offset=-1)
-    return stats.accuracy_difference(a, b, level).scaled(1 if metric == "self_kl" else 100)
+    return stats.accuracy_difference(a, b, level).scaled(MEASURES[metric].factor)
 
 
-def compare(
-    first: Arm, second: Arm, metric: MetricName = "exam_accuracy"
-) -> tuple[Interval, McNemar | None]:
+def compare(first: Arm, second: Arm, metric: MetricName = EXAM) -> tuple[Interval, McNemar | None]:
     """Accuracy of `first` minus `second` in points; McNemar's test for single runs."""
     difference = contrast(first, second, metric)
     a, b = first.items(metric), second.items(metric)
@@ -91,8 +82,8 @@ def compare(
 def retention(arm: Arm, reference: Arm, base: Arm) -> Interval:
     """The arm's exam gain as a share of the reference's, in percent."""
     for other in (reference, base):
-        check_paired(arm, other, "exam_accuracy")
-    items = (other.items("exam_accuracy") for other in (arm, reference, base))
+        check_paired(arm, other, EXAM)
+    items = (other.items(EXAM) for other in (arm, reference, base))
     return stats.gain_retention(*items).scaled(100)
 
 
@@ -108,13 +99,14 @@ def equal_gain(
     studies = {arm.where for arm in arms}
     if len(studies) > 1:
         raise ResultsError(f"one study at a time: {sorted(studies)} were given")
+    kind = MEASURES[metric].kind
     trained = [arm for arm in arms if not arm.is_base and arm.has(metric)]
     sweeps: dict[str, list[SweepPoint]] = {}
     for arm in trained:
-        check_paired(arm, base_of(arm, arms), "exam_accuracy")
-        if metric != "self_kl":
+        check_paired(arm, base_of(arm, arms), EXAM)
+        if kind != "nats":
             check_paired(arm, base_of(arm, arms), metric)
-        point = SweepPoint(arm.items("exam_accuracy"), arm.items(metric))
+        point = SweepPoint(arm.items(EXAM), arm.items(metric))
         sweeps.setdefault(arm.first.method, []).append(point)
     sweeps = {name: points for name, points in sweeps.items() if len(points) > 1}
     if not sweeps:
@@ -122,7 +114,7 @@ def equal_gain(
             np.nan, {}, {}, f"no method was run at two learning rates with {metric} measured"
         )
     base = base_of(trained[0], arms)
-    probe = np.zeros(1) if metric == "self_kl" else base.items(metric)
-    base_point = SweepPoint(base.items("exam_accuracy"), probe)
+    probe = np.zeros(1) if kind == "nats" else base.items(metric)
+    base_point = SweepPoint(base.items(EXAM), probe)
     reference = reference if reference in sweeps else None
-    return drift_at_equal_gain(sweeps, base_point, PROBES[metric], reference)
+    return drift_at_equal_gain(sweeps, base_point, "kl" if kind == "nats" else kind, reference)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 from ...study.records.record import Record
+from ..measures import EXAM
 from .arms import group_arms
 
 
@@ -16,8 +17,8 @@ def best_learning_rates(records: Sequence[Record]) -> dict[str, float]:
     """
     swept: dict[str, list[tuple[float, float]]] = {}
     for arm in group_arms(records):
-        if not arm.is_base and arm.has("exam_accuracy"):
-            outcomes = arm.items("exam_accuracy")
+        if not arm.is_base and arm.has(EXAM):
+            outcomes = arm.items(EXAM)
             accuracy = float(outcomes.mean())
             if not math.isfinite(accuracy):  # the run diverged
                 continue

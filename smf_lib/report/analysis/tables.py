@@ -1,25 +1,24 @@
 """Tables for the book: pandas DataFrames of finished text, units in the column heads.
 
 Every cell is a string that can be shown as it is; what cannot be said is a dash. `show` is for a
-notebook's output, `markdown` for the text of a page.
+notebook's output.
 """
 
 import html
-import json
 import re
 from collections.abc import Sequence
 from itertools import combinations
-from typing import Any
 
 import pandas as pd
 from IPython.display import Markdown
 from pandas.io.formats.style import Styler
 
 from ...study.records.record import MetricName, Record
+from ..measures import DRIFTS, EXAM, MEASURES
 from ..text import CROWDED, count, duration, listed, memory, signed, size
 from .arms import Arm, arm_name, base_of, group_arms
 from .captions import precision_name
-from .effects import DRIFT_METRICS, change, compare, equal_gain, level, retention
+from .effects import change, compare, equal_gain, level, retention
 from .stats import Interval
 
 DASH = "–"
@@ -48,46 +47,71 @@ def p_text(p_value: float) -> str:
     return "< 0.0001" if p_value < 1e-4 else f"{p_value:.2g}"
 
 
-def results_table(records: Sequence[Record]) -> pd.DataFrame:
-    """One row an arm: exam, gain, share of LoRA's gain, perplexity, knowledge, KL, n, seeds.
+def learned_table(records: Sequence[Record]) -> pd.DataFrame:
+    """What each arm learned: exam accuracy, gain, share of LoRA's gain, seeds.
 
     Brackets are 95 % intervals; with 1 seed they cover the choice of items only, and the seeds
     column says so. Raises ResultsError if a study has no base run.
     """
     arms = group_arms(records)
+    exam = MEASURES[EXAM]
     rows = []
     for arm in arms:
         base = base_of(arm, arms)
-        row = {
-            "Study": arm.where,
-            "Method": arm_name(arm, arms),
-            "Exam accuracy (%)": _level(arm, "exam_accuracy", 1),
-            "Exam gain (points)": _change(arm, base, "exam_accuracy", 1),
-            "Gain kept (% of LoRA's)": number(_retention(arm, base, arms), 0),
-            "Prose perplexity": _level(arm, "prose_perplexity", 2),
-            "Perplexity change (%)": _change(arm, base, "prose_perplexity", 2),
-            "Knowledge accuracy (%)": _level(arm, "knowledge_accuracy", 1),
-            "Knowledge change (points)": _change(arm, base, "knowledge_accuracy", 1),
-            "KL from base (nats a token)": DASH if arm.is_base else _level(arm, "self_kl", 4),
-            "n (exam, prose, knowledge, KL)": _counts(arm),
-            "Seeds": _seeds(arm),
-        }
+        rows.append(
+            {
+                "Study": arm.where,
+                "Method": arm_name(arm, arms),
+                exam.level_head: _level(arm, EXAM),
+                "Exam gain (points)": _change(arm, base, EXAM),
+                "Gain kept (% of LoRA's)": number(_retention(arm, base, arms), 0),
+                "Seeds": _seeds(arm),
+            }
+        )
+    return _without_empty(rows)
+
+
+def forgotten_table(records: Sequence[Record]) -> pd.DataFrame:
+    """What each arm forgot: level and change from the base model of every probe, and their items.
+
+    Raises ResultsError if a study has no base run.
+    """
+    arms = group_arms(records)
+    shown = [EXAM, *DRIFTS]
+    rows = []
+    for arm in arms:
+        base = base_of(arm, arms)
+        row = {"Study": arm.where, "Method": arm_name(arm, arms)}
+        for metric in DRIFTS:
+            measure = MEASURES[metric]
+            if measure.kind == "nats":  # its level is the change
+                row[measure.level_head] = DASH if arm.is_base else _level(arm, metric)
+                continue
+            row[measure.level_head] = _level(arm, metric)
+            row[measure.change_head] = _change(arm, base, metric)
+        counted = [arm.first.metrics.get(metric) for metric in shown]
+        names = ", ".join(MEASURES[metric].items for metric in shown)
+        row[f"n ({names})"] = ", ".join(str(found.n) if found else DASH for found in counted)
         rows.append(row)
+    return _without_empty(rows)
+
+
+def _without_empty(rows: list[dict[str, str]]) -> pd.DataFrame:
+    """The table without columns that say nothing: dashes alone, or a study where all are of one."""
     table = pd.DataFrame(rows)
     if table["Study"].nunique() == 1:
         table = table.drop(columns="Study")
-    empty = [name for name in table if (table[name] == DASH).all()]
-    return table.drop(columns=empty)
+    return table.drop(columns=[name for name in table if (table[name] == DASH).all()])
 
 
-def _level(arm: Arm, metric: MetricName, digits: int) -> str:
-    return number(level(arm, metric), digits) if arm.has(metric) else DASH
+def _level(arm: Arm, metric: MetricName) -> str:
+    return number(level(arm, metric), MEASURES[metric].digits) if arm.has(metric) else DASH
 
 
-def _change(arm: Arm, base: Arm, metric: MetricName, digits: int) -> str:
+def _change(arm: Arm, base: Arm, metric: MetricName) -> str:
     if arm.is_base or not (arm.has(metric) and base.has(metric)):
         return DASH
-    return number(change(arm, base, metric), digits, sign=True)
+    return number(change(arm, base, metric), MEASURES[metric].digits, sign=True)
 
 
 def _retention(arm: Arm, base: Arm, arms: Sequence[Arm]) -> Interval | None:
@@ -95,15 +119,9 @@ def _retention(arm: Arm, base: Arm, arms: Sequence[Arm]) -> Interval | None:
     lora = [a for a in arms if a.first.method == "lora" and a.where == arm.where]
     if arm.is_base or len(lora) != 1 or lora[0] is arm:
         return None
-    if not all(a.has("exam_accuracy") for a in (arm, lora[0], base)):
+    if not all(a.has(EXAM) for a in (arm, lora[0], base)):
         return None
     return retention(arm, lora[0], base)
-
-
-def _counts(arm: Arm) -> str:
-    metrics = arm.first.metrics
-    names = ("exam_accuracy", *DRIFT_METRICS)
-    return ", ".join(str(metrics[name].n) if name in metrics else DASH for name in names)
 
 
 def _seeds(arm: Arm) -> str:
@@ -119,7 +137,7 @@ def comparison_table(records: Sequence[Record]) -> pd.DataFrame:
     Methods with several learning rates are left out; of many methods only the pairs with the base
     model, full finetuning or LoRA are listed. Raises ValueError if no pair is left.
     """
-    arms = [arm for arm in group_arms(records) if arm.has("exam_accuracy")]
+    arms = [arm for arm in group_arms(records) if arm.has(EXAM)]
     single = [arm for arm in arms if arm_name(arm, arms) == arm.first.label]
     several = len({arm.where for arm in single}) > 1
     crowded = len({arm.first.method for arm in single}) > CROWDED
@@ -141,7 +159,7 @@ def comparison_table(records: Sequence[Record]) -> pd.DataFrame:
         }
         rows.append(row)
     if not rows:
-        raise ValueError("records hold no two methods of one study with exam_accuracy")
+        raise ValueError("records hold no two methods of one study with the exam")
     return pd.DataFrame(rows)
 
 
@@ -152,19 +170,15 @@ def equal_gain_table(records: Sequence[Record]) -> pd.DataFrame:
     """
     arms = group_arms(records)
     labels = {arm.first.method: arm.first.label for arm in arms}
-    heads = {
-        "prose_perplexity": ("Perplexity change (%)", 100, 2),
-        "knowledge_accuracy": ("Knowledge lost (points)", 100, 1),
-        "self_kl": ("KL from base (nats a token)", 1, 4),
-    }
     columns: dict[str, dict[str, str]] = {}
     reasons = []
-    for metric in DRIFT_METRICS:
+    for metric in DRIFTS:
         result = equal_gain(arms, metric)
         if result.reason:
             reasons.append(f"{metric}: {result.reason}")
             continue
-        head, factor, digits = heads[metric]
+        measure = MEASURES[metric]
+        head, factor, digits = measure.drift_head, measure.factor, measure.digits
         columns.setdefault("At exam gain (points)", {}).update(
             dict.fromkeys(result.drifts, signed(100 * result.at, 1))
         )
@@ -261,23 +275,6 @@ def _commit(record: Record) -> str:
     return record.commit[:12] + (" with changes not committed" if record.dirty else "")
 
 
-def parameters_table(settings: dict[str, Any]) -> pd.DataFrame:
-    """Nested settings as rows: Parameter (dotted name) and Value; lists and texts as JSON."""
-    rows: dict[str, str] = {}
-
-    def walk(prefix: str, value: Any) -> None:
-        if isinstance(value, dict) and value:
-            for key, part in value.items():
-                walk(f"{prefix}.{key}" if prefix else str(key), part)
-        elif isinstance(value, str):
-            rows[prefix] = value
-        else:
-            rows[prefix] = DASH if value is None or value == {} else json.dumps(value)
-
-    walk("", settings)
-    return pd.DataFrame({"Parameter": rows.keys(), "Value": rows.values()})
-
-
 def show(
     table: pd.DataFrame, caption: str = "", empty: str = "Nothing is on record yet."
 ) -> Styler | Markdown:
@@ -294,13 +291,3 @@ def show(
         return shown
     style = {"selector": "caption", "props": "caption-side: top; text-align: left"}
     return shown.set_caption(html.escape(caption)).set_table_styles([style])
-
-
-def markdown(table: pd.DataFrame) -> str:
-    """The table in the pipe form that Markdown pages read."""
-
-    def line(cells) -> str:
-        return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
-
-    rows = [line(row) for row in table.itertuples(index=False)]
-    return "\n".join([line(table.columns), line("---" for _ in table.columns), *rows])

@@ -10,18 +10,13 @@ from matplotlib.ticker import MaxNLocator
 from ...study.records.record import MetricName, Record
 from ..analysis.arms import Arm, arm_name, base_of, group_arms
 from ..analysis.captions import baseline_sentence, seeds_sentence, setting_sentence
-from ..analysis.effects import DRIFT_METRICS, change, drift, level
+from ..analysis.effects import change, drift, level
 from ..analysis.stats import Interval
+from ..measures import DRIFTS, EXAM, MEASURES
 from ..text import CROWDED, listed, signed
 from .axes import bars, spread_axis, widen
 from .labels import Label, place_labels
 from .style import FAINT, GREY, Figure, mark_style, method_colours, new_figure, study_shapes, styled
-
-DRIFT_TITLES = {
-    "prose_perplexity": ("Prose", "perplexity change (%)"),
-    "knowledge_accuracy": ("General knowledge", "accuracy lost (points)"),
-    "self_kl": ("The base model's own text", "KL from the base (nats a token)"),
-}
 
 
 @styled
@@ -33,33 +28,35 @@ def gain_against_forgetting(records: Sequence[Record]) -> Figure:
     and studies then differ in the filling. Raises ValueError if no trained run has both the
     exam and a probe, ResultsError if a study has no base run.
     """
-    arms = [arm for arm in group_arms(records) if arm.has("exam_accuracy")]
+    arms = [arm for arm in group_arms(records) if arm.has(EXAM)]
     trained = [arm for arm in arms if not arm.is_base]
-    panels = [m for m in DRIFT_METRICS if any(arm.has(m) for arm in trained)]
+    panels = [m for m in DRIFTS if any(arm.has(m) for arm in trained)]
     if not panels:
-        raise ValueError("records hold no trained run with exam_accuracy and a forgetting probe")
-    gains = {arm: change(arm, base_of(arm, arms), "exam_accuracy") for arm in trained}
+        raise ValueError("records hold no trained run with the exam and a forgetting probe")
+    gains = {arm: change(arm, base_of(arm, arms), EXAM) for arm in trained}
     shapes = study_shapes(arm.where for arm in arms)
     crowded = len({arm.first.method for arm in trained}) > CROWDED
-    rows, columns = (1, len(panels)) if len(panels) < 3 else (2, 2)
-    figure = new_figure((4.4 if rows == 1 else 7.2) + (1.3 if crowded else 0))
-    grid = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+    columns = min(len(panels), 2)
+    rows = -(-len(panels) // columns)
+    figure = new_figure((4.4 if rows == 1 else 3.6 * rows) + (1.3 if crowded else 0))
+    cells = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+    grid, spare = cells[: len(panels)], cells[len(panels) :]
     drifts = {}
-    for ax, metric in zip(grid, panels, strict=False):
+    for ax, metric in zip(grid, panels, strict=True):
         shown = [arm for arm in trained if arm.has(metric)]
         drifts[metric] = {arm: drift(arm, base_of(arm, arms), metric) for arm in shown}
         _gain_panel(ax, metric, gains, drifts[metric], shapes, crowded)
     widen(grid[0], 4.0, "y")
     for ax in grid[::columns]:
         ax.set_ylabel("exam gain (points)")
-    if len(panels) == 3:
-        _reading_guide(grid[3], arms, shapes, crowded)
+    if len(spare):
+        _reading_guide(spare[0], arms, shapes, crowded)
     elif len(shapes) > 1 and not crowded:
         _shape_legend(figure, shapes)
     if crowded:
         _method_legend(figure, arms)
         return Figure(figure, *_words(arms, gains, drifts))
-    for ax, metric in zip(grid, panels, strict=False):
+    for ax, metric in zip(grid, panels, strict=True):
         _name_marks(ax, gains, drifts[metric], _base_label(arms))
     return Figure(figure, *_words(arms, gains, drifts))
 
@@ -87,7 +84,7 @@ def _words(
         f"{diverged if lost else ''} {setting_sentence(arms)} {seeds_sentence(arms)} "
         f"{baseline_sentence(arms)}"
     )
-    alt = f"Scatter plots of exam gain against {listed(DRIFT_TITLES[m][1] for m in drifts)}. "
+    alt = f"Scatter plots of exam gain against {listed(MEASURES[m].drift_axis for m in drifts)}. "
     alt += "At the learning rate of highest gain: " if sweep else ""
     alt += " ".join(
         _arm_sentence(arm, arms, gains[arm], {m: drifts[m].get(arm) for m in drifts})
@@ -119,11 +116,11 @@ def _gain_panel(
         xs, ys = zip(*points, strict=True)
         ax.plot(xs, ys, color=colours[method], linewidth=0.9, alpha=0.7, zorder=2)
     ax.plot(0, 0, "o", color=colours["base"], markersize=7, markeredgecolor="white", zorder=5)
-    title, label = DRIFT_TITLES[metric]
-    ax.set(title=title, xlabel=label)
+    measure = MEASURES[metric]
+    ax.set(title=measure.panel, xlabel=measure.drift_axis)
     ax.margins(0.12)
     ax.xaxis.set_major_locator(MaxNLocator(5))
-    widen(ax, {"prose_perplexity": 0.5, "knowledge_accuracy": 2.0, "self_kl": 0.002}[metric], "x")
+    widen(ax, measure.least_span, "x")
     known = [interval for interval in drifts.values() if interval.known]
     spread_axis(ax, known, 8 if crowded else 20)
 
@@ -184,11 +181,11 @@ def _name_marks(
 
 
 def _reading_guide(ax: Axes, arms: Sequence[Arm], shapes: dict[str, str], crowded: bool) -> None:
-    """The fourth cell beside three panels: how to read them, and the mark of each study."""
+    """The cell that an odd number of panels leaves free: how to read them, and the mark of each study."""
     ax.axis("off")
     chance = listed(f"{100 * arm.first.baselines.chance:.0f} %" for arm in arms)
     majority = listed(f"{100 * arm.first.baselines.majority:.0f} %" for arm in arms)
-    bases = [level(arm, "exam_accuracy").value for arm in arms if arm.is_base]
+    bases = [level(arm, EXAM).value for arm in arms if arm.is_base]
     lines = [
         ("Upper left is best", "bold", 0.0),
         ("up: learned more", "normal", 0.09),
@@ -241,17 +238,22 @@ def _arm_sentence(
     arm: Arm, arms: Sequence[Arm], gain: Interval, drifts: dict[MetricName, Interval | None]
 ) -> str:
     """One sentence on an arm for readers who do not see the figure."""
-    units = {
-        "prose_perplexity": ("perplexity changed by {} %", 1),
-        "knowledge_accuracy": ("knowledge accuracy changed by {} points", -1),
-        "self_kl": ("KL is {} nats a token", 1),
-    }
     parts = [f"the exam gain is {signed(gain.value, 1)} points"]
     for metric, interval in drifts.items():
         if interval is not None and interval.known:
-            text, sign = units[metric]
-            number = signed(sign * interval.value, 1)
-            parts.append(text.format(f"{interval.value:.3f}" if metric == "self_kl" else number))
+            parts.append(_drift_words(metric, interval.value))
     several = len({other.where for other in arms}) > 1
     study = f" in study {arm.where}" if several else ""
     return f"{arm_name(arm, arms)}{study}: {', '.join(parts)}."
+
+
+def _drift_words(metric: MetricName, value: float) -> str:
+    """What was forgotten, as a change: `perplexity changed by +1.2 %`."""
+    measure = MEASURES[metric]
+    if measure.kind == "nats":
+        return f"{measure.short} is {value:.3f} nats a token"
+    name, unit = {
+        "accuracy": (measure.title.lower(), "points"), "perplexity": (measure.short.lower(), "%"),
+    }[measure.kind]  # fmt: skip
+    lost = signed(-value if measure.more_is_better else value, 1)
+    return f"{name} changed by {lost} {unit}"

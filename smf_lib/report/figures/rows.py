@@ -18,7 +18,6 @@ RULE_COLOURS = {
     "random": COLOURS["base"],
     "count": FURTHER[0],
 }
-RULE_MARKS = ("o", "x", "+", "s", "^", "v", "D")
 
 
 def rule_colours(rules: Sequence[str]) -> dict[str, str]:

@@ -11,6 +11,7 @@ from ..analysis.arms import Arm, arm_name, group_arms, method_rank
 from ..analysis.captions import baseline_sentence, seeds_sentence, setting_sentence
 from ..analysis.effects import level
 from ..analysis.rates import best_learning_rates
+from ..measures import EXAM
 from ..text import CROWDED, listed, rate_text
 from .labels import Label, label_ends, place_labels
 from .style import (
@@ -34,10 +35,10 @@ def exam_accuracy(records: Sequence[Record]) -> Figure:
 
     Raises ValueError if no record holds the exam.
     """
-    arms = [arm for arm in group_arms(records) if arm.has("exam_accuracy")]
+    arms = [arm for arm in group_arms(records) if arm.has(EXAM)]
     if not arms:
-        raise ValueError("records hold no run with exam_accuracy")
-    levels = {arm: level(arm, "exam_accuracy") for arm in arms}
+        raise ValueError("records hold no run with the exam")
+    levels = {arm: level(arm, EXAM) for arm in arms}
     shapes = study_shapes(arm.where for arm in arms)
     names = list(dict.fromkeys(arm_name(arm, arms) for arm in arms))
     colours = method_colours(arm.first.method for arm in arms)
@@ -125,11 +126,11 @@ def learning_rate_sweep(
     chosen: learning rate by method; by default as `best_learning_rates` chooses. Raises
     ValueError if no trained run holds the exam.
     """
-    arms = [arm for arm in group_arms(records) if arm.has("exam_accuracy")]
+    arms = [arm for arm in group_arms(records) if arm.has(EXAM)]
     trained = [arm for arm in arms if not arm.is_base]
     if not trained:
-        raise ValueError("records hold no trained run with exam_accuracy")
-    levels = {arm: level(arm, "exam_accuracy") for arm in arms}
+        raise ValueError("records hold no trained run with the exam")
+    levels = {arm: level(arm, EXAM) for arm in arms}
     rule = "" if chosen else " (the lowest within one standard error of the method's best)"
     chosen = chosen or best_learning_rates(records)
     colours = method_colours(arm.first.method for arm in trained)

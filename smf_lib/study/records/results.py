@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from ..files import write_whole
+from ..files import find_root, write_whole
 from .provenance import provenance
 from .record import SCHEMA_VERSION, Metric, MetricName, Record
 
@@ -24,12 +24,21 @@ __all__ = [
     "provenance",
     "read_record",
     "read_records",
+    "records_folder",
     "write_record",
 ]
 
 
 class ResultsError(ValueError):
     """A record cannot be read, written or used; the message names the file and the key."""
+
+
+def records_folder(profile: str = "") -> Path:
+    """The folder of a profile's records, or of all records; needs no model and no data.
+
+    profile: its name, or the path of its YAML file, which has that name.
+    """
+    return find_root() / "results" / Path(profile).name.removesuffix(".yaml").removesuffix(".yml")
 
 
 def paired_key(record: Record, metric: MetricName) -> tuple:
