@@ -17,6 +17,7 @@ from helpers_records import (
 from matplotlib.text import Annotation, Text
 
 from smf_lib.report import figures
+from smf_lib.report.analysis.rates import best_learning_rates
 from smf_lib.report.figures import gain
 from smf_lib.report.figures.labels import Label, _spread, place_labels
 from smf_lib.report.figures.style import (
@@ -30,6 +31,7 @@ from smf_lib.report.figures.style import (
 from smf_lib.report.measures import MEASURES
 from smf_lib.report.paper.figure import published_against_measured
 from smf_lib.report.paper.published import load_published
+from smf_lib.report.text import rate_text
 from smf_lib.study.profiles import load_profile
 from smf_lib.study.records.results import ResultsError
 
@@ -104,7 +106,6 @@ PLAIN = {
     "read_shares": lambda: figures.read_shares(*counts(), picked()),
     "overlap": lambda: figures.overlap_heatmap(picked()),
     "hub rows": lambda: figures.hub_rows(dict(zip(("background", "task"), counts(), strict=True))),
-    "diagram": figures.memory_diagram,
 }
 NEEDED = {
     "gain": [name for name in RECORD_SETS if name != "further methods"],
@@ -283,7 +284,11 @@ def test_diverged_run_is_named_and_not_drawn():
 
 def test_sweep_rings_the_chosen_rates():
     records = sweep_records()
-    assert "LoRA r 16 1.5e-4" in figures.learning_rate_sweep(records, {"lora": 1.5e-4}).caption
+    chosen = best_learning_rates(records)
+    figure = drawn("rates", "a sweep")
+    rings = [line for line in figure.fig.axes[0].lines if line.get_markerfacecolor() == "none"]
+    assert sorted(line.get_xdata()[0] for line in rings) == sorted(chosen.values())
+    assert f"LoRA r 16 {rate_text(chosen['lora'])}" in figure.caption
 
 
 def test_loss_of_a_second_study_is_dashed_and_named_once():
@@ -350,12 +355,12 @@ def test_colours_are_stable_distinct_and_readable():
 
 
 def test_figure_shows_itself_with_escaped_words():
-    shown = figures.Figure(figures.memory_diagram().fig, "a < b.", 'the "alt" text.')
+    shown = figures.Figure(figures.hub_rows({"task": counts()[1]}).fig, "a < b.", 'the "alt" text.')
     html = shown._repr_html_()
     assert "a &lt; b." in html and "&quot;alt&quot;" in html and "data:image/png;base64," in html
 
 
 def test_drawing_leaves_matplotlib_settings_alone():
     before = dict(matplotlib.rcParams)
-    figures.memory_diagram().png()
+    figures.hub_rows({"task": counts()[1]}).png()
     assert dict(matplotlib.rcParams) == before

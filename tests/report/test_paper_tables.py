@@ -1,13 +1,10 @@
 """Tables of the paper's arms: published beside measured, gaps said, commands that can be run."""
 
-import shlex
-
 import pytest
 from helpers_records import paper_records
 
 from smf_lib.report.analysis.tables import DASH
 from smf_lib.report.paper import arm_tables, claims, deviations
-from smf_lib.report.paper import todo as paper_todo
 from smf_lib.report.paper.claims import ABSENT, QUESTIONS
 from smf_lib.report.paper.published import METRICS, Number, load_published
 from smf_lib.study.profiles import load_profile
@@ -116,46 +113,10 @@ def test_claims_have_a_column_a_study():
 
 
 def test_what_was_not_settled_says_how_many_items_it_takes():
-    table = paper_todo.power_table({"a/b": paper_records()}, PUBLISHED)
+    table = arm_tables.power_table({"a/b": paper_records()}, PUBLISHED)
     check_text(table)
     assert "Full finetuning learns more than LoRA" in set(table["Claim"])
-    assert paper_todo.power_table({}, PUBLISHED).empty
-
-
-def test_commands_name_methods_and_seeds_that_there_are():
-    profile = load_profile("paper")
-    table = paper_todo.to_run_table({}, PUBLISHED, profile)
-    check_text(table)
-    known = {method.label for method in profile.methods.values()}
-    *single, everything = table.to_dict("records")
-    assert {line["Method"] for line in single} <= known
-    assert everything["Command"] == "make book PROFILE=paper"
-    assert everything["Runs"] == str(len(profile.runs()))
-    for line in single:
-        words = shlex.split(line["Command"])
-        method = words[len(words) - 1 - words[::-1].index("method") + 1].rstrip(";")
-        assert profile.methods[method].label == line["Method"]
-        assert "notebooks/02_finetune.ipynb" in words and "profile" in words
-        assert float(line["Hours on one NVIDIA H100 SXM"].lstrip("< ")) > 0
-
-
-def test_what_is_on_record_or_settled_need_not_be_run():
-    profile = load_profile("paper")
-    done = {"paper/gpu": paper_records("paper", seeds=(1, 2, 3))}
-    table = paper_todo.to_run_table(done, PUBLISHED, profile)
-    assert list(table["Method"]) == ["all of profile paper"] and table["Runs"].item() == "0"
-    settled = {"medmcqa-smollm2/reference": paper_records()}
-    open_still = paper_todo.to_run_table(settled, PUBLISHED, profile)
-    assert 1 < len(open_still) < len(paper_todo.to_run_table({}, PUBLISHED, profile))
-    some = {"paper/gpu": paper_records("paper", methods=("base", "lora"), seeds=(1,))}
-    lora = row(paper_todo.to_run_table(some, PUBLISHED, profile), "LoRA r 16")
-    assert lora["Command"].startswith("for s in 2 3; do") and lora["Runs"] == "2"
-
-
-def test_assumptions_are_told():
-    text = paper_todo.assumptions_sentence({})
-    for part in ("494 M parameters", "150 tokens a question", "assumed", "989 TFLOP/s", "30 %"):
-        assert part in text
+    assert arm_tables.power_table({}, PUBLISHED).empty
 
 
 def test_setting_has_every_aspect_of_the_paper_for_every_profile():

@@ -6,11 +6,11 @@ notebook's output.
 
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 
 import pandas as pd
-from IPython.display import Markdown
+from IPython.display import Markdown, display
 from pandas.io.formats.style import Styler
 
 from ...study.records.record import MetricName, Record
@@ -291,3 +291,11 @@ def show(
         return shown
     style = {"selector": "caption", "props": "caption-side: top; text-align: left"}
     return shown.set_caption(html.escape(caption)).set_table_styles([style])
+
+
+def show_each(
+    tables: Iterable[tuple[str, pd.DataFrame]], empty: str = "Nothing is on record yet."
+) -> None:
+    """Show tables, each under its caption, one below the other; see `show`."""
+    for caption, table in tables:
+        display(show(table, caption, empty))

@@ -1,12 +1,10 @@
 """All figures of the study in one place. Each function returns a `Figure`.
 
-Those of runs take records, those of row selection take plain arrays, and the drawing of the
-lookup takes nothing.
+Those of runs take records, those of row selection take plain arrays.
 """
 
 from .benchmarks import benchmark
 from .costs import cost
-from .diagram import memory_diagram
 from .gain import gain_against_forgetting
 from .rows import hub_rows, overlap_heatmap, read_frequency, read_shares
 from .runs import exam_accuracy, learning_rate_sweep, training_loss
@@ -20,7 +18,6 @@ __all__ = [
     "gain_against_forgetting",
     "hub_rows",
     "learning_rate_sweep",
-    "memory_diagram",
     "overlap_heatmap",
     "read_frequency",
     "read_shares",

@@ -119,20 +119,19 @@ def _guess_lines(arms: Sequence[Arm]) -> list[tuple[float, str, str, str]]:
 
 @styled
 def learning_rate_sweep(
-    records: Sequence[Record], chosen: dict[str, float] | None = None
+    records: Sequence[Record],
 ) -> Figure:
     """Exam accuracy (%) against learning rate, one line a method, the chosen rate ringed.
 
-    chosen: learning rate by method; by default as `best_learning_rates` chooses. Raises
-    ValueError if no trained run holds the exam.
+    The rate is chosen as `best_learning_rates` does. Raises ValueError if no trained run holds the
+    exam.
     """
     arms = [arm for arm in group_arms(records) if arm.has(EXAM)]
     trained = [arm for arm in arms if not arm.is_base]
     if not trained:
         raise ValueError("records hold no trained run with the exam")
     levels = {arm: level(arm, EXAM) for arm in arms}
-    rule = "" if chosen else " (the lowest within one standard error of the method's best)"
-    chosen = chosen or best_learning_rates(records)
+    chosen = best_learning_rates(records)
     colours = method_colours(arm.first.method for arm in trained)
     figure = new_figure(4.4)
     ax = figure.subplots()
@@ -188,7 +187,8 @@ def learning_rate_sweep(
         for method, rate in sorted(chosen.items(), key=lambda item: method_rank(item[0]))
     )
     caption = (
-        f"Exam accuracy against learning rate; rings mark the chosen rates{rule}: {rates}. "
+        "Exam accuracy against learning rate; rings mark the chosen rates (the lowest within one "
+        f"standard error of the method's best): {rates}. "
         f"{setting_sentence(trained)} {seeds_sentence(arms)} {baseline_sentence(arms)}"
     )
     alt = "Line plot of exam accuracy against learning rate. " + " ".join(

@@ -1,7 +1,7 @@
 """The chapter "The paper, arm by arm": published and measured numbers side by side, and what holds.
 
 Tables are as those of `analysis.tables`: DataFrames of finished text. What they say is worked out
-in `ordering` and `claims`. How each study was run is tabulated in `deviations`, what to run next in `todo`.
+in `ordering` and `claims`. How each study was run is tabulated in `deviations`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from ..analysis.effects import are_paired, change, compare, contrast, level
 from ..analysis.tables import DASH, number, p_text
 from ..text import listed, signed
 from .arms import SHORT, arms_of, label_of, lettered, paper_order
-from .claims import ABSENT, QUESTIONS, findings
-from .ordering import COMPARED, MAIN, ordered_pairs
+from .claims import ABSENT, QUESTIONS, findings, items_needed
+from .ordering import COMPARED, ordered_pairs
 from .published import Claim, Number, PaperMetric, Published
 
 STANDARD: dict[MetricName, str] = {
@@ -124,6 +124,13 @@ def standard_table(records: Sequence[Record], changes: bool = False) -> pd.DataF
     return table.drop(columns=[name for name in table if (table[name] == DASH).all()])
 
 
+def letters_tables(records: Sequence[Record]) -> list[tuple[str, pd.DataFrame]]:
+    """`letters_table` by the paper's score and by lm-eval's, each with the score's name."""
+    scores = ("exam_accuracy", "letter_accuracy")
+    tables = [(STANDARD[metric], letters_table(records, metric)) for metric in scores]
+    return [(score, table) for score, table in tables if not table.empty]
+
+
 def letters_table(records: Sequence[Record], metric: AccuracyName) -> pd.DataFrame:
     """Accuracy (%) by the letter of the right option, and their mean; one row an arm.
 
@@ -158,13 +165,11 @@ def _unit(metric: MetricName, changes: bool) -> tuple[str, int]:
 # ----------------------------------------------------------------- ordering
 
 
-def ordering_table(
-    records: Sequence[Record], metric: MetricName, methods: Sequence[str] = MAIN
-) -> pd.DataFrame:
+def ordering_table(records: Sequence[Record], metric: MetricName) -> pd.DataFrame:
     """One row a pair, the larger first, largest difference first."""
     unit, digits = _unit(metric, changes=True)
     rows = []
-    pairs = ordered_pairs(records, metric, methods)
+    pairs = ordered_pairs(records, metric)
     for pair in sorted(pairs, key=lambda pair: -pair.difference.value):
         row = {
             "Larger": pair.upper.first.label,
@@ -182,7 +187,7 @@ def ordering_table(
 
 
 def contrast_table(
-    records: Sequence[Record], questions: Sequence[tuple[str, str, str]] = QUESTIONS
+    records: Sequence[Record],
 ) -> pd.DataFrame:
     """What one step of the method adds to another: `first` minus `second` on every metric.
 
@@ -191,7 +196,7 @@ def contrast_table(
     """
     arms = arms_of(records)
     rows = []
-    for question, first, second in questions:
+    for question, first, second in QUESTIONS:
         if first not in arms or second not in arms:
             continue
         row = {
@@ -245,3 +250,31 @@ def _condition(claim: Claim) -> str:
         "above": "> 0", "below": "< 0", "at_most": f"< +{margin}", "at_least": f"> −{margin}",
         "within": f"−{margin} to +{margin}",
     }[claim.relation]  # fmt: skip
+
+
+def power_table(studies: Mapping[str, Sequence[Record]], published: Published) -> pd.DataFrame:
+    """Claims that a study measured and could not settle, with the questions it would have taken.
+
+    If the published difference were the true one, an interval that just clears the claim's bound
+    would need n * (half width / distance)^2 items, since it narrows with the root of their number.
+    """
+    rows = []
+    for where, records in studies.items():
+        for finding in findings(records, published):
+            if finding.verdict != "not settled":
+                continue
+            measured, needed = finding.measured, items_needed(finding)
+            unit = " %" if finding.claim.metric == "prose_perplexity" else ""
+            rows.append(
+                {
+                    "Claim": finding.claim.text,
+                    "Study": where,
+                    "Published": DASH if finding.published is None
+                    else signed(finding.published, 1) + unit,
+                    "Measured": number(measured, 1, sign=True) + unit,
+                    "Items": f"{measured.n:,}",
+                    "Items needed": DASH if needed is None else f"{needed:,.2g}"
+                    if needed < 100 else f"{round(needed, -2):,.0f}",
+                }
+            )  # fmt: skip
+    return pd.DataFrame(rows)

@@ -131,7 +131,7 @@ def unanswered_sentence(records: Sequence[Record]) -> str:
 def question_noise_sentence(published: Published) -> str:
     """How far the published base accuracy is uncertain by the choice of its questions alone."""
     n = published.questions["exam_accuracy"]
-    base = published.arms["base"].exam_accuracy
+    base = published.arms["base"].number("exam_accuracy")
     interval = wilson_interval(round(n * base.value), n).scaled(100)
     smallest = min(
         abs(published.change(claim.first, claim.second, claim.metric) or math.inf)
