@@ -199,7 +199,7 @@ _ship(
     code=("evaluation.protocols", "tasks.corpora"),
 )  # fmt: skip
 _ship(
-    "knowledge_accuracy", "Knowledge", "accuracy", "knowledge", "knowledge",
+    "knowledge_accuracy", "Knowledge accuracy", "accuracy", "knowledge", "knowledge",
     code=("evaluation.protocols",),
 )  # fmt: skip
 _ship(

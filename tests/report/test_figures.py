@@ -17,8 +17,8 @@ from helpers_records import (
 from matplotlib.text import Annotation, Text
 
 from smf_lib.report import figures
+from smf_lib.report.analysis import tables
 from smf_lib.report.analysis.rates import best_learning_rates
-from smf_lib.report.figures import gain
 from smf_lib.report.figures.labels import Label, _spread, place_labels
 from smf_lib.report.figures.style import (
     COLOURS,
@@ -28,11 +28,13 @@ from smf_lib.report.figures.style import (
     method_shape,
     text_colour,
 )
-from smf_lib.report.measures import MEASURES
+from smf_lib.report.measures import DRIFTS, drift_measures
 from smf_lib.report.paper.figure import published_against_measured
 from smf_lib.report.paper.published import load_published
 from smf_lib.report.text import rate_text
+from smf_lib.study.metrics import METRICS
 from smf_lib.study.profiles import load_profile
+from smf_lib.study.records.record import Record
 from smf_lib.study.records.results import ResultsError
 
 ROWS = 512
@@ -149,28 +151,36 @@ def check_complete(figure):
         assert inside, f"{text.get_text()} is cut off"
 
 
-def with_further_probes():
-    """Records of one study with two probes more."""
-    further = {"word_perplexity": "prose_perplexity", "exact_match": "knowledge_accuracy"}
-    return [
-        record.model_copy(
-            update={"metrics": record.metrics | {n: record.metrics[o] for n, o in further.items()}}
-        )
-        for record in study_records()
-    ]
+def with_own_probes(records, number):
+    """The records with so many probes that the library does not bring."""
+    probes = {
+        f"own_{i}": old
+        for i, old in zip(range(number), ("prose_perplexity", "knowledge_accuracy", "self_kl"))
+    }
+    changed = []
+    for record in records:
+        content = record.model_dump(mode="json")
+        content["data"]["other"] = {n: {"sha256": n, "rows": 9, "source": "mine"} for n in probes}
+        for name, old in probes.items():
+            about = {"title": f"Mine, {name}", "unit": METRICS[old].unit, "data": name}
+            content["metrics"][name] = content["metrics"][old] | {"about": about}
+        changed.append(Record.model_validate(content))
+    return changed
 
 
-@pytest.mark.parametrize("count", range(1, 6))
-def test_every_probe_has_a_panel(count, monkeypatch):
-    probes = ("prose_perplexity", "knowledge_accuracy", "self_kl", "word_perplexity", "exact_match")
-    monkeypatch.setattr(gain, "DRIFTS", probes[:count])
-    figure = figures.gain_against_forgetting(with_further_probes())
+@pytest.mark.parametrize(("kept", "own"), [(1, 0), (2, 0), (3, 0), (3, 1), (3, 2), (3, 3)])
+def test_every_probe_has_a_panel(kept, own):
+    records = without(with_own_probes(study_records(), own), *DRIFTS[kept:])
+    figure = figures.gain_against_forgetting(records)
     titles = [ax.get_title(loc="left") for ax in figure.fig.axes if ax.axison]
-    assert titles == [MEASURES[name].panel for name in probes[:count]]
-    assert len({title for title in titles}) == count
+    assert titles == [measure.panel for name, measure in drift_measures(records).items()
+                      if name in records[0].metrics]  # fmt: skip
     guide = any(t.get_text() == "Upper left is best" for ax in figure.fig.axes for t in ax.texts)
-    assert guide == (count > 2 and count % 2 == 1)
+    assert guide == (len(titles) > 2 and len(titles) % 2 == 1)
     check_complete(figure)
+    table = tables.forgotten_table(records)
+    for name, measure in drift_measures(records).items():
+        assert (measure.change_head in table) == (name in records[0].metrics)
 
 
 @pytest.mark.parametrize(("figure", "records"), ALL)

@@ -214,7 +214,7 @@ def test_arms_with_different_texts_are_not_compared_on_them():
     assert len(ordering.ordered_pairs(records, "exam_accuracy")) == 6
     table = arm_tables.contrast_table(records)
     row = table[table.Difference.str.contains(other.label, regex=False)].iloc[0]
-    assert row["KL from base (nats)"] == "–" and row["MedMCQA (points)"] != "–"
+    assert row["KL from the base (nats)"] == "–" and row["MedMCQA (points)"] != "–"
 
 
 def test_every_arm_named_here_is_a_method_of_the_profile():

@@ -68,8 +68,8 @@ def test_standard_scores_stand_beside_the_papers():
     lora = row(changes, "LoRA r 16")
     assert lora["WikiText, a word (lm-eval) (%)"] == lora["WikiText, a token (paper) (%)"]
     assert not [name for name in levels if "MedMCQA, lm-eval" in name]
-    assert "KL from base (nats)" in changes and "KL from base (nats)" not in levels
-    assert not lora["KL from base (nats)"].startswith("+")
+    assert "KL from the base (nats)" in changes and "KL from the base (nats)" not in levels
+    assert not lora["KL from the base (nats)"].startswith("+")
     assert lora["MedMCQA, paper's score (points)"][0] in "+-"
     records[1].settings["exam"] = {"format": "cloze"}
     assert any("cloze" in name for name in arm_tables.standard_table(records))
@@ -90,7 +90,7 @@ def test_contrasts_are_shown_where_both_arms_are_on_record():
     check_text(table)
     assert len(table) == len(QUESTIONS)
     alone = row(table, "What stage 1 alone does, additive", "Question")
-    assert alone["Differs clearly in"] == "Perplexity and KL from base"
+    assert alone["Differs clearly in"] == "Perplexity and KL from the base"
     assert claims.unanswered_sentence(paper_records()) == ""
     few = paper_records(methods=(*FEW, "smf-kl"))
     assert list(arm_tables.contrast_table(few)["Question"]) == [

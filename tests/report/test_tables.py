@@ -28,7 +28,7 @@ def test_tables_of_results_hold_values_intervals_and_counts():
     assert base["Exam gain (points)"] == tables.DASH
     base, lora = row(forgotten, "Base model"), row(forgotten, "LoRA r 16")
     assert lora["Knowledge change (points)"].startswith("-12.2 [")
-    assert base["KL from base (nats a token)"] == tables.DASH
+    assert base["KL from the base (nats a token)"] == tables.DASH
     assert lora["n (exam, prose, knowledge, KL)"] == "400, 40, 400, 64"
     assert "Study" not in learned and "Study" not in forgotten
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ...study.records.record import MetricName, Record
 from ...study.records.results import ResultsError, paired_key
+from ..measures import Measure, measure_of
 from ..text import rate_text
 
 METHOD_ORDER = (
@@ -48,6 +49,10 @@ class Arm:
     def has(self, metric: MetricName) -> bool:
         """Whether all runs of the arm measured `metric`."""
         return all(metric in record.metrics for record in self.records)
+
+    def measure(self, metric: MetricName) -> Measure:
+        """How a metric of the arm is shown, and in which unit."""
+        return measure_of(self.first, metric)
 
     def items(self, metric: MetricName) -> NDArray[np.float64]:
         """Items of all runs, float64 (seeds, n) or (seeds, n, 2).

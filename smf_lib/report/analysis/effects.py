@@ -11,7 +11,7 @@ import numpy as np
 
 from ...study.records.record import MetricName
 from ...study.records.results import ResultsError, paired_key
-from ..measures import EXAM, MEASURES
+from ..measures import EXAM
 from . import stats
 from .arms import Arm, base_of
 from .equal_gain import EqualGain, SweepPoint, drift_at_equal_gain
@@ -21,10 +21,10 @@ from .stats import Interval, McNemar
 def level(arm: Arm, metric: MetricName) -> Interval:
     """The metric itself: accuracies in percent, perplexity, KL in nats a token."""
     items = arm.items(metric)
-    kind = MEASURES[metric].kind
-    if kind == "perplexity":
+    unit = arm.measure(metric).unit
+    if unit == "perplexity":
         return stats.perplexity_interval(items)
-    if kind == "nats":
+    if unit == "nats":
         return stats.mean_interval(items)
     return stats.accuracy_interval(items).scaled(100)
 
@@ -34,7 +34,7 @@ def change(arm: Arm, base: Arm, metric: MetricName) -> Interval:
 
     `seeds` is the arm's, since the base model is not trained.
     """
-    if MEASURES[metric].kind == "nats":
+    if arm.measure(metric).unit == "nats":
         return level(arm, metric)
     return replace(contrast(arm, base, metric), seeds=len(arm.records))
 
@@ -42,7 +42,7 @@ def change(arm: Arm, base: Arm, metric: MetricName) -> Interval:
 def drift(arm: Arm, base: Arm, metric: MetricName) -> Interval:
     """Forgetting, larger is worse: the change, accuracies counted as points lost."""
     interval = change(arm, base, metric)
-    return interval.scaled(-1) if MEASURES[metric].more_is_better else interval
+    return interval.scaled(-1) if arm.measure(metric).spec.more_is_better else interval
 
 
 def are_paired(first: Arm, second: Arm, metric: MetricName) -> bool:
@@ -66,10 +66,10 @@ def contrast(first: Arm, second: Arm, metric: MetricName, level: float = 0.95) -
     """
     check_paired(first, second, metric)
     a, b = first.items(metric), second.items(metric)
-    kind = MEASURES[metric].kind
-    if kind == "perplexity":
+    measure = first.measure(metric)
+    if measure.unit == "perplexity":
         return stats.perplexity_ratio(a, b, level).scaled(100, offset=-1)
-    return stats.accuracy_difference(a, b, level).scaled(MEASURES[metric].factor)
+    return stats.accuracy_difference(a, b, level).scaled(measure.factor)
 
 
 def compare(first: Arm, second: Arm, metric: MetricName = EXAM) -> tuple[Interval, McNemar | None]:
@@ -99,12 +99,12 @@ def equal_gain(
     studies = {arm.where for arm in arms}
     if len(studies) > 1:
         raise ResultsError(f"one study at a time: {sorted(studies)} were given")
-    kind = MEASURES[metric].kind
     trained = [arm for arm in arms if not arm.is_base and arm.has(metric)]
+    unit = trained[0].measure(metric).unit if trained else ""
     sweeps: dict[str, list[SweepPoint]] = {}
     for arm in trained:
         check_paired(arm, base_of(arm, arms), EXAM)
-        if kind != "nats":
+        if unit != "nats":
             check_paired(arm, base_of(arm, arms), metric)
         point = SweepPoint(arm.items(EXAM), arm.items(metric))
         sweeps.setdefault(arm.first.method, []).append(point)
@@ -114,7 +114,7 @@ def equal_gain(
             np.nan, {}, {}, f"no method was run at two learning rates with {metric} measured"
         )
     base = base_of(trained[0], arms)
-    probe = np.zeros(1) if kind == "nats" else base.items(metric)
+    probe = np.zeros(1) if unit == "nats" else base.items(metric)
     base_point = SweepPoint(base.items(EXAM), probe)
     reference = reference if reference in sweeps else None
-    return drift_at_equal_gain(sweeps, base_point, "kl" if kind == "nats" else kind, reference)
+    return drift_at_equal_gain(sweeps, base_point, "kl" if unit == "nats" else unit, reference)

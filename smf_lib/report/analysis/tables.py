@@ -14,7 +14,7 @@ from IPython.display import Markdown, display
 from pandas.io.formats.style import Styler
 
 from ...study.records.record import MetricName, Record
-from ..measures import DRIFTS, EXAM, MEASURES
+from ..measures import EXAM, drift_measures
 from ..text import CROWDED, count, duration, listed, memory, signed, size
 from .arms import Arm, arm_name, base_of, group_arms
 from .captions import precision_name
@@ -54,7 +54,6 @@ def learned_table(records: Sequence[Record]) -> pd.DataFrame:
     column says so. Raises ResultsError if a study has no base run.
     """
     arms = group_arms(records)
-    exam = MEASURES[EXAM]
     rows = []
     for arm in arms:
         base = base_of(arm, arms)
@@ -62,7 +61,7 @@ def learned_table(records: Sequence[Record]) -> pd.DataFrame:
             {
                 "Study": arm.where,
                 "Method": arm_name(arm, arms),
-                exam.level_head: _level(arm, EXAM),
+                "Exam accuracy (%)": _level(arm, EXAM),
                 "Exam gain (points)": _change(arm, base, EXAM),
                 "Gain kept (% of LoRA's)": number(_retention(arm, base, arms), 0),
                 "Seeds": _seeds(arm),
@@ -77,20 +76,17 @@ def forgotten_table(records: Sequence[Record]) -> pd.DataFrame:
     Raises ResultsError if a study has no base run.
     """
     arms = group_arms(records)
-    shown = [EXAM, *DRIFTS]
+    probes = drift_measures(records)
+    names = ", ".join(["exam", *(measure.items for measure in probes.values())])
     rows = []
     for arm in arms:
         base = base_of(arm, arms)
         row = {"Study": arm.where, "Method": arm_name(arm, arms)}
-        for metric in DRIFTS:
-            measure = MEASURES[metric]
-            if measure.kind == "nats":  # its level is the change
-                row[measure.level_head] = DASH if arm.is_base else _level(arm, metric)
-                continue
-            row[measure.level_head] = _level(arm, metric)
+        for metric, measure in probes.items():
+            if measure.unit != "nats":  # else its level is the change
+                row[measure.level_head] = _level(arm, metric)
             row[measure.change_head] = _change(arm, base, metric)
-        counted = [arm.first.metrics.get(metric) for metric in shown]
-        names = ", ".join(MEASURES[metric].items for metric in shown)
+        counted = [arm.first.metrics.get(metric) for metric in (EXAM, *probes)]
         row[f"n ({names})"] = ", ".join(str(found.n) if found else DASH for found in counted)
         rows.append(row)
     return _without_empty(rows)
@@ -105,13 +101,14 @@ def _without_empty(rows: list[dict[str, str]]) -> pd.DataFrame:
 
 
 def _level(arm: Arm, metric: MetricName) -> str:
-    return number(level(arm, metric), MEASURES[metric].digits) if arm.has(metric) else DASH
+    return number(level(arm, metric), arm.measure(metric).digits) if arm.has(metric) else DASH
 
 
 def _change(arm: Arm, base: Arm, metric: MetricName) -> str:
     if arm.is_base or not (arm.has(metric) and base.has(metric)):
         return DASH
-    return number(change(arm, base, metric), MEASURES[metric].digits, sign=True)
+    measure = arm.measure(metric)
+    return number(change(arm, base, metric), measure.digits, sign=measure.unit != "nats")
 
 
 def _retention(arm: Arm, base: Arm, arms: Sequence[Arm]) -> Interval | None:
@@ -172,12 +169,11 @@ def equal_gain_table(records: Sequence[Record]) -> pd.DataFrame:
     labels = {arm.first.method: arm.first.label for arm in arms}
     columns: dict[str, dict[str, str]] = {}
     reasons = []
-    for metric in DRIFTS:
+    for metric, measure in drift_measures(records).items():
         result = equal_gain(arms, metric)
         if result.reason:
             reasons.append(f"{metric}: {result.reason}")
             continue
-        measure = MEASURES[metric]
         head, factor, digits = measure.drift_head, measure.factor, measure.digits
         columns.setdefault("At exam gain (points)", {}).update(
             dict.fromkeys(result.drifts, signed(100 * result.at, 1))

@@ -12,7 +12,7 @@ from ..analysis.arms import Arm, arm_name, base_of, group_arms
 from ..analysis.captions import baseline_sentence, seeds_sentence, setting_sentence
 from ..analysis.effects import change, drift, level
 from ..analysis.stats import Interval
-from ..measures import DRIFTS, EXAM, MEASURES
+from ..measures import EXAM, Measure, drift_measures
 from ..text import CROWDED, listed, signed
 from .axes import bars, spread_axis, widen
 from .labels import Label, place_labels
@@ -30,7 +30,8 @@ def gain_against_forgetting(records: Sequence[Record]) -> Figure:
     """
     arms = [arm for arm in group_arms(records) if arm.has(EXAM)]
     trained = [arm for arm in arms if not arm.is_base]
-    panels = [m for m in DRIFTS if any(arm.has(m) for arm in trained)]
+    probes = drift_measures(records)
+    panels = {m: shown for m, shown in probes.items() if any(arm.has(m) for arm in trained)}
     if not panels:
         raise ValueError("records hold no trained run with the exam and a forgetting probe")
     gains = {arm: change(arm, base_of(arm, arms), EXAM) for arm in trained}
@@ -42,10 +43,10 @@ def gain_against_forgetting(records: Sequence[Record]) -> Figure:
     cells = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
     grid, spare = cells[: len(panels)], cells[len(panels) :]
     drifts = {}
-    for ax, metric in zip(grid, panels, strict=True):
+    for ax, (metric, measure) in zip(grid, panels.items(), strict=True):
         shown = [arm for arm in trained if arm.has(metric)]
         drifts[metric] = {arm: drift(arm, base_of(arm, arms), metric) for arm in shown}
-        _gain_panel(ax, metric, gains, drifts[metric], shapes, crowded)
+        _gain_panel(ax, measure, gains, drifts[metric], shapes, crowded)
     widen(grid[0], 4.0, "y")
     for ax in grid[::columns]:
         ax.set_ylabel("exam gain (points)")
@@ -55,16 +56,17 @@ def gain_against_forgetting(records: Sequence[Record]) -> Figure:
         _shape_legend(figure, shapes)
     if crowded:
         _method_legend(figure, arms)
-        return Figure(figure, *_words(arms, gains, drifts))
+        return Figure(figure, *_words(arms, gains, drifts, panels))
     for ax, metric in zip(grid, panels, strict=True):
         _name_marks(ax, gains, drifts[metric], _base_label(arms))
-    return Figure(figure, *_words(arms, gains, drifts))
+    return Figure(figure, *_words(arms, gains, drifts, panels))
 
 
 def _words(
     arms: Sequence[Arm],
     gains: dict[Arm, Interval],
     drifts: dict[MetricName, dict[Arm, Interval]],
+    panels: dict[MetricName, Measure],
 ) -> tuple[str, str]:
     """Caption and alternative text; of a sweep the alternative text gives the best rates."""
     best: dict[tuple[str, str], Arm] = {}
@@ -84,7 +86,7 @@ def _words(
         f"{diverged if lost else ''} {setting_sentence(arms)} {seeds_sentence(arms)} "
         f"{baseline_sentence(arms)}"
     )
-    alt = f"Scatter plots of exam gain against {listed(MEASURES[m].drift_axis for m in drifts)}. "
+    alt = f"Scatter plots of exam gain against {listed(measure.drift_axis for measure in panels.values())}. "
     alt += "At the learning rate of highest gain: " if sweep else ""
     alt += " ".join(
         _arm_sentence(arm, arms, gains[arm], {m: drifts[m].get(arm) for m in drifts})
@@ -95,7 +97,7 @@ def _words(
 
 def _gain_panel(
     ax: Axes,
-    metric: MetricName,
+    measure: Measure,
     gains: dict[Arm, Interval],
     drifts: dict[Arm, Interval],
     shapes: dict[str, str],
@@ -116,7 +118,6 @@ def _gain_panel(
         xs, ys = zip(*points, strict=True)
         ax.plot(xs, ys, color=colours[method], linewidth=0.9, alpha=0.7, zorder=2)
     ax.plot(0, 0, "o", color=colours["base"], markersize=7, markeredgecolor="white", zorder=5)
-    measure = MEASURES[metric]
     ax.set(title=measure.panel, xlabel=measure.drift_axis)
     ax.margins(0.12)
     ax.xaxis.set_major_locator(MaxNLocator(5))
@@ -241,19 +242,7 @@ def _arm_sentence(
     parts = [f"the exam gain is {signed(gain.value, 1)} points"]
     for metric, interval in drifts.items():
         if interval is not None and interval.known:
-            parts.append(_drift_words(metric, interval.value))
+            parts.append(arm.measure(metric).told(interval.value))
     several = len({other.where for other in arms}) > 1
     study = f" in study {arm.where}" if several else ""
     return f"{arm_name(arm, arms)}{study}: {', '.join(parts)}."
-
-
-def _drift_words(metric: MetricName, value: float) -> str:
-    """What was forgotten, as a change: `perplexity changed by +1.2 %`."""
-    measure = MEASURES[metric]
-    if measure.kind == "nats":
-        return f"{measure.short} is {value:.3f} nats a token"
-    name, unit = {
-        "accuracy": (measure.title.lower(), "points"), "perplexity": (measure.short.lower(), "%"),
-    }[measure.kind]  # fmt: skip
-    lost = signed(-value if measure.more_is_better else value, 1)
-    return f"{name} changed by {lost} {unit}"

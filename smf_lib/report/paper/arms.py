@@ -30,7 +30,7 @@ SHORT = {
     "word_perplexity": "Perplexity of words",
     "knowledge_accuracy": "TriviaQA",
     "exact_match": "TriviaQA, exact",
-    "self_kl": "KL from base",
+    "self_kl": "KL from the base",
 }
 
 
