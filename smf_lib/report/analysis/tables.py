@@ -156,7 +156,7 @@ def comparison_table(records: Sequence[Record]) -> pd.DataFrame:
         }
         rows.append(row)
     if not rows:
-        raise ValueError("records hold no two methods of one study with the exam")
+        raise ValueError(f"records hold no two methods of one study with {EXAM}")
     return pd.DataFrame(rows)
 
 

@@ -1,4 +1,4 @@
-"""Axes of figures that set gain against drift: intervals, least spans, a scale for a few large drifts."""
+"""What several figures do with an axis: least spans, intervals, values beside marks, scales."""
 
 import math
 from collections.abc import Sequence
@@ -43,3 +43,9 @@ def spread_axis(ax: Axes, drifts: Sequence[Interval], ratio: float = 20) -> None
     ax.set_xlim(min(low, -threshold) if below else -0.2 * threshold, 1.15 * high)
     title = ax.get_xlabel().removesuffix(")")
     ax.set_xlabel(f"{title}; log beyond {threshold:g})", size=9.5)
+
+
+def beside(ax: Axes, point: tuple[float, float], text: str, colour="#333333") -> None:
+    """Write a value to the right of a bar's end or a mark, at (x, y) in data units."""
+    style = {"va": "center", "size": 9, "color": colour}
+    ax.annotate(text, point, xytext=(5, 0), textcoords="offset points", **style)

@@ -9,6 +9,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from ..analysis.step_cost import METHODS, Benchmark, multiplications, read_benchmark
 from ..text import count, duration, size
+from .axes import beside
 from .style import COLOURS, GREY, Figure, new_figure, styled, text_colour
 
 SMF, OTHER = COLOURS["smf-kl"], COLOURS["full"]
@@ -120,15 +121,7 @@ def step_of_methods(record: Benchmark) -> Figure:
                 share = sum(expected[method]) / sum(expected["smf"]) * seconds["smf"]
                 ax.plot([share] * 2, [row - 0.4, row + 0.4], color="#222222", lw=1.4)
                 end = max(end, share)
-            ax.annotate(
-                duration(seconds[name]),
-                (end, row),
-                xytext=(4, 0),
-                textcoords="offset points",
-                va="center",
-                size=9,
-                color="#333333",
-            )
+            beside(ax, (end, row), duration(seconds[name]))
         ax.set_title(batch)
         ax.set_xlim(0, 1.25 * max(seconds.values()))
         ax.set_yticks(range(len(names)), list(names.values()))
@@ -165,15 +158,7 @@ def layer_against_package(record: Benchmark) -> Figure:
         for offset, (scope, (name, colour)) in zip((-0.19, 0.19), scopes.items()):
             ratio = found["package_against_smf_lib"][scope]["median"]
             ax.barh(row + offset, ratio, height=0.34, color=colour, label=name if not row else None)
-            ax.annotate(
-                f"{ratio:.2f}",
-                (ratio, row + offset),
-                xytext=(4, 0),
-                textcoords="offset points",
-                va="center",
-                size=9,
-                color="#333333",
-            )
+            beside(ax, (ratio, row + offset), f"{ratio:.2f}")
             said.append(f"{shape}, {name}: {ratio:.2f}")
     ax.axvline(1, color="#222222", lw=1)
     ax.set_yticks(range(len(results)), list(results))
@@ -213,15 +198,7 @@ def saved_against_rows(record: Benchmark) -> Figure:
             mfc="none",
         )
         ax.plot(touched, whole, color=OTHER, marker=mark, ms=4)
-        ax.annotate(
-            f"{table:,} rows",
-            (touched[-1], whole[-1]),
-            xytext=(6, 0),
-            textcoords="offset points",
-            size=9,
-            va="center",
-            color=text_colour(OTHER),
-        )
+        beside(ax, (touched[-1], whole[-1]), f"{table:,} rows", text_colour(OTHER))
         said.append(
             f"tables of {table:,} rows: {size(some[0]['row_patch_bytes'])} to "
             f"{size(some[-1]['row_patch_bytes'])} as a patch, {size(whole[0])} whole"

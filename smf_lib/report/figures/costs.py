@@ -9,6 +9,7 @@ from matplotlib.ticker import FuncFormatter
 from ...study.records.record import Record
 from ..analysis.arms import Arm, arm_name, group_arms, method_rank
 from ..text import count, duration, listed, memory, size
+from .axes import beside
 from .style import Figure, method_colours, new_figure, styled
 
 LOG_RATIO = 20
@@ -81,15 +82,7 @@ def _bar_panel(
     for row, (arm, value) in enumerate(zip(arms, values, strict=True)):
         end = max(value, low)
         ax.barh(row, end - low, left=low, height=0.62, color=colours[arm.first.method])
-        ax.annotate(
-            words(value),
-            (end, row),
-            xytext=(4, 0),
-            textcoords="offset points",
-            va="center",
-            size=9,
-            color="#333333",
-        )
+        beside(ax, (end, row), words(value))
     ax.set_title(f"{title} (log scale)" if logarithmic else title)
     if not logarithmic:
         ax.set_xticks([])

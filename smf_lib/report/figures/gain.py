@@ -33,7 +33,7 @@ def gain_against_forgetting(records: Sequence[Record]) -> Figure:
     probes = drift_measures(records)
     panels = {m: shown for m, shown in probes.items() if any(arm.has(m) for arm in trained)}
     if not panels:
-        raise ValueError("records hold no trained run with the exam and a forgetting probe")
+        raise ValueError(f"records hold no trained run with {EXAM} and a forgetting probe")
     gains = {arm: change(arm, base_of(arm, arms), EXAM) for arm in trained}
     shapes = study_shapes(arm.where for arm in arms)
     crowded = len({arm.first.method for arm in trained}) > CROWDED

@@ -13,6 +13,7 @@ from ..analysis.effects import level
 from ..analysis.rates import best_learning_rates
 from ..measures import EXAM
 from ..text import CROWDED, listed, rate_text
+from .axes import beside
 from .labels import Label, label_ends, place_labels
 from .style import (
     DASHES,
@@ -37,7 +38,7 @@ def exam_accuracy(records: Sequence[Record]) -> Figure:
     """
     arms = [arm for arm in group_arms(records) if arm.has(EXAM)]
     if not arms:
-        raise ValueError("records hold no run with the exam")
+        raise ValueError(f"records hold no run with {EXAM}")
     levels = {arm: level(arm, EXAM) for arm in arms}
     shapes = study_shapes(arm.where for arm in arms)
     names = list(dict.fromkeys(arm_name(arm, arms) for arm in arms))
@@ -70,15 +71,7 @@ def exam_accuracy(records: Sequence[Record]) -> Figure:
             markeredgecolor="white",
             label=f"study {arm.where}",
         )
-        ax.annotate(
-            f"{interval.value:.1f}",
-            (interval.high, y),
-            xytext=(5, 0),
-            size=9,
-            textcoords="offset points",
-            va="center",
-            color=text_colour(colour),
-        )
+        beside(ax, (interval.high, y), f"{interval.value:.1f}", text_colour(colour))
     ax.set_yticks(range(len(names)), names)
     ax.invert_yaxis()
     ax.margins(x=0.08, y=0.5 / max(len(names), 1))
@@ -129,7 +122,7 @@ def learning_rate_sweep(
     arms = [arm for arm in group_arms(records) if arm.has(EXAM)]
     trained = [arm for arm in arms if not arm.is_base]
     if not trained:
-        raise ValueError("records hold no trained run with the exam")
+        raise ValueError(f"records hold no trained run with {EXAM}")
     levels = {arm: level(arm, EXAM) for arm in arms}
     chosen = best_learning_rates(records)
     colours = method_colours(arm.first.method for arm in trained)
