@@ -29,6 +29,18 @@ def test_round_trip_is_exact(tmp_path):
     assert read_record(path) == record
 
 
+def test_floors_are_kept_and_records_of_before_they_were_have_none(tmp_path):
+    record = make_record()
+    assert (record.baselines.rules, record.baselines.bags) == ({}, {})
+    record.baselines.rules, record.baselines.bags = {"longest": 0.27}, {"words": 0.4}
+    path = write_record(tmp_path / f"{record.run_id}.json", record)
+    assert read_record(path).baselines == record.baselines
+    content = json.loads(path.read_text())
+    del content["baselines"]["rules"], content["baselines"]["bags"]
+    path.write_text(json.dumps(content))
+    assert (read_record(path).baselines.rules, read_record(path).baselines.bags) == ({}, {})
+
+
 def test_outcomes_are_stored_as_one_string_and_decoded(tmp_path):
     path = stored(tmp_path, exam=[1, 0, 1, 1])
     text = json.loads(path.read_text())["metrics"]["exam_accuracy"]["items"]

@@ -13,6 +13,7 @@ from smf_lib.study import study as study_module
 from smf_lib.study.metrics import metric_names
 from smf_lib.study.records.results import read_record
 from smf_lib.study.study import Study
+from smf_lib.study.tasks.floors import floors
 
 SMALL = {
     "extends": "paper",
@@ -303,6 +304,10 @@ def test_the_baseline_is_the_majority_letter(runs):
     best = study.exam.majority_place
     baselines = record.baselines
     assert (baselines.chance, baselines.majority) == (0.25, letters.count(best) / len(letters))
+    assert baselines.rules["first"] == letters.count(0) / len(letters)
+    assert baselines.rules["last"] == letters.count(3) / len(letters)
+    assert baselines.bags == floors(study.exam, "test", len(scored)).bags
+    assert set(baselines.bags) == {"words", "letters"}
 
 
 def test_what_a_run_depends_on_is_in_its_name(tmp_path, hub):

@@ -178,10 +178,15 @@ class DataPart(Part):
 
 
 class Baselines(Part):
-    """Exam accuracy of guessing, and of the option that was most often right in training."""
+    """Exam accuracies without a language model, on the questions that were scored.
+
+    See `tasks.floors.Floors`; records of before these were kept have no `rules` and no `bags`.
+    """
 
     chance: float
     majority: float
+    rules: dict[str, float] = {}
+    bags: dict[str, float] = {}
 
 
 class Cost(Part):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from ..metrics import METRICS, describe_data
 from ..precision import resolve_precision
 from ..profiles import RunSpec
 from ..tasks.exam import ExamQuestion
+from ..tasks.floors import floors
 from .record import DataPart
 from .results import Metric, Record
 
@@ -123,10 +125,7 @@ def build_record(
             for name in metrics
             if METRICS[name].data == "exam" and METRICS[name].unit == "accuracy"
         },
-        baselines={
-            "chance": exam.chance(profile.evaluation.split, metrics["exam_accuracy"].n),
-            "majority": exam.majority(profile.evaluation.split, metrics["exam_accuracy"].n),
-        },
+        baselines=_baselines(study, metrics["exam_accuracy"].n),
         cost={
             "train_seconds": outcome.seconds,
             "train_tokens": outcome.tokens,
@@ -141,6 +140,11 @@ def build_record(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **provenance,
     )
+
+
+def _baselines(study: Study, rows: int) -> dict:
+    found = dataclasses.asdict(floors(study.exam, study.profile.evaluation.split, rows))
+    return {name: value for name, value in found.items() if name != "n"}
 
 
 def _data(study: Study, metrics: dict[str, Metric], retrofitted: bool) -> dict:

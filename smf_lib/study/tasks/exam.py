@@ -13,7 +13,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,7 +41,8 @@ class Exam:
     """An exam's three disjoint splits; ``sha256`` names the content of all of them.
 
     ``format`` names how questions become text (``smf_lib.study.tasks.formats``), ``notes`` says in words which
-    rows these are, where there is more to say than how many.
+    rows these are, where there is more to say than how many, ``groups`` gives the group (such as a
+    chapter) of each option where options have one.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Exam:
     sha256: str
     format: str = "cloze"
     notes: str = ""
+    groups: dict[str, str] = field(default_factory=dict)
 
     def chance(self, split: str = "test", rows: int | None = None) -> float:
         """The accuracy of guessing at random: the mean of 1 / options over a split's questions.
