@@ -6,8 +6,9 @@ bfloat16 autocast where the machine has it in hardware. They take steps in turn 
 the same tokens: 36 in a sequence of which the last 9 bear loss, as in the study's training
 questions on average, and 128 that all bear loss.
 
-Each method steps in two ways: as the study trains it, with what `smf_lib.study.training.shortcuts` and
-`smf_lib.study.training.frozen.kept_casts` leave out, and "plain", as transformers and PEFT alone do.
+Each method steps in two ways: as the study trains it, with what
+`smf_lib.study.training.shortcuts` and `smf_lib.study.training.frozen.kept_casts` leave out, and
+"plain", as transformers and PEFT alone do.
 """
 
 from __future__ import annotations

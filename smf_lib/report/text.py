@@ -1,4 +1,4 @@
-"""Numbers in words, for figures, tables and sentences: signs, lists, rates, times, counts, bytes."""
+"""Numbers in words, for figures and tables: signs, lists, rates, times, counts, bytes."""
 
 from collections.abc import Iterable, Sequence
 

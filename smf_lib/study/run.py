@@ -1,4 +1,4 @@
-"""One run from the command line, on one process or on several that share each batch:
+"""One run from the command line, on one process or on several that share each batch.
 
     python -m smf_lib.study.run --profile medmcqa --method lora --seed 1
     accelerate launch --num_processes 4 -m smf_lib.study.run --profile paper --method lora --seed 1

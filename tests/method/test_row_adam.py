@@ -101,7 +101,7 @@ def test_selected_rows_follow_dense_adam_with_a_step_count_per_row(weight_decay,
     mean, square = torch.zeros_like(values), torch.zeros_like(values)
     count = torch.zeros(len(values), dtype=torch.float64)
     target = torch.randn(20, 8)
-    for step in range(6):
+    for _ in range(6):
         x = torch.randn(20, 8)
         dense = small_memory(None)
         dense.values.data.copy_(values.float())

@@ -5,7 +5,8 @@ import pytest
 from smf_lib.report.book.site_check import check_site
 
 GOOD = """<html><head><link rel="stylesheet" href="a.css">
-<link rel="canonical" href="https://example.org/"><script src="_static/mathjax/m.js"></script></head>
+<link rel="canonical" href="https://example.org/">
+<script src="_static/mathjax/m.js"></script></head>
 <body><article><h1 id="top">Title</h1><a href="two.html#part">on</a> <a href="#top">up</a>
 <a href="https://example.org/">a link to follow</a> <span class="math">x</span>
 <figure><img src="p.png" alt="A plot."><figcaption>Figure 1</figcaption></figure>

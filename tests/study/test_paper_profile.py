@@ -1,4 +1,4 @@
-"""Profile `paper`: its settings are those of the paper, and its arms those of every profile of the task."""
+"""Profile `paper`: its settings are the paper's, its arms those of every profile of the task."""
 
 import peft
 import pytest

@@ -320,7 +320,8 @@ def test_what_is_wrong_with_two_stages_is_said(tmp_path, changes, message):
         load_profile(staged(tmp_path, **changes))
 
 
-RULE = "from smf_lib import register_rule\n\n\n@register_rule({name!r})\ndef mine(reads, background):\n"
+RULE = "from smf_lib import register_rule\n\n\n@register_rule({name!r})\n"
+RULE += "def mine(reads, background):\n"
 RULE += "    return -reads.counts.double()\n"
 
 

@@ -18,7 +18,8 @@ def package(tmp_path, monkeypatch):
     (folder / "study" / "data").mkdir(parents=True)
     (folder / "figures").mkdir()
     for name, text in {
-        "__init__": "from .memory import Memory\n\ndef __getattr__(name):\n    from .study import Study\n",
+        "__init__": "from .memory import Memory\n\ndef __getattr__(name):\n"
+        "    from .study import Study\n",
         "memory": "class Memory:\n    rows = 1\n",
         "study": "from . import train\n\nclass Study:\n    pass\n",
         "train": '"""Trains."""\n\ndef fit():\n    """Fit."""\n    return 1  # one\n',

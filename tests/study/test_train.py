@@ -89,7 +89,7 @@ class _Killed(Exception):
 
 @pytest.mark.parametrize("killed_after", [4, 8, 11])
 def test_a_killed_run_goes_on_in_the_order_of_its_epoch(killed_after, tmp_path, monkeypatch):
-    """Three epochs of four steps each; what a step reads must be the same with and without a kill."""
+    """Three epochs of four steps each; what a step reads is the same with and without a kill."""
     rows = [
         {"input_ids": ids, "labels": ids, "attention_mask": [1] * len(ids)}
         for ids in ([3 + i, *range(5, 9 + i % 5)] for i in range(16))

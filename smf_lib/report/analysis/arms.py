@@ -103,14 +103,14 @@ def _check_alike(runs: Sequence[Record]) -> None:
         differing = [name for name in first | other if first.get(name) != other.get(name)]
         if differing:
             raise ResultsError(
-                f"runs {runs[0].run_id!r} and {run.run_id!r} of {run.profile}/{run.study} differ in "
-                f"{', '.join(differing)}, so they are not seeds of one arm; remove the record of "
-                "the one that is out of date, or run it again"
+                f"runs {runs[0].run_id!r} and {run.run_id!r} of {run.profile}/{run.study} differ "
+                f"in {', '.join(differing)}, so they are not seeds of one arm; remove the record "
+                "of the one that is out of date, or run it again"
             )
 
 
 def _decisive(record: Record) -> dict:
-    """Settings and model of a run; the digest names them with the seed, the precision may differ."""
+    """Settings and model of a run; its digest has the seed in it, its precision may differ."""
     settings = {n: v for n, v in record.settings.items() if n not in ("digest", "precision")}
     return settings | {"model": record.model.sha256}
 

@@ -1,4 +1,4 @@
-"""Sentences that captions share: where numbers come from, what intervals cover, what guessing gives."""
+"""Sentences that captions share: on where numbers come from, on intervals and on guessing."""
 
 from collections.abc import Sequence
 

@@ -70,8 +70,8 @@ def drift_at_equal_gain(
 
     sweeps: the points of each method, in order of learning rate; runs that diverged are left out.
     probe: "perplexity" (drift is the relative change), "accuracy" (drift is the share lost) or "kl"
-    (drift is the mean in nats). reference: the method that the others' excess is measured from. at: the gain; by
-    default the largest that every method reaches in 97.5 % of the resamples.
+    (drift is the mean in nats). reference: the method that the others' excess is measured from. at:
+    the gain; by default the largest that every method reaches in 97.5 % of the resamples.
     Raises ValueError for an unknown probe or reference.
     """
     measures = {"perplexity": _perplexity_drift, "accuracy": _accuracy_drift, "kl": _kl_drift}

@@ -1,4 +1,4 @@
-"""Recorded benchmarks, and how many multiplications a training step should take before measuring."""
+"""Recorded benchmarks, and how many multiplications a training step should take."""
 
 from __future__ import annotations
 

@@ -129,9 +129,9 @@ def step_of_methods(record: Benchmark) -> Figure:
         ax.spines.bottom.set_visible(False)
         ax.tick_params(axis="y", length=0)
         said.append(
-            f"{batch}: sparse memory takes {found['smf_against_lora']['median']:.2f} of the time of "
-            f"LoRA and {found['smf_against_full']['median']:.2f} of that of full finetuning, all "
-            f"three as the study trains them; against a plain step of the two it is "
+            f"{batch}: sparse memory takes {found['smf_against_lora']['median']:.2f} of the time "
+            f"of LoRA and {found['smf_against_full']['median']:.2f} of that of full finetuning, "
+            f"all three as the study trains them; against a plain step of the two it is "
             f"{found['smf_against_plain_lora']['median']:.2f} and "
             f"{found['smf_against_plain_full']['median']:.2f}"
         )

@@ -4,8 +4,8 @@
     for where, records in studies.items():
         print(setting_caption(records), missing_sentence(records))
 
-How arms compare is in `ordering`, what that says of the paper's claims in `claims`. Everything copes
-with arms that are not on record yet.
+How arms compare is in `ordering`, what that says of the paper's claims in `claims`. Everything
+copes with arms that are not on record yet.
 """
 
 from __future__ import annotations
@@ -78,6 +78,7 @@ def labels() -> dict[str, str]:
 
 
 def label_of(method: str, arms: Mapping[str, Arm]) -> str:
+    """A method's label in its records, else in the paper's profile, else its name."""
     return arms[method].first.label if method in arms else labels().get(method, method)
 
 

@@ -47,8 +47,11 @@ class Finding:
 
 
 def judge(measured: Interval | None, region: tuple[float, float]) -> Verdict:
-    """The rule: supported if the whole 95 % interval lies within the claim's region, contradicted if
-    it lies wholly outside, and not settled otherwise, as where it only touches the region's bound."""
+    """Whether an interval supports a claim.
+
+    Supported if the whole 95 % interval lies within the claim's region, contradicted if it lies
+    wholly outside, and not settled otherwise, as where it only touches the region's bound.
+    """
     if measured is None:
         return ABSENT
     low, high = region

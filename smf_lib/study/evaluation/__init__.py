@@ -1,1 +1,1 @@
-"""How a model is measured: scores, the paper's protocols and lm-eval's, and the reader below them."""
+"""How a model is measured: scores, the paper's protocols and lm-eval's, and their reader."""

@@ -92,6 +92,7 @@ class SharedContextLM(TemplateLM):
 
     @property
     def eot_token_id(self) -> int:
+        """The token that ends a text."""
         return self.tokenizer.eos_token_id
 
     @property

@@ -2,8 +2,8 @@
 
 | what | the paper's | lm-eval's |
 |---|---|---|
-| MedMCQA | `measure_options`: mean log-probability of " A. <option>" | `measure_letters`: of " A" |
-| WikiText | `measure_wikitext`: windows of 1,024, stride 512 | `measure_words`: a word's perplexity |
+| MedMCQA | `measure_options`: mean log-probability of " A. option" | `measure_letters`: of " A" |
+| WikiText | `measure_wikitext`: 1,024 tokens, stride 512 | `measure_words`: a word's perplexity |
 | TriviaQA | `measure_trivia`: an alias is a substring | `measure_trivia_exact`: equal to an alias |
 
 The tasks of lm-eval are its own YAML (`medmcqa`, `wikitext`, `triviaqa`), on rows given here.

@@ -22,7 +22,7 @@ SHORT = 256  # tokens; up to here plain attention is the faster on a processor
 
 
 class AnswerCollator:
-    """Pads texts to a batch; where answers alone bear loss, it asks for logits there and only there.
+    """Pads texts to a batch; where answers alone bear loss, it asks for logits only there.
 
     The model makes logits at the positions that some text of the batch is scored at
     (`logits_to_keep`), and takes its own loss on the labels that belong to them (`shift_labels`,
@@ -41,6 +41,7 @@ class AnswerCollator:
         self.chooses = "logits_to_keep" in takes and not prompted
 
     def __call__(self, rows: Sequence[dict]) -> dict[str, Tensor]:
+        """The batch of these rows."""
         batch = self.pad(rows)
         if self.chooses:
             shifted = F.pad(batch["labels"], (0, 1), value=IGNORED)[:, 1:]

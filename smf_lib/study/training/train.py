@@ -58,8 +58,9 @@ def finetune(
     A row has `input_ids`, `attention_mask` and `labels`, lists of token ids of one text.
 
     All parameters with requires_grad are trained by AdamW without weight decay, on a cosine
-    schedule with warm-up; memory tables by the row-sparse step of `smf_lib.method.row_adam`. Weights stay
-    float32; with precision "bf16" the forward and backward passes run under bfloat16 autocast.
+    schedule with warm-up; memory tables by the row-sparse step of `smf_lib.method.row_adam`.
+    Weights stay float32; with precision "bf16" the forward and backward passes run under bfloat16
+    autocast.
     What a step need not compute it leaves out, for all methods alike (`shortcuts`, `frozen`).
     Batches hold texts of similar length. A run that was killed and started again gives the same
     weights as one that was not. Started by `torchrun` or `accelerate launch`, the processes share
