@@ -1,4 +1,4 @@
-"""What a study is made of: its model, exam, probes and texts, found where the profile names them."""
+"""What a study is made of: model, exam, probes and texts, found where the profile names them."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ class Materials:
 
     @cached_property
     def model_files(self) -> ModelFiles:
+        """Where the base model is, as the profile names it."""
         named = self.profile.model
         found = resolve_model(named.model_copy(update={"source": locate(named.source, self.root)}))
         # a record names the source as the profile does, without the folders of this machine
@@ -52,6 +53,7 @@ class Materials:
 
     @cached_property
     def exam(self) -> Exam:
+        """The exam's questions."""
         return build_exam(self.profile.exam, self.root)
 
     @cached_property

@@ -45,6 +45,7 @@ class RunSpec:
 
     @property
     def learning_rate(self) -> float | None:
+        """The run's learning rate, None for the base model."""
         return self.settings.learning_rate
 
 
@@ -165,8 +166,8 @@ def load_profile(name_or_path: str | Path, directory: Path = PROFILE_DIR) -> Pro
 
     Raises:
         ValueError: no such profile (the message lists those there are), not YAML, profiles that
-            extend each other, an import that fails, a name that is not the file's, or a field that is unknown or out of
-            range (the message names each field, its value and the rule).
+            extend each other, an import that fails, a name that is not the file's, or a field that
+            is unknown or out of range (the message names each field, its value and the rule).
     """
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
@@ -218,13 +219,15 @@ def _read_profile(path: Path, directory: Path, extending: tuple[Path, ...]) -> d
     except yaml.YAMLError as error:
         raise ValueError(f"profile {path} is not YAML: {error}") from None
     if not isinstance(content, dict):
-        raise ValueError(f"profile {path} must be a YAML mapping of fields")
+        raise ValueError(f"profile {path} must be a YAML mapping of fields")  # noqa: TRY004
     _resolve_imports(path, content)
     other = content.pop("extends", None)
     if other is None:
         return content
     if not isinstance(other, str):
-        raise ValueError(f"profile {path}: extends={other!r} must be the name of a profile")
+        raise ValueError(  # noqa: TRY004
+            f"profile {path}: extends={other!r} must be the name of a profile"
+        )
     below = (
         path.parent / other if other.endswith((".yaml", ".yml")) else directory / f"{other}.yaml"
     )

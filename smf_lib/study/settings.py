@@ -74,7 +74,7 @@ class MedMCQASettings(Settings):
 
 
 class OwnExamSettings(Settings):
-    """Fields of an exam that a user's file registers: rows of each split (None: all), and a seed."""
+    """Fields of an exam that a user registers: rows of each split (None: all), and a seed."""
 
     name: str
     format: Literal["cloze", "lettered"] = "cloze"
@@ -208,12 +208,14 @@ class RetrofitSettings(Settings):
 
 
 class EvaluationSettings(Settings):
-    """split: the exam questions that are scored; probes: which forgetting probes are measured,
+    """What is measured.
+
+    split: the exam questions that are scored; probes: which forgetting probes are measured,
     the library's and those that are registered (`metrics.register_metric`).
 
     standard: beside the paper's protocols also those of lm-eval (`evaluation.protocols`); only for
-    an exam or a probe that has both. lm_eval_tasks: further tasks of lm-eval, by name or as the path
-    of a YAML file (below the study's root if relative), scored by their first metric.
+    an exam or a probe that has both. lm_eval_tasks: further tasks of lm-eval, by name or as the
+    path of a YAML file (below the study's root if relative), scored by their first metric.
     """
 
     split: Literal["validation", "test"] = "test"

@@ -86,7 +86,8 @@ def _words(
         f"{diverged if lost else ''} {setting_sentence(arms)} {seeds_sentence(arms)} "
         f"{baseline_sentence(arms)}"
     )
-    alt = f"Scatter plots of exam gain against {listed(measure.drift_axis for measure in panels.values())}. "
+    against = listed(measure.drift_axis for measure in panels.values())
+    alt = f"Scatter plots of exam gain against {against}. "
     alt += "At the learning rate of highest gain: " if sweep else ""
     alt += " ".join(
         _arm_sentence(arm, arms, gains[arm], {m: drifts[m].get(arm) for m in drifts})
@@ -182,7 +183,7 @@ def _name_marks(
 
 
 def _reading_guide(ax: Axes, arms: Sequence[Arm], shapes: dict[str, str], crowded: bool) -> None:
-    """The cell that an odd number of panels leaves free: how to read them, and the mark of each study."""
+    """In the cell that an odd number of panels leaves free: how to read them, and each mark."""
     ax.axis("off")
     chance = listed(f"{100 * arm.first.baselines.chance:.0f} %" for arm in arms)
     majority = listed(f"{100 * arm.first.baselines.majority:.0f} %" for arm in arms)

@@ -1,8 +1,8 @@
 """What a run is measured by: the new task (exam) and three probes of forgetting.
 
 The exam and the knowledge probe are lm-eval tasks, made here and run by lm-eval on
-`smf_lib.study.evaluation.lm.SharedContextLM`, which holds the model. Each item's outcome is kept, so that
-runs can be compared by item.
+`smf_lib.study.evaluation.lm.SharedContextLM`, which holds the model. Each item's outcome is kept,
+so that runs can be compared by item.
 """
 
 from __future__ import annotations
@@ -235,5 +235,6 @@ def _read_from_start(reader: RowReader, texts: Sequence[Sequence[int]]) -> Tenso
 
 
 def check_not_empty(name: str, items: Sequence) -> None:
+    """Raise ValueError, naming them, if there are no items."""
     if not len(items):
         raise ValueError(f"{name} is empty; give at least one")

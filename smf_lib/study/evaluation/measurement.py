@@ -16,7 +16,8 @@ class Measurement:
     `items`, in the order given, holds 0.0 or 1.0 a question for an accuracy, [summed negative
     log-likelihood in nats, tokens] an article for the perplexity, and a sequence's mean in nats a
     token for the KL divergence. A model that diverged has NaN where it gives no number. The
-    standard error of a single item is NaN. task_version: of the lm-eval task that scored it, or None.
+    standard error of a single item is NaN. task_version: of the lm-eval task that scored it, or
+    None.
     """
 
     name: str
