@@ -5,6 +5,8 @@ import pytest
 from helpers_records import make_record, paper_records, study_records, sweep_records
 
 from smf_lib.report.analysis import tables
+from smf_lib.report.analysis.arms import group_arms
+from smf_lib.report.analysis.captions import baseline_sentence
 from smf_lib.report.analysis.stats import Interval
 from smf_lib.study.records.results import ResultsError
 
@@ -131,3 +133,24 @@ def test_tables_can_be_shown():
     interval = table.assign(x="1.0 [0.5, 1.5], 3")
     assert "1.0 [0.5,\u00a01.5], 3<" in tables.show(interval).to_html()
     assert tables.show(table.head(0), "Runs.", empty="None yet.").data == "Runs. None yet."
+
+
+def test_floors_stand_beside_accuracies_where_they_were_kept():
+    plain = study_records(methods=("base", "lora"))
+    table = tables.floors_table(plain)
+    assert len(table) == 1 and list(table)[1:] == [
+        "Guessing (%)",
+        "Most frequent option of training (%)",
+    ]
+    told = baseline_sentence(group_arms(plain))
+    floors = {"rules": {"longest": 0.28, "shared words": 0.301}, "bags": {"words": 0.415}}
+    kept = [
+        r.model_copy(update={"baselines": r.baselines.model_copy(update=floors)}) for r in plain
+    ]
+    cells = tables.floors_table(kept).iloc[0]
+    assert cells["Best rule that learns nothing (%)"] == "30.1 (shared words)"
+    assert cells["Bag of words (%)"] == "41.5 (words)"
+    assert baseline_sentence(group_arms(kept)) == (
+        f"{told} The best rule that learns nothing (shared words) gives 30.1 %, a bag of words "
+        "trained on the same questions 41.5 %."
+    )

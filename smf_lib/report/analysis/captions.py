@@ -62,8 +62,21 @@ def baseline_sentence(arms: Sequence[Arm]) -> str:
         f"Guessing gives {chance}, always the option that was most often right in training "
         f"{majority}."
     )
+    rules = [best_floor(arm.first.baselines.rules) for arm in arms if arm.first.baselines.rules]
+    if rules:
+        text += f" The best rule that learns nothing ({listed(name for name, _ in rules)}) gives "
+        text += listed(f"{value:.1f} %" for _, value in rules)
+        bags = [best_floor(arm.first.baselines.bags) for arm in arms if arm.first.baselines.bags]
+        given = listed(f"{value:.1f} %" for _, value in bags)
+        text += f", a bag of words trained on the same questions {given}." if bags else "."
     bases = [arm for arm in arms if arm.is_base and arm.has(EXAM)]
     if bases:
         levels = listed(f"{level(base, EXAM).value:.1f} %" for base in bases)
         text = f"The base model answers {levels} of the exam. {text}"
     return text
+
+
+def best_floor(floors: dict[str, float]) -> tuple[str, float]:
+    """Name and accuracy, in per cent, of the best of several ways to answer without the model."""
+    name = max(floors, key=floors.__getitem__)
+    return name, 100 * floors[name]

@@ -17,7 +17,7 @@ from ...study.records.record import MetricName, Record
 from ..measures import EXAM, drift_measures
 from ..text import CROWDED, count, duration, listed, memory, signed, size
 from .arms import Arm, arm_name, base_of, group_arms
-from .captions import precision_name
+from .captions import best_floor, precision_name
 from .effects import change, compare, equal_gain, level, retention
 from .stats import Interval
 
@@ -68,6 +68,33 @@ def learned_table(records: Sequence[Record]) -> pd.DataFrame:
             }
         )
     return _without_empty(rows)
+
+
+def floors_table(records: Sequence[Record]) -> pd.DataFrame:
+    """What can be had on the exam without a language model, in per cent; one row a study.
+
+    A rule that learns nothing and a bag of words (trained on the same questions) are the best of
+    their kind, named; records of before these were kept have none.
+    """
+    rows = {}
+    for arm in group_arms(records):
+        floors = arm.first.baselines
+        row = rows.setdefault(arm.where, {"Study": arm.where})
+        row |= {
+            "Guessing (%)": f"{100 * floors.chance:.1f}",
+            "Most frequent option of training (%)": f"{100 * floors.majority:.1f}",
+            "Best rule that learns nothing (%)": _floor(floors.rules),
+            "Bag of words (%)": _floor(floors.bags),
+        }
+    table = pd.DataFrame(rows.values())
+    return table.drop(columns=[name for name in table if (table[name] == DASH).all()])
+
+
+def _floor(floors: dict[str, float]) -> str:
+    if not floors:
+        return DASH
+    name, value = best_floor(floors)
+    return f"{value:.1f} ({name})"
 
 
 def forgotten_table(records: Sequence[Record]) -> pd.DataFrame:

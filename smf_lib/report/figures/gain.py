@@ -52,7 +52,10 @@ def gain_against_forgetting(records: Sequence[Record]) -> Figure:
         ax.set_ylabel("exam gain (points)")
     if len(spare):
         _reading_guide(spare[0], arms, shapes, crowded)
-    elif len(shapes) > 1 and not crowded:
+    elif len(panels) > 2:
+        guide = "Upper left is best: up is more learned, right is more forgotten"
+        figure.suptitle(guide, size=9.5, color=GREY)
+    if len(shapes) > 1 and not crowded and not len(spare):
         _shape_legend(figure, shapes)
     if crowded:
         _method_legend(figure, arms)
