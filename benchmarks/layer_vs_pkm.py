@@ -17,7 +17,7 @@ from torch import nn
 
 from benchmarks.common import interleave, invent_background, medians, options, ratio, report, timed
 from smf_lib import ProductKeyMemory
-from smf_lib.method.rules import RowUpdates, count_reads, select_rows
+from smf_lib.method.rules import count_reads, select_rows
 
 HEADS, TOP_K, KEY_DIM, BUDGET = 4, 16, 128, 512
 
@@ -40,7 +40,8 @@ def our_layer(width: int, num_subkeys: int, values_only: bool) -> ProductKeyMemo
         TOP_K,
         KEY_DIM,
         initial_values="random",
-        updates=RowUpdates("kl", BUDGET) if values_only else None,
+        rule="kl" if values_only else None,
+        rows_per_step=BUDGET,
     )
     for name, parameter in layer.named_parameters():
         parameter.requires_grad_(not values_only or name in ("values", "anchor"))
@@ -49,7 +50,7 @@ def our_layer(width: int, num_subkeys: int, values_only: bool) -> ProductKeyMemo
 
 
 def chosen_row_gradient(layer: ProductKeyMemory) -> torch.Tensor:
-    """What the optimizer's hook does before it moves rows: choose them, and their gradient."""
+    """What an optimizer step does before it moves rows: choose them, and their gradient."""
     reads = count_reads([entry[0] for entry in layer.tape.entries])
     rows = select_rows(reads, "kl", BUDGET, layer.background)
     gradient = layer.tape.row_gradient(rows)
@@ -59,7 +60,7 @@ def chosen_row_gradient(layer: ProductKeyMemory) -> torch.Tensor:
 
 def action(layer: nn.Module, x: torch.Tensor, target: torch.Tensor) -> Callable[[], float]:
     """One forward and backward on x, (1, tokens, width); returns its seconds."""
-    sparse = isinstance(layer, ProductKeyMemory) and layer.updates is not None
+    sparse = isinstance(layer, ProductKeyMemory) and layer.rule is not None
 
     def run() -> None:
         layer.zero_grad()

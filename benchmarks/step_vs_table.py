@@ -31,9 +31,9 @@ from benchmarks.common import (
     smol_model,
     timed,
 )
-from smf_lib import ProductKeyMemory, SparseMemoryConfig
+from smf_lib import ProductKeyMemory, RowAdamW, SparseMemoryConfig
 from smf_lib.method.background import memories
-from smf_lib.method.rules import RowUpdates, count_reads, select_rows
+from smf_lib.method.rules import count_reads, select_rows
 from smf_lib.study.training.train import peak_memory
 
 # A server that has imported everything forks each worker, where the system can fork.
@@ -111,7 +111,6 @@ class Trainee:
         if in_model:
             self.model = get_peft_model(base, config)
         else:
-            updates = RowUpdates(RULE, BUDGET, MAX_GRAD_NORM) if case.method == "smf" else None
             self.model = ProductKeyMemory(
                 case.width,
                 case.num_subkeys,
@@ -119,7 +118,9 @@ class Trainee:
                 config.top_k,
                 config.key_dim,
                 initial_values="random",
-                updates=updates,
+                rule=RULE if case.method == "smf" else None,
+                rows_per_step=BUDGET,
+                max_grad_norm=MAX_GRAD_NORM,
             )
             for name, parameter in self.model.named_parameters():
                 parameter.requires_grad_(name in ("values", "anchor"))
@@ -127,7 +128,7 @@ class Trainee:
         invent_background(self.memory)
         if case.method == "smf":
             trained = [p for p in self.model.parameters() if p.requires_grad]
-            self.optimizer = torch.optim.AdamW(trained, lr=1e-3, weight_decay=0.0, fused=True)
+            self.optimizer = RowAdamW(trained, lr=1e-3, weight_decay=0.0, fused=True)
         else:
             self.optimizer = MaskedAdamW(self.memory, 1e-3)
 

@@ -1,28 +1,12 @@
 """`SparseMemoryConfig`: the settings of sparse memory finetuning as a PEFT method."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args, get_origin
 
 from peft.config import PeftConfig
 
 from .registration import PEFT_TYPE
-from .rules import RowUpdates, get_rule
-
-INTEGRATIONS = ("additive", "replacement")
-INITIAL_VALUES = ("zero", "random")
-UPDATES = ("sparse", "dense")
-TRAINABLE = ("values", "values+scale", "memory")
-
-
-def _choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(allowed)}")
-
-
-def _positive(name: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
+from .rules import get_rule
 
 
 @dataclass
@@ -30,94 +14,87 @@ class SparseMemoryConfig(PeftConfig):
     """Settings of sparse memory finetuning (Lin et al., arXiv 2510.15103; arXiv 2605.03229).
 
     `get_peft_model(model, SparseMemoryConfig(layers=[8, 15, 22], rule="kl"))` puts a product-key
-    memory beside (or in place of) the MLP of each named layer and trains nothing else.
+    memory beside (or in place of) the MLP of each named layer and trains nothing else. The
+    object itself is never changed by this: the model keeps a copy, in which `layers` and
+    `target_modules` are filled in, and which is saved with the adapter.
+
+    What the memory is (fixed once it is inserted):
+
+    Args:
+        layers: numbers of the decoder layers that get a memory, from 0, in any order. None: three
+            layers, at one quarter, half and three quarters of the depth, which in a model of 24
+            layers are those of arXiv 2605.03229 (6, 12 and 18).
+        integration: "additive": the layer gives MLP(x) + scale * memory(x). "replacement": it
+            gives memory(x) in place of MLP(x), as in Berges et al. (arXiv 2412.09764).
+        num_subkeys: sub-keys per half, from `top_k` to 4096. A table has num_subkeys**2 rows, each
+            as wide as the model's hidden states (Lample et al., arXiv 1907.05242, section 3).
+        num_heads: heads, at least 1, each with queries and sub-keys of its own; what they read is
+            summed (Lample et al., section 3).
+        top_k: rows that a head reads for a token, from 1 to `num_subkeys`. A token thus reads up
+            to num_heads * top_k rows (Lample et al., equations 1 to 3).
+        key_dim: width of a head's query, even: its halves are compared with the sub-keys, which
+            are key_dim / 2 wide.
+        query_norm: whether each head's query is layer-normalised, without learned parameters,
+            before it is compared. (Lample et al. have batch normalisation there.)
+        gated: whether the output is W_out(read * silu(W_gate x)) instead of the read, with two
+            square matrices as wide as the hidden states (Berges et al., section 2.2).
+        initial_values: "zero": all values start at 0, so that an additive memory leaves the
+            model's function as it was to the bit. "random": normal, with standard deviation
+            hidden_size**-0.5.
+        initial_scale: where the scalar on an additive memory's output starts, any number. It is
+            trained only with `trainable` "values+scale" or "memory".
+        share_values: whether all layers read one value table; otherwise each has its own.
+        update: "sparse": an optimizer step changes only the rows that `rule` chooses. "dense":
+            the whole table gets an ordinary gradient (stage 1 of arXiv 2605.03229), and `rule`,
+            `rows_per_step` and `max_grad_norm` play no part.
+        trainable: "values": the table alone. "values+scale": also the scalar of an additive
+            memory (+S in arXiv 2605.03229). "memory": also queries, keys and gates.
+        rule: which of the rows that a batch read are updated. "kl" (arXiv 2605.03229) and "tfidf"
+            (Lin et al.) prefer rows that background text seldom reads, and need
+            `smf_lib.collect_background` before training; "count" takes the most read rows,
+            "random" any that were read, "all" every one; or the name of a rule of your own, see
+            `smf_lib.register_rule`. The name is not checked where a trained memory is loaded for
+            inference.
+        rows_per_step: T, the number of rows of one table that an optimizer step updates, at least
+            1 (fewer where fewer were read).
+        max_grad_norm: limit of the joint norm of the chosen rows' gradients, over all tables with
+            the same limit, above 0; None for no limit. (The limit of the same name of a training
+            loop or a Trainer acts on all other parameters.)
+        seed: seed of the random start of queries, keys, gates and random values: a whole number.
+            Layers differ from each other.
+        target_modules: leave it out; filled in from `layers` when the memory is inserted.
+
+    The remaining settings are those of every `peft.PeftConfig`, such as `task_type="CAUSAL_LM"`.
 
     Raises:
         ValueError: a setting out of range; the message names it, its value and what is allowed.
     """
 
-    layers: list[int] | None = field(
-        default=None,
-        metadata={
-            "help": "Indices of the decoder layers that get a memory, from 0. "
-            "None: three layers, at one quarter, half and three quarters of the depth."
-        },
-    )
-    integration: str = field(
-        default="additive",
-        metadata={"help": "'additive': MLP(x) + scale * memory(x); 'replacement': memory(x)."},
-    )
-    num_subkeys: int = field(
-        default=128, metadata={"help": "Sub-keys per half; a table has num_subkeys**2 rows."}
-    )
-    num_heads: int = field(default=4, metadata={"help": "Heads, summed."})
-    top_k: int = field(default=16, metadata={"help": "Rows that a head reads for a token."})
-    key_dim: int = field(default=256, metadata={"help": "Query width per head, even."})
-    query_norm: bool = field(
-        default=True, metadata={"help": "Layer-normalise each head's query before scoring."}
-    )
-    gated: bool = field(
-        default=False, metadata={"help": "Output W_out(read * silu(W_gate x)) instead of the read."}
-    )
-    initial_values: str = field(
-        default="zero",
-        metadata={
-            "help": "'zero': inserting the memory leaves the model's function as it was "
-            "(additive); 'random': normal, std hidden_size**-0.5."
-        },
-    )
-    initial_scale: float = field(
-        default=1.0, metadata={"help": "Start of the scalar on an additive memory's output."}
-    )
-    share_values: bool = field(
-        default=False, metadata={"help": "One value table for all layers instead of one each."}
-    )
-    update: str = field(
-        default="sparse",
-        metadata={
-            "help": "'sparse': only the rows chosen for the step change; 'dense': ordinary "
-            "gradients for the whole table (the paper's stage 1)."
-        },
-    )
-    trainable: str = field(
-        default="values",
-        metadata={
-            "help": "'values'; 'values+scale' (the paper's +S); 'memory': also queries, "
-            "keys and gates."
-        },
-    )
-    rule: str = field(
-        default="kl",
-        metadata={
-            "help": "Row selection rule: kl, tfidf, count, random, all, or one registered "
-            "with smf_lib.register_rule."
-        },
-    )
-    rows_per_step: int = field(
-        default=512, metadata={"help": "T, rows to update per table and optimizer step."}
-    )
-    max_grad_norm: float | None = field(
-        default=1.0,
-        metadata={
-            "help": "Joint norm limit of the chosen rows' gradients. A Trainer's own "
-            "max_grad_norm acts on all other parameters."
-        },
-    )
-    seed: int = field(
-        default=0, metadata={"help": "Seed of the random initialisation of queries and keys."}
-    )
-    target_modules: list[str] | None = field(
-        default=None,
-        metadata={"help": "Filled in from `layers` when the memory is inserted."},
-    )
+    layers: list[int] | None = None
+    integration: Literal["additive", "replacement"] = "additive"
+    num_subkeys: int = 128
+    num_heads: int = 4
+    top_k: int = 16
+    key_dim: int = 256
+    query_norm: bool = True
+    gated: bool = False
+    initial_values: Literal["zero", "random"] = "zero"
+    initial_scale: float = 1.0
+    share_values: bool = False
+    update: Literal["sparse", "dense"] = "sparse"
+    trainable: Literal["values", "values+scale", "memory"] = "values"
+    rule: str = "kl"
+    rows_per_step: int = 512
+    max_grad_norm: float | None = 1.0
+    seed: int = 0
+    target_modules: list[str] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = PEFT_TYPE
-        _choice("integration", self.integration, INTEGRATIONS)
-        _choice("initial_values", self.initial_values, INITIAL_VALUES)
-        _choice("update", self.update, UPDATES)
-        _choice("trainable", self.trainable, TRAINABLE)
+        for field in fields(self):
+            if get_origin(field.type) is Literal:
+                _choice(field.name, getattr(self, field.name), get_args(field.type))
         for name in ("num_subkeys", "num_heads", "top_k", "key_dim", "rows_per_step"):
             _positive(name, getattr(self, name))
         if self.num_subkeys > 4096:
@@ -141,25 +118,33 @@ class SparseMemoryConfig(PeftConfig):
                 "trainable='values+scale' needs integration='additive': a memory that replaces "
                 "the MLP has no scale"
             )
-        get_rule(self.rule)
+        if not self.inference_mode:
+            get_rule(self.rule)
         if self.layers is not None:
-            listed = isinstance(self.layers, (list, tuple))
-            layers = list(self.layers) if listed else self.layers
-            if (
-                not listed
-                or not layers
-                or len(set(layers)) != len(layers)
-                or any(not isinstance(i, int) or isinstance(i, bool) or i < 0 for i in layers)
-            ):
-                raise ValueError(
-                    f"layers={layers!r} must be a list of different layer numbers from 0 upwards, "
-                    "at least one"
-                )
-            self.layers = sorted(layers)
+            self.layers = _layers(self.layers)
 
-    @property
-    def row_updates(self) -> RowUpdates | None:
-        """The row update settings, None for dense updates."""
-        if self.update == "dense":
-            return None
-        return RowUpdates(self.rule, self.rows_per_step, self.max_grad_norm)
+
+def _choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(allowed)}")
+
+
+def _positive(name: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
+
+
+def _layers(layers: Any) -> list[int]:
+    """The layer numbers, sorted."""
+    listed = isinstance(layers, (list, tuple))
+    if (
+        not listed
+        or not layers
+        or any(not isinstance(i, int) or isinstance(i, bool) or i < 0 for i in layers)
+        or len(set(layers)) != len(layers)
+    ):
+        raise ValueError(
+            f"layers={layers!r} must be a list of different layer numbers from 0 upwards, "
+            "at least one"
+        )
+    return sorted(layers)

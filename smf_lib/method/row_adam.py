@@ -1,55 +1,223 @@
-"""Row-sparse Adam: what happens to memory tables in an optimizer step.
+"""The sparse step: what happens to memory rows in an optimizer step, and who calls it.
 
-A table takes part in training through any Adam-like torch optimizer that holds its `values`
-parameter. The parameter never receives a gradient, so the optimizer itself leaves it alone; just
-after its step, a hook (`update_tables`) chooses the rows for this step from all reads since the
-last one, computes the gradient of those rows only, and moves only them, with the learning rate,
-betas, epsilon and weight decay of the optimizer's parameter group. The moments of a row and its
-own step count change when the row is selected and at no other time, so neither momentum nor
-weight decay can move a row that was not selected, which is what happens to a masked dense
-gradient under AdamW. The state lives in `optimizer.state`, sized by the rows ever touched, and is
-saved and loaded with the optimizer.
+From a training loop, or transformers' Trainer, to the rows:
+
+    loss.backward()              the memories write down who read what (`tape.RecordReads`)
+    RowAdamW.step()              a training loop calls it; in a Trainer, accelerate's wrapper does
+      -> check_row_step()        refuses what would train rows wrongly, before anything moves
+      -> torch.optim.AdamW.step  every parameter with a gradient; a table never has one
+      -> step_rows()             chooses rows, computes their gradient, moves these rows only
+
+A model may as well be trained by one of torch's own optimizers, which is what a Trainer does that
+is told nothing: when `SparseMemoryConfig` puts a memory into a model, the tuner calls
+`step_rows_after_other_optimizers`, and from then on torch itself calls `check_row_step` before and
+`step_rows` after the step of every optimizer that is not a `RowAdamW` or `RowSGD`.
+
+The rows of a step are chosen from all reads since the last one, and move by the learning rate,
+betas, epsilon and weight decay of the optimizer's parameter group, as the optimizer means them.
+The moments of a row and its own step count change when the row is selected and at no other time,
+so neither momentum nor weight decay can move a row that was not selected, which is what happens to
+a masked dense gradient under AdamW. The state lives in `optimizer.state`, sized by the rows ever
+touched, and is saved and loaded with the optimizer.
 
 Adam: Kingma and Ba 2015 (arXiv 1412.6980), algorithm 1, with each row's own step count t.
-Decoupled weight decay: Loshchilov and Hutter 2019 (arXiv 1711.05101), also under torch's Adam.
+Decoupled weight decay: Loshchilov and Hutter 2019 (arXiv 1711.05101). Plain gradient descent on
+the rows: Lin et al. (arXiv 2510.15103).
 """
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 
-from .layer import ProductKeyMemory
+from .layer import ProductKeyMemory, memory_of
 from .rules import Reads, count_reads, select_rows
+
+Closure = Callable[[], float]
+RowStep = Callable[[Tensor, Tensor, Tensor, dict, dict], None]
+
+
+class RowAdamW(torch.optim.AdamW):
+    """torch's AdamW, which also moves the memory rows that are chosen for the step.
+
+    It takes the arguments of `torch.optim.AdamW` and does the same to every other parameter:
+
+        optimizer = RowAdamW([p for p in model.parameters() if p.requires_grad], lr=1e-1)
+        Trainer(model, args, optimizer_cls_and_kwargs=(RowAdamW, {"lr": 1e-1}), ...)
+
+    Raises:
+        ValueError: in `step`, before anything moves: see `check_row_step`.
+    """
+
+    steps_rows = True
+
+    def step(self, closure: Closure | None = None) -> float | None:  # type: ignore[override]
+        """One step of all parameters and of the chosen memory rows. Returns the closure's loss."""
+        check_row_step(self)
+        loss = super().step(closure)
+        step_rows(self)
+        return loss
+
+
+class RowSGD(torch.optim.SGD):
+    """torch's SGD, which also moves the memory rows that are chosen for the step.
+
+    It takes the arguments of `torch.optim.SGD`; momentum must be 0, since it would move rows that
+    were not chosen. Weight decay acts on the chosen rows.
+
+    Raises:
+        ValueError: in `step`, before anything moves: see `check_row_step`.
+    """
+
+    steps_rows = True
+
+    def step(self, closure: Closure | None = None) -> float | None:  # type: ignore[override]
+        """One step of all parameters and of the chosen memory rows. Returns the closure's loss."""
+        check_row_step(self)
+        loss = super().step(closure)
+        step_rows(self)
+        return loss
+
+
+def step_rows_after_other_optimizers() -> None:
+    """Have torch step memory rows after the step of every optimizer, as long as the process lives.
+
+    Optimizers that do so themselves are left alone. However often it is called, also from a
+    reloaded module, there is one pair of hooks: the last. (The handles are kept in `torch.optim`,
+    which no reload of ours replaces.)
+    """
+    for handle in getattr(torch.optim, "smf_lib_hooks", ()):
+        handle.remove()
+    hooks = (
+        register_optimizer_step_pre_hook(_before_other_optimizers),
+        register_optimizer_step_post_hook(_after_other_optimizers),
+    )
+    torch.optim.smf_lib_hooks = hooks  # type: ignore[attr-defined]
+
+
+def _before_other_optimizers(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    if not getattr(optimizer, "steps_rows", False):
+        check_row_step(optimizer)
+
+
+def _after_other_optimizers(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    if not getattr(optimizer, "steps_rows", False):
+        step_rows(optimizer)
+
+
+# ------------------------------------------------------------------ what may train rows
+
+
+def check_row_step(optimizer: torch.optim.Optimizer) -> None:
+    """Refuse an optimizer that holds memory rows and would train them otherwise than it says.
+
+    Raises:
+        ValueError: the optimizer is none of those whose meaning is known for rows (torch's AdamW,
+            Adam and SGD, `RowAdamW`, `RowSGD`, bitsandbytes' AdamW); it has amsgrad,
+            differentiable or momentum; or the values are not float32.
+    """
+    for memory, group in _tables(optimizer):
+        if not memory.values.requires_grad:
+            continue
+        _row_step(optimizer)
+        name = type(optimizer).__name__
+        for setting in ("amsgrad", "differentiable", "momentum"):
+            if group.get(setting):
+                raise ValueError(
+                    f"{setting}={group[setting]} of optimizer={name} has no meaning for memory "
+                    f"rows, of which each step moves others; leave {setting} out, or train with "
+                    "smf_lib.RowAdamW"
+                )
+        if memory.values.dtype != torch.float32:
+            raise ValueError(
+                f"memory values are {memory.values.dtype}; keep them in torch.float32 (small "
+                "updates vanish in less) and use autocast for speed"
+            )
+
+
+def _row_step(optimizer: torch.optim.Optimizer) -> RowStep:
+    """What a step of this optimizer means for a row.
+
+    A class of bitsandbytes is known by its name, without importing it. A subclass counts as what
+    it is made of if it keeps that class's `step`.
+    """
+    cls = type(optimizer)
+    if cls.__module__.partition(".")[0] == "bitsandbytes" and cls.__name__ in BITSANDBYTES_ADAMW:
+        return _adamw_rows
+    for known, row_step in ROW_STEPS.items():
+        if isinstance(optimizer, known):
+            same_step = inspect.unwrap(cls.step) is inspect.unwrap(known.step)
+            if same_step or getattr(optimizer, "steps_rows", False):
+                return row_step
+    raise ValueError(
+        f"optimizer={cls.__module__}.{cls.__name__} cannot train memory rows: what its step means "
+        "for single rows is not known; train with smf_lib.RowAdamW or RowSGD, or with AdamW, Adam "
+        "or SGD of torch.optim"
+    )
+
+
+# ------------------------------------------------------------------ the step
+
+
+@torch.no_grad()
+def step_rows(optimizer: torch.optim.Optimizer) -> None:
+    """Choose rows and move them in every memory table that `optimizer` holds.
+
+    Reads are summed over the micro-batches of gradient accumulation and over processes before
+    rows are chosen, once per table. If a memory has `max_grad_norm`, the gradients of all chosen
+    rows of all tables are scaled to that joint norm at most, like gradient clipping elsewhere.
+
+    Raises:
+        ValueError: as `check_row_step`; or the memory's rule needs background reads and none were
+            collected.
+    """
+    check_row_step(optimizer)  # a closure may have run the first forward pass of all
+    updates = []
+    for memory, group in _tables(optimizer):
+        if not _has_reads(memory) or memory.rule is None:
+            continue
+        state = optimizer.state[memory.values]
+        if "exp_avg" in state and "slots" not in state:
+            state.clear()  # moments of a whole table, which checkpointing tools may put there
+        reads = _all_reads(memory, step=int(state.get("step", 0)))
+        rows = select_rows(reads, memory.rule, memory.rows_per_step, memory.background)
+        rows = rows.to(memory.values.device)
+        updates.append((memory, group, state, rows, _row_gradient(memory, rows)))
+    _clip([(memory.max_grad_norm, grad) for memory, *_, grad in updates])
+    for memory, group, state, rows, grad in updates:
+        grad = -grad if group.get("maximize") else grad
+        _row_step(optimizer)(memory.values, rows, grad, state, group)
+        state["step"] = state.get("step", torch.zeros(())) + 1
+        memory.row_updates[rows] += 1
+        for reader in memory.readers:
+            reader.tape.use()
 
 
 def _tables(optimizer: torch.optim.Optimizer) -> list[tuple[ProductKeyMemory, dict]]:
-    """The memory tables that this optimizer holds and that were read since the last step."""
-    found = []
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            memory = getattr(parameter, "smf_memory", None)
-            if memory is None:
-                continue
-            for reader in memory.readers:
-                if reader.anchor.grad is None:  # zero_grad dropped its gradients
-                    reader.tape.drop()
-            if not any(reader.tape.entries for reader in memory.readers):
-                continue
-            if not {"betas", "eps", "weight_decay"} <= group.keys():
-                raise ValueError(
-                    f"optimizer={type(optimizer).__name__} is not Adam-like, and memory rows are "
-                    "updated by row-wise Adam; train with torch.optim.AdamW"
-                )
-            if parameter.dtype != torch.float32:
-                raise ValueError(
-                    f"memory values are {parameter.dtype}; keep them in torch.float32 (small "
-                    "updates vanish in less) and use autocast for speed"
-                )
-            found.append((memory, group))
-    return found
+    """The memory tables that this optimizer holds, each with its parameter group."""
+    return [
+        (memory, group)
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+        if (memory := memory_of(parameter)) is not None
+    ]
+
+
+def _has_reads(memory: ProductKeyMemory) -> bool:
+    """Whether the table was read since the last step, by reads that still count."""
+    for reader in memory.readers:
+        if reader.anchor.grad is None:  # zero_grad dropped its gradients
+            reader.tape.drop()
+    return any(reader.tape.entries for reader in memory.readers)
 
 
 def _all_reads(memory: ProductKeyMemory, step: int) -> Reads:
@@ -58,7 +226,7 @@ def _all_reads(memory: ProductKeyMemory, step: int) -> Reads:
     reads = Reads(reads.rows.cpu(), reads.counts.cpu(), step)
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return reads
-    everyone: list = [None] * dist.get_world_size()
+    everyone: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, (reads.rows, reads.counts))
     rows, place = torch.unique(torch.cat([rows for rows, _ in everyone]), return_inverse=True)
     counts = torch.zeros(len(rows), dtype=torch.int64)
@@ -78,10 +246,10 @@ def _row_gradient(memory: ProductKeyMemory, rows: Tensor) -> Tensor:
     return grad
 
 
-def _clip(updates: list) -> None:
-    """Scale the gradients of all tables that share a `max_grad_norm` to that joint norm at most."""
-    for limit in {memory.updates.max_grad_norm for memory, *_ in updates} - {None}:
-        grads = [grad for memory, *_, grad in updates if memory.updates.max_grad_norm == limit]
+def _clip(gradients: list[tuple[float | None, Tensor]]) -> None:
+    """Scale the gradients that share a limit to that joint norm at most, in place."""
+    for limit in {limit for limit, _ in gradients if limit is not None}:
+        grads = [grad for own, grad in gradients if own == limit]
         norm = torch.stack([grad.norm() for grad in grads]).norm()
         for grad in grads:
             grad *= (limit / (norm + 1e-6)).clamp(max=1.0)
@@ -90,21 +258,19 @@ def _clip(updates: list) -> None:
 def _slots(state: dict, rows: Tensor, values: Tensor) -> Tensor:
     """Where in the compact state the given rows are kept; rows that are new get the next places.
 
-    The state is: step (), the optimizer steps of this table; used (), the places taken;
-    slots (N,), each row's place or -1; row_steps (capacity,) and exp_avg, exp_avg_sq
-    (capacity, d). The capacity grows by half when it is full, so that growing costs little per
-    step. `Optimizer.load_state_dict` turns everything into float32, which holds places exactly
-    up to 2**24; SparseMemoryConfig refuses larger tables.
+    The state is: used (), the places taken; slots (N,), each row's place or -1; row_steps
+    (capacity,) and exp_avg, exp_avg_sq (capacity, d); beside them step (), the optimizer steps of
+    this table. The capacity grows by half when it is full, so that growing costs little per step.
+    `Optimizer.load_state_dict` turns everything into float32, which holds places exactly up to
+    2**24; SparseMemoryConfig refuses larger tables.
     """
-    if not state:
+    if "slots" not in state:
         table, width = values.shape
-        state["step"], state["used"] = torch.zeros(()), torch.zeros(())
+        state["used"] = torch.zeros(())
         state["slots"] = values.new_full((table,), -1, dtype=torch.int32)
         state["row_steps"] = values.new_zeros(0)
-        state["exp_avg"], state["exp_avg_sq"] = (
-            values.new_zeros(0, width),
-            values.new_zeros(0, width),
-        )
+        state["exp_avg"] = values.new_zeros(0, width)
+        state["exp_avg_sq"] = values.new_zeros(0, width)
     slots = state["slots"]
     new = rows[slots[rows] < 0]
     used, capacity = int(state["used"]), len(state["row_steps"])
@@ -120,10 +286,10 @@ def _slots(state: dict, rows: Tensor, values: Tensor) -> Tensor:
     return slots[rows].long()
 
 
-def _adam_rows(values: Tensor, rows: Tensor, grad: Tensor, state: dict, group: dict) -> None:
-    """One Adam step of `rows` of `values` with gradient `grad` (len(rows), d)."""
+def _adamw_rows(values: Tensor, rows: Tensor, grad: Tensor, state: dict, group: dict) -> None:
+    """One Adam step of `rows` of `values` with gradient `grad` (len(rows), d); decay decoupled."""
     slots = _slots(state, rows, values)
-    beta1, beta2 = group["betas"]
+    beta1, beta2 = map(float, group["betas"])
     state["row_steps"][slots] += 1
     steps = state["row_steps"][slots].unsqueeze(1)
     exp_avg = state["exp_avg"][slots].lerp_(grad, 1 - beta1)
@@ -135,33 +301,25 @@ def _adam_rows(values: Tensor, rows: Tensor, grad: Tensor, state: dict, group: d
     values[rows] = current - lr * (exp_avg / (1 - beta1**steps)) / denominator
 
 
-@torch.no_grad()
-def update_tables(optimizer: torch.optim.Optimizer, args=(), kwargs=None) -> None:
-    """Select rows and update them in every table that `optimizer` holds; runs after its step.
-
-    Reads are summed over the micro-batches of gradient accumulation and over processes before
-    rows are chosen, once per table. If a memory has `max_grad_norm`, the gradients of all chosen
-    rows of all tables are scaled to that joint norm at most, like gradient clipping elsewhere.
-
-    Raises:
-        ValueError: the optimizer is not Adam-like, the values are not float32, or the
-            memory's rule needs background reads and none were collected.
-    """
-    updates = []
-    for memory, group in _tables(optimizer):
-        state = optimizer.state[memory.values]
-        reads = _all_reads(memory, step=int(state.get("step", 0)))
-        rows = select_rows(reads, memory.updates.rule, memory.updates.budget, memory.background)
-        rows = rows.to(memory.values.device)
-        updates.append((memory, group, state, rows, _row_gradient(memory, rows)))
-    _clip(updates)
-    for memory, group, state, rows, grad in updates:
-        _adam_rows(memory.values, rows, grad, state, group)
-        state["step"] += 1
-        memory.row_updates[rows] += 1
-        for reader in memory.readers:
-            reader.tape.entries.clear()
-            reader.tape.unused = 0
+def _adam_rows(values: Tensor, rows: Tensor, grad: Tensor, state: dict, group: dict) -> None:
+    """The same with weight decay as Adam means it: an L2 penalty, which enters the gradient."""
+    if not group.get("decoupled_weight_decay"):
+        grad = grad + group["weight_decay"] * values[rows]
+        group = group | {"weight_decay": 0.0}
+    _adamw_rows(values, rows, grad, state, group)
 
 
-register_optimizer_step_post_hook(update_tables)
+def _sgd_rows(values: Tensor, rows: Tensor, grad: Tensor, state: dict, group: dict) -> None:
+    """One step of gradient descent of `rows` of `values`, with weight decay as an L2 penalty."""
+    grad = grad + group["weight_decay"] * values[rows]
+    values[rows] -= float(group["lr"]) * grad
+
+
+ROW_STEPS: dict[type[torch.optim.Optimizer], RowStep] = {
+    torch.optim.AdamW: _adamw_rows,  # before Adam, which it may be a subclass of
+    torch.optim.Adam: _adam_rows,
+    torch.optim.SGD: _sgd_rows,
+}
+BITSANDBYTES_ADAMW = {
+    f"{paged}AdamW{bits}" for paged in ("", "Paged") for bits in ("", "8bit", "32bit")
+}

@@ -1,7 +1,7 @@
 """Row selection: which of the rows that a batch read are updated in this optimizer step.
 
 A rule turns the reads of the batch, and the reads of background text, into one score per row; the
-`budget` rows with the highest scores are updated. To add a rule, write one function and register
+`rows_per_step` rows with the highest scores are updated. To add a rule, write one function and register
 it; it is then known to every configuration and notebook by its name:
 
     @register_rule("rare")
@@ -56,27 +56,22 @@ class BackgroundReads:
         return int(self.counts.sum())
 
 
-@dataclass(frozen=True)
-class RowUpdates:
-    """How a memory's rows are updated in an optimizer step.
-
-    Attributes:
-        rule: name of a registered selection rule.
-        budget: T, rows to update per table and step.
-        max_grad_norm: joint norm limit of the chosen rows' gradients, or None.
-    """
-
-    rule: str
-    budget: int
-    max_grad_norm: float | None = None
+Score = Callable[..., Tensor]  # (Reads, BackgroundReads or None) -> one score per read row, (n,)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A registered rule. `unlimited` rules take every row that was read, whatever the budget."""
+    """A registered rule.
+
+    Attributes:
+        name: what configurations call it.
+        score: takes (Reads, BackgroundReads or None), returns one score per read row, (n,).
+        needs_background: whether it cannot do without background reads.
+        unlimited: whether it takes every row that was read, whatever `rows_per_step`.
+    """
 
     name: str
-    score: Callable[[Reads, BackgroundReads | None], Tensor]
+    score: Score
     needs_background: bool
     unlimited: bool
 
@@ -84,14 +79,27 @@ class Rule:
 RULES: dict[str, Rule] = {}
 
 
-def register_rule(name: str, needs_background: bool = False, unlimited: bool = False):
+def register_rule(
+    name: str, needs_background: bool = False, unlimited: bool = False
+) -> Callable[[Score], Score]:
     """Decorator that makes a scoring function known as selection rule `name`.
 
-    The function takes (Reads, BackgroundReads or None) and returns one score per read row, (n,).
+    The function takes (`Reads`, `BackgroundReads` or None) and returns one score per read row, a
+    CPU tensor (n,); the rows with the highest scores are updated. A function that is defined anew
+    (its module reloaded, or imported under another name; its notebook cell run again) takes the
+    place of the earlier one.
+
+    Args:
+        name: what configurations call the rule: `SparseMemoryConfig(rule=name)`.
+        needs_background: refuse to train with it before `collect_background` was called.
+        unlimited: update every row that was read, whatever `rows_per_step`.
+
+    Raises:
+        ValueError: another function is registered under that name.
     """
 
-    def register(function):
-        if name in RULES:
+    def register(function: Score) -> Score:
+        if name in RULES and not _same_function(RULES[name].score, function):
             raise ValueError(f"rule {name!r} is registered already; choose another name")
         RULES[name] = Rule(name, function, needs_background, unlimited)
         return function
@@ -99,10 +107,27 @@ def register_rule(name: str, needs_background: bool = False, unlimited: bool = F
     return register
 
 
+def _same_function(one: Score, other: Score) -> bool:
+    """Whether both come from one `def`: the same name in the same module or the same file."""
+    if "<lambda>" in one.__qualname__:
+        return one.__code__ == other.__code__
+    in_one_place = (
+        one.__module__ == other.__module__ or one.__code__.co_filename == other.__code__.co_filename
+    )
+    return in_one_place and one.__qualname__ == other.__qualname__
+
+
 def get_rule(name: str) -> Rule:
-    """The rule of that name. Raises ValueError with the known names for an unknown one."""
+    """The rule of that name.
+
+    Raises:
+        ValueError: no rule of that name is registered; the message lists those that are.
+    """
     if name not in RULES:
-        raise ValueError(f"rule={name!r} is unknown; choose one of {', '.join(sorted(RULES))}")
+        raise ValueError(
+            f"rule={name!r} is unknown; choose one of {', '.join(sorted(RULES))}, or import the "
+            "module that registers it"
+        )
     return RULES[name]
 
 
@@ -136,7 +161,7 @@ def random(reads: Reads, background: BackgroundReads | None) -> Tensor:
 
 @register_rule("all", unlimited=True)
 def all_rows(reads: Reads, background: BackgroundReads | None) -> Tensor:
-    """Every row that was read, without a budget: the memory alone, a control."""
+    """Every row that was read, however many: the memory alone, a control."""
     return reads.counts.double()
 
 
@@ -147,7 +172,11 @@ def count_reads(indices: list[Tensor], step: int = 0) -> Reads:
 
 
 def check_background(rule: str, background: BackgroundReads | None) -> None:
-    """Raise ValueError if the rule is unknown, or needs background reads and there are none."""
+    """Refuse to select rows without what the rule needs.
+
+    Raises:
+        ValueError: the rule is unknown, or compares with background reads and there are none.
+    """
     if get_rule(rule).needs_background and background is None:
         raise ValueError(
             f"rule={rule!r} compares with background reads and there are none; call "
@@ -156,11 +185,17 @@ def check_background(rule: str, background: BackgroundReads | None) -> None:
 
 
 def select_rows(
-    reads: Reads, rule: str, budget: int, background: BackgroundReads | None = None
+    reads: Reads, rule: str, rows_per_step: int, background: BackgroundReads | None = None
 ) -> Tensor:
-    """Ids of the rows to update, ascending, (min(budget, n),) int64.
+    """Ids of the rows to update, ascending, (min(rows_per_step, n),) int64.
 
     Equal scores go to the lower row id, so the choice never depends on the sort or the machine.
+
+    Args:
+        reads: the reads of the step.
+        rule: name of a registered rule.
+        rows_per_step: T, how many rows to take; rules that are `unlimited` take all.
+        background: reads of background text, for rules that compare with them.
 
     Raises:
         ValueError: unknown rule, a rule that needs background reads and got none, or one that
@@ -168,7 +203,7 @@ def select_rows(
     """
     check_background(rule, background)
     chosen = get_rule(rule)
-    if chosen.unlimited or budget >= len(reads.rows):
+    if chosen.unlimited or rows_per_step >= len(reads.rows):
         return reads.rows
     scores = chosen.score(reads, background)
     if scores.shape != reads.rows.shape:
@@ -177,4 +212,4 @@ def select_rows(
             "read rows; it must return one score per row in reads.rows"
         )
     order = torch.sort(scores, descending=True, stable=True).indices
-    return reads.rows[order[:budget]].sort().values
+    return reads.rows[order[:rows_per_step]].sort().values

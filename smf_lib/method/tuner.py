@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import copy
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from . import row_adam  # noqa: F401  (its optimizer hook is what updates the rows)
 from .config import SparseMemoryConfig
 from .layer import ProductKeyMemory
 from .padding import PaddingMask
 from .registration import PREFIX, register
+from .row_adam import step_rows_after_other_optimizers
+from .rules import get_rule
 from .sites import MLPSite, decoder_layers, default_layers, find_mlps
 
 
@@ -27,8 +31,8 @@ class MemoryMLP(nn.Module, BaseTunerLayer):
         self.smf_memory = nn.ModuleDict()
         self.smf_scale = nn.ParameterDict()
         self.configs: dict[str, SparseMemoryConfig] = {}
-        self._active_adapter = []
-        self.tap, self.tap_hook = None, None
+        self.tap: InputTap | None = None
+        self.tap_hook: RemovableHandle | None = None
         if entry is not base_layer:  # the MLP's input is seen by another module than its output
             self.tap = InputTap()
             self.tap_hook = entry.register_forward_pre_hook(self.tap)
@@ -43,7 +47,7 @@ class MemoryMLP(nn.Module, BaseTunerLayer):
             self.smf_scale[adapter_name] = nn.Parameter(scale)
         self.configs[adapter_name] = config
 
-    def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """x is what the wrapped module gets; the memory reads what the MLP as a whole gets."""
         mlp_input = x if self.tap is None else self.tap.take()
         active = [name for name in self.active_adapters if name in self.smf_memory]
@@ -69,8 +73,20 @@ class MemoryMLP(nn.Module, BaseTunerLayer):
             output = output + added.to(output.dtype)
         return output
 
-    def _freeze_non_trainable_peft_weights(self, adapter_names=None) -> None:
-        """Keep to the trainable scope of each adapter (PEFT marks whole adapters as trainable)."""
+    def set_adapter(self, adapter_names: str | Sequence[str], inference_mode: bool = False) -> None:
+        """Activate adapters and train, of each, what its `trainable` says."""
+        super().set_adapter(adapter_names, inference_mode)
+        self._keep_to_scopes()
+
+    def set_requires_grad(
+        self, adapter_names: str | Sequence[str], requires_grad: bool = True
+    ) -> None:
+        """Train, of these adapters, what their `trainable` says, or nothing."""
+        super().set_requires_grad(adapter_names, requires_grad)
+        self._keep_to_scopes()
+
+    def _keep_to_scopes(self) -> None:
+        """Freeze what is outside of an adapter's scope (PEFT trains whole adapters)."""
         for name, memory in self.smf_memory.items():
             scope = self.configs[name].trainable
             if scope == "memory":
@@ -83,12 +99,22 @@ class MemoryMLP(nn.Module, BaseTunerLayer):
                 self.smf_scale[name].requires_grad_(False)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Refused: what a memory adds depends on the input.
+
+        Raises:
+            ValueError: always.
+        """
         raise ValueError(
             "a memory cannot be merged into dense weights: which rows it reads depends on the "
             "input; keep the adapter, or use save_pretrained and PeftModel.from_pretrained"
         )
 
     def unmerge(self) -> None:
+        """Refused, since `merge` is.
+
+        Raises:
+            ValueError: always.
+        """
         raise ValueError("a memory is never merged, so there is nothing to unmerge")
 
 
@@ -102,7 +128,10 @@ class InputTap:
         self.x = args[0]
 
     def take(self) -> Tensor:
+        """The input of the running forward pass, which is then let go."""
         x, self.x = self.x, None
+        if x is None:
+            raise RuntimeError("an MLP's second part ran without its first in this forward pass")
         return x
 
 
@@ -113,10 +142,26 @@ class SparseMemoryModel(BaseTuner):
     tuner_layer_cls = MemoryMLP
     target_module_mapping: ClassVar[dict] = {}
 
-    def _prepare_adapter_config(self, peft_config, model_config):
+    def inject_adapter(
+        self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Insert the memories of an adapter. The model keeps a copy of the configuration.
+
+        Raises:
+            ValueError: see `find_mlps`; a quantised MLP; a rule that is not registered, unless the
+                adapter is inserted for inference.
+        """
+        self.peft_config[adapter_name] = copy.deepcopy(self.peft_config[adapter_name])
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+
+    def _prepare_adapter_config(
+        self, peft_config: SparseMemoryConfig, model_config: dict
+    ) -> SparseMemoryConfig:
         return peft_config  # target modules come from the model itself, see _prepare_model
 
     def _prepare_model(self, peft_config: SparseMemoryConfig, model: nn.Module) -> None:
+        if not peft_config.inference_mode:
+            get_rule(peft_config.rule)
         prefix, blocks = decoder_layers(model)
         if peft_config.layers is None:
             peft_config.layers = default_layers(len(blocks))
@@ -127,49 +172,59 @@ class SparseMemoryModel(BaseTuner):
             self.padding = PaddingMask()
             decoder = model.get_submodule(prefix.rpartition(".")[0])
             self.padding_hook = decoder.register_forward_pre_hook(self.padding, with_kwargs=True)
-        self.__dict__["first_memory"] = None
+        if peft_config.update == "sparse":
+            step_rows_after_other_optimizers()
+
+    def __setstate__(self, state: dict) -> None:
+        """A model from a file or another process trains as the one that was saved."""
+        super().__setstate__(state)
+        step_rows_after_other_optimizers()
 
     @staticmethod
     def _check_target_module_exists(peft_config: SparseMemoryConfig, key: str) -> bool:
-        return key in peft_config.target_modules
+        return key in (peft_config.target_modules or ())
 
     def _create_and_replace(
-        self, peft_config, adapter_name, target, target_name, parent, current_key
+        self,
+        peft_config: SparseMemoryConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        **kwargs: Any,
     ) -> None:
         site = self.sites[current_key]
-        layer = target
         if not isinstance(target, MemoryMLP):
             _refuse_quantised(current_key, target)
+        memory = self._memory(peft_config, adapter_name, site, target)
+        if isinstance(target, MemoryMLP):
+            layer = target
+        else:
             layer = MemoryMLP(target, self.model.get_submodule(site.entry))
             self._replace_module(parent, target_name, layer, target)
-        layer.add_memory(adapter_name, peft_config, self._new_memory(peft_config, site, target))
+        layer.add_memory(adapter_name, peft_config, memory)
         layer.set_adapter(self.active_adapters)
 
-    def _new_memory(
-        self, config: SparseMemoryConfig, site: MLPSite, target: nn.Module
+    def _memory(
+        self, config: SparseMemoryConfig, adapter_name: str, site: MLPSite, target: nn.Module
     ) -> ProductKeyMemory:
-        width = self.model.config.hidden_size
-        memory = ProductKeyMemory(
-            hidden_size=width,
-            num_subkeys=config.num_subkeys,
-            num_heads=config.num_heads,
-            top_k=config.top_k,
-            key_dim=config.key_dim,
-            query_norm=config.query_norm,
-            gated=config.gated,
-            initial_values=config.initial_values,
-            updates=config.row_updates,
-            seed=config.seed * 1000 + site.layer,
-            table=self.first_memory if config.share_values else None,
+        """The memory to put at a site, where `target` is."""
+        earlier = (
+            module.smf_memory[adapter_name]
+            for module in self.model.modules()
+            if isinstance(module, MemoryMLP) and adapter_name in module.smf_memory
         )
-        if self.first_memory is None:
-            self.__dict__["first_memory"] = memory
+        table = next(earlier, None) if config.share_values else None
+        memory = new_memory(config, self.model.config.hidden_size, site.layer, table)
         memory.padding = self.padding
         device = next(target.parameters()).device
         empty = "meta" in (device.type, memory.keys.device.type)  # weights are loaded later
         return memory if empty else memory.to(device)
 
-    def _replace_module(self, parent, child_name, new_module, child) -> None:
+    def _replace_module(
+        self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module
+    ) -> None:
         setattr(parent, child_name, new_module)
 
     def unload(self) -> nn.Module:
@@ -184,15 +239,49 @@ class SparseMemoryModel(BaseTuner):
 
     @property
     def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
-        """What DistributedDataParallel must not synchronise: the tables, which `row_adam` handles."""
+        """What DistributedDataParallel must not synchronise: the tables, which `row_adam` handles.
+
+        DDP reads this attribute of a module; torch has no public way to say it.
+        """
         names = []
         for name, module in self.model.named_modules():
             if isinstance(module, ProductKeyMemory):
                 own = [n for n, _ in module.named_buffers(recurse=False)]
-                if module.updates is not None:
+                if module.rule is not None:
                     own.append("values")
                 names += [f"base_model.model.{name}.{n}" for n in own]
         return names
+
+
+def new_memory(
+    config: SparseMemoryConfig,
+    hidden_size: int,
+    layer: int,
+    table: ProductKeyMemory | None = None,
+) -> ProductKeyMemory:
+    """A decoder layer's memory as its configuration starts it, on the CPU.
+
+    Args:
+        config: the settings of the memory.
+        hidden_size: width of the model's hidden states.
+        layer: number of the decoder layer, from 0, which the random start depends on.
+        table: another memory whose value table it shares, or None.
+    """
+    return ProductKeyMemory(
+        hidden_size=hidden_size,
+        num_subkeys=config.num_subkeys,
+        num_heads=config.num_heads,
+        top_k=config.top_k,
+        key_dim=config.key_dim,
+        query_norm=config.query_norm,
+        gated=config.gated,
+        initial_values=config.initial_values,
+        rule=config.rule if config.update == "sparse" else None,
+        rows_per_step=config.rows_per_step,
+        max_grad_norm=config.max_grad_norm,
+        seed=config.seed * 1000 + layer,
+        table=table,
+    )
 
 
 def _refuse_quantised(name: str, mlp: nn.Module) -> None:

@@ -11,14 +11,11 @@ from hypothesis import strategies as st
 
 from smf_lib.method.layer import ProductKeyMemory, candidate_pairs
 from smf_lib.method.padding import real_tokens, token_mask
-from smf_lib.method.rules import RowUpdates
-
-COUNT = RowUpdates("count", budget=5)
 
 
-def memory(hidden_size=8, updates=None, **settings) -> ProductKeyMemory:
+def memory(hidden_size=8, rule=None, **settings) -> ProductKeyMemory:
     shape = {"num_subkeys": 6, "num_heads": 2, "top_k": 3, "key_dim": 8, "initial_values": "random"}
-    return ProductKeyMemory(hidden_size, updates=updates, **shape | settings)
+    return ProductKeyMemory(hidden_size, rule=rule, rows_per_step=5, **shape | settings)
 
 
 def all_scores(layer: ProductKeyMemory, x: np.ndarray) -> np.ndarray:
@@ -112,7 +109,7 @@ def test_equal_scores_are_resolved_alike_for_every_token():
 
 def test_only_what_is_trained_below_gets_a_gradient():
     """The lowest memory's search builds no graph; a higher one's reaches its input."""
-    layer = memory(updates=COUNT)
+    layer = memory(rule="count")
     for name, parameter in layer.named_parameters():
         parameter.requires_grad_(name in ("values", "anchor"))
     x = torch.randn(7, 8)
@@ -126,9 +123,9 @@ def test_only_what_is_trained_below_gets_a_gradient():
 
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("query_norm", [False, True])
-@pytest.mark.parametrize("updates", [None, COUNT])
-def test_read_equals_a_numpy_reference(gated, query_norm, updates):
-    layer = memory(gated=gated, query_norm=query_norm, updates=updates)
+@pytest.mark.parametrize("rule", [None, "count"])
+def test_read_equals_a_numpy_reference(gated, query_norm, rule):
+    layer = memory(gated=gated, query_norm=query_norm, rule=rule)
     x = torch.randn(3, 5, 8)
     expected = reference_output(layer, x.view(15, 8).double().numpy()).reshape(3, 5, 8)
     np.testing.assert_allclose(layer(x).detach().numpy(), expected, rtol=1e-4, atol=1e-5)
@@ -146,9 +143,9 @@ def dense_output(layer: ProductKeyMemory, x: torch.Tensor, values: torch.Tensor)
 
 
 @pytest.mark.parametrize("gated", [False, True])
-@pytest.mark.parametrize("updates", [None, COUNT])
-def test_gradients_equal_autograd_through_a_dense_table(gated, updates):
-    layer, twin = memory(gated=gated, updates=updates), memory(gated=gated, updates=updates)
+@pytest.mark.parametrize("rule", [None, "count"])
+def test_gradients_equal_autograd_through_a_dense_table(gated, rule):
+    layer, twin = memory(gated=gated, rule=rule), memory(gated=gated, rule=rule)
     x = torch.randn(20, 8, requires_grad=True)
     x_twin = x.detach().clone().requires_grad_()
     target = torch.randn(20, 8)
@@ -160,7 +157,7 @@ def test_gradients_equal_autograd_through_a_dense_table(gated, updates):
         if name not in ("values", "anchor"):
             own = dict(layer.named_parameters())[name].grad
             torch.testing.assert_close(own, parameter.grad, rtol=1e-4, atol=1e-5)
-    if updates is None:
+    if rule is None:
         torch.testing.assert_close(layer.values.grad, twin.values.grad, rtol=1e-4, atol=1e-5)
         assert not layer.tape.entries
     else:
@@ -173,9 +170,9 @@ def test_gradients_equal_autograd_through_a_dense_table(gated, updates):
 
 
 @pytest.mark.parametrize("gated", [False, True])
-@pytest.mark.parametrize("updates", [None, COUNT])
-def test_rows_read_do_not_depend_on_the_precision_around(gated, updates):
-    layer = memory(gated=gated, updates=updates)
+@pytest.mark.parametrize("rule", [None, "count"])
+def test_rows_read_do_not_depend_on_the_precision_around(gated, rule):
+    layer = memory(gated=gated, rule=rule)
     seen = []
     layer.observer = lambda rows, real: seen.append(rows)
     x = torch.randn(40, 8).to(torch.bfloat16)
@@ -197,8 +194,8 @@ def test_a_memory_cast_to_bfloat16_still_reads():
 
 
 def test_layers_that_share_a_table_add_up_their_gradients():
-    first = memory(updates=COUNT)
-    second = memory(updates=COUNT, seed=1, table=first)
+    first = memory(rule="count")
+    second = memory(rule="count", seed=1, table=first)
     assert [n for n, _ in second.named_parameters() if "values" in n] == []
     assert [n for n, _ in second.named_buffers()] == []
     own = torch.nn.Parameter(first.values.detach().clone())
@@ -224,7 +221,7 @@ def test_initialisation_is_fixed_by_the_seed_alone():
 
 
 def test_nothing_is_recorded_without_gradients():
-    layer = memory(updates=COUNT)
+    layer = memory(rule="count")
     with torch.no_grad():
         layer(torch.randn(4, 8))
     layer.values.requires_grad_(False)

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import runpy
+
 import numpy as np
 import pytest
 import torch
-from helpers_models import adamw, memory_config, memory_model, tables, tokens, train_step
+from helpers_models import (
+    adamw,
+    memory_config,
+    memory_model,
+    tables,
+    tiny_model,
+    tokens,
+    train_step,
+)
 from hypothesis import given
 from hypothesis import strategies as st
+from peft import PeftModel
 
-from smf_lib import BackgroundReads, Reads, collect_background, register_rule, select_rows
+from smf_lib import collect_background, register_rule, select_rows
 from smf_lib.method.background import read_rows
-from smf_lib.method.rules import RULES, count_reads, get_rule
+from smf_lib.method.rules import RULES, BackgroundReads, Reads, count_reads, get_rule
 
 
 def numpy_scores(
@@ -47,8 +58,8 @@ def batches(draw):
 
 
 @pytest.mark.parametrize("rule", ["kl", "tfidf", "count"])
-@given(batch=batches(), budget=st.integers(1, 14))
-def test_selection_equals_the_numpy_reference_ties_included(rule, batch, budget):
+@given(batch=batches(), rows_per_step=st.integers(1, 14))
+def test_selection_equals_the_numpy_reference_ties_included(rule, batch, rows_per_step):
     reads, background, documents, n_documents = batch
     counts = {row: reads.count(row) for row in set(reads)}
     scores = numpy_scores(rule, counts, background, documents, n_documents)
@@ -61,8 +72,8 @@ def test_selection_equals_the_numpy_reference_ties_included(rule, batch, budget)
     np.testing.assert_allclose(own, [scores[row] for row in read.rows.tolist()], rtol=1e-12)
     # Rows with the same counts have the same score, to the bit: the lower row id must win.
     ranked = sorted(counts, key=lambda row: (-round(scores[row], 12), row))
-    chosen = select_rows(read, rule, budget, given_background).tolist()
-    assert chosen == sorted(ranked[:budget])
+    chosen = select_rows(read, rule, rows_per_step, given_background).tolist()
+    assert chosen == sorted(ranked[:rows_per_step])
 
 
 def test_equal_scores_go_to_the_lower_row():
@@ -82,11 +93,11 @@ def test_kl_prefers_rows_that_the_background_does_not_read():
 
 
 @pytest.mark.parametrize("rule", sorted(RULES))
-def test_budget_edges_of_every_rule(rule):
+def test_edges_of_rows_per_step_for_every_rule(rule):
     background = BackgroundReads(torch.ones(10, dtype=torch.int64), torch.ones(10), 1)
     reads = count_reads([torch.tensor([1, 3, 3, 8])])
-    for budget in (3, 4, 1000):
-        assert select_rows(reads, rule, budget, background).tolist() == [1, 3, 8]
+    for rows_per_step in (3, 4, 1000):
+        assert select_rows(reads, rule, rows_per_step, background).tolist() == [1, 3, 8]
     unlimited = get_rule(rule).unlimited
     assert len(select_rows(reads, rule, 1, background)) == (3 if unlimited else 1)
     nothing = count_reads([torch.empty(0, 4, dtype=torch.int64)])
@@ -126,8 +137,44 @@ def test_a_registered_rule_is_known_to_the_configuration(rare_rule):
     train_step(model, adamw(model), ids)
     for table, best in zip(tables(model), expected):
         assert table.row_updates.nonzero().flatten().tolist() == sorted(row for _, row in best)
-    with pytest.raises(ValueError, match="'rare' is registered already"):
-        register_rule("rare")(rare_rule)
+
+
+def test_a_rule_of_ones_own_may_be_defined_again_and_no_other_takes_its_name(rare_rule, tmp_path):
+    register_rule("rare")(rare_rule)
+
+    def other(reads, background):
+        return reads.counts.double()
+
+    for different in (other, lambda reads, background: reads.counts):
+        with pytest.raises(ValueError, match="'rare' is registered already; choose another"):
+            register_rule("rare")(different)
+    assert get_rule("rare").score is rare_rule
+
+    source = "import smf_lib\n\n@smf_lib.register_rule('mine')\ndef mine(reads, background):\n"
+    file = tmp_path / "my_rules.py"
+    reads = count_reads([torch.tensor([1, 1, 2])])
+    try:
+        for name, sign in (("my_rules", "-"), ("my_rules", "+"), ("another_name", "-")):
+            file.write_text(f"{source}    return {sign}reads.counts.double()\n")
+            runpy.run_path(str(file), run_name=name)  # what importing it under that name runs
+            assert select_rows(reads, "mine", 1).tolist() == ([1] if sign == "+" else [2])
+    finally:
+        RULES.pop("mine", None)
+
+
+def test_an_adapter_of_a_rule_that_is_not_registered_loads_for_inference_only(rare_rule, tmp_path):
+    model, ids = memory_model(rule="rare"), tokens(2, 9)
+    train_step(model, adamw(model), ids)
+    model.save_pretrained(tmp_path)
+    expected = model(input_ids=ids).logits
+    rule = RULES.pop("rare")
+    try:
+        loaded = PeftModel.from_pretrained(tiny_model(), tmp_path)
+        assert torch.equal(loaded(input_ids=ids).logits, expected)
+        with pytest.raises(ValueError, match="rule='rare' is unknown.*module that registers it"):
+            PeftModel.from_pretrained(tiny_model(), tmp_path, is_trainable=True)
+    finally:
+        RULES["rare"] = rule
 
 
 def test_scores_of_the_wrong_shape_are_refused():
@@ -154,7 +201,7 @@ def test_missing_background_is_refused_with_the_remedy(rule):
         select_rows(count_reads([torch.tensor([1])]), rule, 1)
     model = memory_model(rule="count")
     for table in tables(model):
-        table.updates = memory_config(rule=rule).row_updates
+        table.rule = rule
     with pytest.raises(ValueError, match=message):
         train_step(model, adamw(model), tokens(2, 9))
 

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from ..layer import ProductKeyMemory
+from ..sites import layer_number
+from ..tuner import new_memory
 from .file import read_patch_file, write_patch_file
 from .identity import Identity, memory_mlps, smf_tuner
 
@@ -100,12 +102,13 @@ class RowPatch:
                 f"start={start!r} is not where adapter={adapter!r} started from",
             )
         tables, scales = {}, {}
-        for (name, mlp), layer in zip(memory_mlps(model, adapter).items(), config.layers):
+        for name, mlp in memory_mlps(model, adapter).items():
             memory = mlp.smf_memory[adapter]
             origin = None if start is None else mlp.smf_memory[start]
             if memory.table is memory:
                 if origin is None and config.initial_values == "random":
-                    origin = _initial_memory(memory, config.seed, layer)
+                    width = memory.values.shape[1]
+                    origin = new_memory(config, width, layer_number(name))
                 tables[name] = _changed_rows(name, memory, origin)
             if adapter in mlp.smf_scale:
                 first = (
@@ -189,21 +192,6 @@ class RowPatch:
             memory.row_updates[rows] += sign * table.updates.to(memory.row_updates.device)
         for name, scale in self.scales.items():
             mlps[name].smf_scale[adapter].copy_(scale[1 if applying else 0])
-
-
-def _initial_memory(memory: ProductKeyMemory, seed: int, layer: int) -> ProductKeyMemory:
-    """A memory as `memory` was when it was made with random values."""
-    heads_by_key, hidden_size = memory.query_weight.shape
-    return ProductKeyMemory(
-        hidden_size,
-        memory.num_subkeys,
-        memory.num_heads,
-        memory.top_k,
-        heads_by_key // memory.num_heads,
-        gated=memory.gate_weight is not None,
-        initial_values="random",
-        seed=seed * 1000 + layer,
-    )
 
 
 def _changed_rows(

@@ -41,7 +41,7 @@ def footprint(model: nn.Module) -> dict:
     (`smf_lib.method.patches.patch`); other trainable parameters count whole.
     """
     trainable = [p for p in model.parameters() if p.requires_grad]
-    sparse = {id(m.table): m.table for m in memories(model).values() if m.updates is not None}
+    sparse = {id(m.table): m.table for m in memories(model).values() if m.rule is not None}
     tables = {id(t.values) for t in sparse.values()}
     anchors = {id(m.anchor) for m in memories(model).values()}
     dense = [p for p in trainable if id(p) not in tables | anchors]
@@ -49,7 +49,7 @@ def footprint(model: nn.Module) -> dict:
     width = next(iter(sparse.values())).values.shape[1] if sparse else 0
     selection = {}
     for name, memory in memories(model).items():
-        if memory.table is memory and memory.updates is not None:
+        if memory.table is memory and memory.rule is not None:
             selection[str(layer_number(name))] = {
                 "rows": memory.num_rows,
                 "rows_touched": int((memory.row_updates > 0).sum()),

@@ -23,6 +23,7 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from ...method.row_adam import RowAdamW
 from ..files import write_whole
 from ..precision import resolve_precision
 from ..settings import TrainingSettings
@@ -58,13 +59,12 @@ def finetune(
     A row has `input_ids`, `attention_mask` and `labels`, lists of token ids of one text.
 
     All parameters with requires_grad are trained by AdamW without weight decay, on a cosine
-    schedule with warm-up; memory tables by the row-sparse step of `smf_lib.method.row_adam`.
-    Weights stay float32; with precision "bf16" the forward and backward passes run under bfloat16
-    autocast.
-    What a step need not compute it leaves out, for all methods alike (`shortcuts`, `frozen`).
-    Batches hold texts of similar length. A run that was killed and started again gives the same
-    weights as one that was not. Started by `torchrun` or `accelerate launch`, the processes share
-    each batch; one process uses one GPU, however many it sees.
+    schedule with warm-up; `RowAdamW` moves the rows of memories as well. Weights stay float32; with
+    precision "bf16" the forward and backward passes run under bfloat16 autocast. What a step need
+    not compute it leaves out, for all methods alike (`shortcuts`, `frozen`). Batches hold texts of
+    similar length. A run that was killed and started again gives the same weights as one that was
+    not. Started by `torchrun` or `accelerate launch`, the processes share each batch; one process
+    uses one GPU, however many it sees.
 
     Raises:
         ValueError: training.batch_size is not a multiple of the number of processes.
@@ -104,6 +104,7 @@ def finetune(
         train_dataset=list(rows),
         data_collator=AnswerCollator(tokenizer, model),
         callbacks=[clock],
+        optimizer_cls_and_kwargs=_optimizer(arguments),
     )
     trainer.remove_callback(PrinterCallback)
     longest = max(len(row["input_ids"]) for row in rows)
@@ -134,6 +135,12 @@ def peak_memory() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _optimizer(arguments: TrainingArguments) -> tuple[type[torch.optim.Optimizer], dict]:
+    """AdamW as the Trainer would make it, which also moves memory rows where there are any."""
+    _, settings = Trainer.get_optimizer_cls_and_kwargs(arguments)
+    return RowAdamW, settings
 
 
 class _ResumableTrainer(Trainer):
