@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from smf_lib.method.layer import ProductKeyMemory
-from smf_lib.method.rules import BackgroundReads, Reads, RowUpdates, get_rule, select_rows
+from smf_lib.method.row_adam import RowAdamW
+from smf_lib.method.rules import BackgroundReads, Reads, get_rule, select_rows
 from smf_lib.report.analysis.equal_gain import crossing
 from smf_lib.report.analysis.step_cost import multiplications
 
@@ -103,13 +104,14 @@ def adam_paths(selected, beta1):
     rate = 0.01
     masked = torch.zeros(1, requires_grad=True)
     dense = torch.optim.Adam([masked], lr=rate, betas=(beta1, 0.999), eps=0)
-    memory = ProductKeyMemory(2, 2, 1, 1, 2, query_norm=False, updates=RowUpdates("count", 1))
+    memory = ProductKeyMemory(2, 2, 1, 1, 2, query_norm=False, rule="count", rows_per_step=1)
     torch.nn.init.eye_(memory.query_weight)
     with torch.no_grad():
         memory.keys.copy_(torch.tensor([[[[1.0], [-1.0]], [[1.0], [-1.0]]]]))
     for parameter in (memory.query_weight, memory.keys):
         parameter.requires_grad_(False)
-    rows = torch.optim.Adam([memory.values, memory.anchor], lr=rate, betas=(beta1, 0.999), eps=0)
+    trained = [memory.values, memory.anchor]
+    rows = RowAdamW(trained, lr=rate, betas=(beta1, 0.999), eps=0, weight_decay=0)
     moves = {"masked": [], "rowwise": []}
     for chosen in selected:
         before = masked.item(), memory.values[0, 0].item()
