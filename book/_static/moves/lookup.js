@@ -32,7 +32,7 @@
       const chosen = new Set(found.rows);
       halves.replaceChildren(...[0, 1].map((half) => table(
         `Scores of the ${half ? "second" : "first"} half`,
-        ["sub-key", "is", half ? "β" : "α", ""],
+        ["sub-key", "is", half ? "s²" : "s¹", ""],
         KEYS[half].map((key, i) => {
           const kept = found.survivors[half].includes(i);
           return {

@@ -10,7 +10,7 @@
     "A topic nobody wrote about": { c: [4, 4, 4, 4, 0, 0], d: [9, 9, 0, 0, 2, 9], b: [39, 9, 0, 0, 3, 39] },
   };
   const RULES = { count: "count", kl: "KL", tfidf: "TF-IDF" };
-  const COLUMNS = { c: "c, reads of this step", d: "d, background sequences that read it", b: "b, background reads" };
+  const COLUMNS = { c: "c, reads of this step", d: "f, background sequences that read it", b: "b, background reads" };
 
   piece("scores", (place) => {
     const start = Object.values(EXAMPLES)[0];
@@ -24,7 +24,7 @@
       boxes.forEach((row, i) => Object.keys(COLUMNS).forEach((column) => { row[column].value = counts[column][i]; }));
       draw();
     }));
-    const head = ["row", "c", "d", "b", "p / q", ...Object.values(RULES)];
+    const head = ["row", "c", "f", "b", "p / q", ...Object.values(RULES)];
     place.append(
       html("div", { class: "move-controls" }, budget.row, html("div", { class: "move-buttons" }, examples)),
       html("div", { class: "move-scroll", tabindex: 0, role: "region", "aria-label": "Six rows" },
@@ -53,7 +53,7 @@
       const list = (rows) => (rows.length ? rows.join(", ") : "none");
       const unread = c.flatMap((reads, i) => (reads ? [] : [i]));
       words.textContent = (impossible < 0 ? "" :
-        `Row ${impossible} cannot be read by ${d[impossible]} sequences with ${b[impossible]} reads: make b at least d. `) +
+        `Row ${impossible} cannot be read by ${d[impossible]} sequences with ${b[impossible]} reads: make b at least f. `) +
         Object.entries(RULES).map(([rule, name]) => `${name} picks ${list(chosen[rule])}`).join("; ") + "." +
         (unread.length ? ` Not read in this step, so never a candidate (–): ${list(unread)}.` : "");
     }

@@ -1,0 +1,81 @@
+"""What the book's prose promises: code that runs, references that are whole, pictures from scripts."""
+
+import importlib.util
+import re
+import struct
+from pathlib import Path
+
+import pytest
+import yaml
+
+from smf_lib.method import rules
+from smf_lib.study.profiles import load_profile
+
+ROOT = Path(__file__).resolve().parents[2]
+BOOK = ROOT / "book"
+
+
+def blocks(page, language):
+    text = (BOOK / page).read_text("utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def test_the_assignments_rule_and_profile_load_as_printed(tmp_path, monkeypatch):
+    monkeypatch.setattr(rules, "RULES", dict(rules.RULES))
+    (tmp_path / "mine.py").write_text(blocks("teaching.md", "python")[0])
+    (tmp_path / "assignment.yaml").write_text(blocks("teaching.md", "yaml")[0])
+    profile = load_profile(tmp_path / "assignment.yaml")
+    assert set(profile.methods) == {"base", "smf-tfidf", "smf-mine"}
+    trained = [run for run in profile.runs() if run.method != "base"]
+    assert len(trained) == 18
+    rates = {
+        method: {run.learning_rate for run in trained if run.method == method}
+        for method in ("smf-tfidf", "smf-mine")
+    }
+    assert len(rates["smf-mine"]) == 3 and rates["smf-mine"] == rates["smf-tfidf"]
+    assert profile.methods["smf-mine"].settings["rule"] in rules.RULES
+
+
+def test_every_page_is_in_the_contents_and_every_entry_is_a_page():
+    def files(entries):
+        for entry in entries:
+            yield entry["file"]
+            yield from files(entry.get("sections", []))
+
+    contents = yaml.safe_load((ROOT / "_toc.yml").read_text("utf-8"))
+    listed = [contents["root"], *(f for part in contents["parts"] for f in files(part["chapters"]))]
+    pages = [
+        path.relative_to(ROOT).with_suffix("").as_posix() for path in sorted(BOOK.rglob("*.md"))
+    ]
+    assert sorted(name for name in listed if name.startswith("book/")) == sorted(pages)
+
+
+@pytest.mark.parametrize(
+    "page",
+    ["forgetting", "memory_layers", "row_selection", "methods", "fair_comparison", "limits"],
+)
+def test_a_chapter_says_its_aims_and_time_and_ends_with_numbered_exercises(page):
+    text = (BOOK / f"{page}.md").read_text("utf-8")
+    assert "What this chapter is for" in text and "**Time:**" in text
+    assert "\n## Take away\n" in text
+    found = re.findall(r"\{admonition\} Exercise (\d) \((easy|medium|hard), (\d+) minutes\)", text)
+    assert [int(number) for number, *_ in found] == list(range(1, len(found) + 1))
+    assert 2 <= len(found) <= 5
+    assert text.count(":class: dropdown") == len(found)
+    promised = re.search(r"\*\*Time:\*\* \d+ minutes to read, (\d+) for the exercises", text)
+    assert int(promised[1]) == sum(int(minutes) for *_, minutes in found)
+
+
+def test_a_symbol_stands_once_in_the_notation():
+    rows = re.findall(r"^\* - (\$.*)$", (BOOK / "notation.md").read_text("utf-8"), re.MULTILINE)
+    symbols = [symbol for row in rows for symbol in re.findall(r"\$([^$]+)\$", row)]
+    assert len(symbols) > 20 and len(symbols) == len(set(symbols))
+
+
+def test_the_pictures_are_those_of_their_script():
+    spec = importlib.util.spec_from_file_location("pictures", BOOK / "_static/make_pictures.py")
+    pictures = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(pictures)
+    assert (BOOK / "_static" / "favicon.svg").read_text("utf-8") == pictures.icon()
+    png = (BOOK / "_static" / "social.png").read_bytes()
+    assert png[:8] == b"\x89PNG\r\n\x1a\n" and struct.unpack(">II", png[16:24]) == pictures.SIZE
