@@ -36,6 +36,18 @@ def test_the_assignments_rule_and_profile_load_as_printed(tmp_path, monkeypatch)
     assert profile.methods["smf-mine"].settings["rule"] in rules.RULES
 
 
+def test_the_exercises_profile_loads_and_has_the_runs_that_it_says(tmp_path):
+    (tmp_path / "rank4.yaml").write_text(
+        next(block for block in blocks("rerun.md", "yaml") if "rank4" in block)
+    )
+    profile = load_profile(tmp_path / "rank4.yaml")
+    runs = [run for run in profile.runs() if run.method != "base"]
+    assert {run.method for run in runs} == {"lora"} and len(runs) == 6
+    assert profile.methods["lora"].settings["r"] == 4
+    assert profile.methods["lora"].settings["lora_alpha"] == 32
+    assert sum(run.method == "base" for run in profile.runs()) == 1
+
+
 def test_every_page_is_in_the_contents_and_every_entry_is_a_page():
     def files(entries):
         for entry in entries:
@@ -52,7 +64,15 @@ def test_every_page_is_in_the_contents_and_every_entry_is_a_page():
 
 @pytest.mark.parametrize(
     "page",
-    ["forgetting", "memory_layers", "row_selection", "methods", "fair_comparison", "limits"],
+    [
+        "forgetting",
+        "memory_layers",
+        "row_selection",
+        "methods",
+        "fair_comparison",
+        "limits",
+        "rerun",
+    ],
 )
 def test_a_chapter_says_its_aims_and_time_and_ends_with_numbered_exercises(page):
     text = (BOOK / f"{page}.md").read_text("utf-8")
