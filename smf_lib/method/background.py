@@ -12,7 +12,7 @@ from .layer import ProductKeyMemory
 
 
 def memories(model: nn.Module) -> dict[str, ProductKeyMemory]:
-    """All memories of a model by module name, in depth order."""
+    """All memories of a model by module name, in depth order; none if `model` has none."""
     return {n: m for n, m in model.named_modules() if isinstance(m, ProductKeyMemory)}
 
 

@@ -1,6 +1,7 @@
 """`SparseMemoryConfig`: the settings of sparse memory finetuning as a PEFT method."""
 
 from dataclasses import dataclass, fields
+from math import isnan
 from typing import Any, Literal, get_args, get_origin
 
 from peft.config import PeftConfig
@@ -97,6 +98,11 @@ class SparseMemoryConfig(PeftConfig):
                 _choice(field.name, getattr(self, field.name), get_args(field.type))
         for name in ("num_subkeys", "num_heads", "top_k", "key_dim", "rows_per_step"):
             _positive(name, getattr(self, name))
+        for name in ("query_norm", "gated", "share_values"):
+            _choice(name, getattr(self, name), (True, False))
+        _number("initial_scale", self.initial_scale)
+        if not isinstance(self.seed, int) or isinstance(self.seed, bool):
+            raise ValueError(f"seed={self.seed!r} must be a whole number")
         if self.num_subkeys > 4096:
             raise ValueError(
                 f"num_subkeys={self.num_subkeys} makes {self.num_subkeys**2} rows; at most 4096 "
@@ -109,10 +115,12 @@ class SparseMemoryConfig(PeftConfig):
             )
         if self.key_dim % 2:
             raise ValueError(f"key_dim={self.key_dim} must be even: a query is cut in two halves")
-        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
-            raise ValueError(
-                f"max_grad_norm={self.max_grad_norm} must be positive, or None for no limit"
-            )
+        if self.max_grad_norm is not None:
+            _number("max_grad_norm", self.max_grad_norm)
+            if not self.max_grad_norm > 0:
+                raise ValueError(
+                    f"max_grad_norm={self.max_grad_norm} must be positive, or None for no limit"
+                )
         if self.integration == "replacement" and self.trainable == "values+scale":
             raise ValueError(
                 "trainable='values+scale' needs integration='additive': a memory that replaces "
@@ -124,9 +132,15 @@ class SparseMemoryConfig(PeftConfig):
             self.layers = _layers(self.layers)
 
 
-def _choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(allowed)}")
+def _choice(name: str, value: object, allowed: tuple[object, ...]) -> None:
+    if not any(value == one and type(value) is type(one) for one in allowed):
+        known = ", ".join(map(str, allowed))
+        raise ValueError(f"{name}={value!r} is unknown; choose one of {known}")
+
+
+def _number(name: str, value: object) -> None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or isnan(value):
+        raise ValueError(f"{name}={value!r} must be a number")
 
 
 def _positive(name: str, value: object) -> None:

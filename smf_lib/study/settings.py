@@ -316,7 +316,7 @@ class MethodSettings(Settings):
         settings = dict(self.settings)
         if self.peft_type == SPARSE_MEMORY:
             general = {} if max_grad_norm is None else {"max_grad_norm": max_grad_norm}
-            settings = {**memory.model_dump(), **general, **settings}
+            settings = {**general, **memory.model_dump(), **settings}
         return cls(task_type="CAUSAL_LM", **settings)
 
     def after(self, parent: MethodSettings) -> MethodSettings:
@@ -333,20 +333,22 @@ class MethodSettings(Settings):
 
 
 class MemorySettings(Settings):
-    """Shape of the memory, shared by all sparse memory methods; see `SparseMemoryConfig`."""
+    """The memory of all sparse memory methods: settings of `SparseMemoryConfig`, checked by it.
 
-    layers: list[int] | None = None
-    integration: str = "additive"
-    num_subkeys: int = 64
-    num_heads: int = 4
-    top_k: int = 16
-    key_dim: int = 128
-    query_norm: bool = True
-    gated: bool = False
-    rows_per_step: int = 512
-    seed: int = 0
+    What is left out has the default that it has there. A method's own `settings` go over these.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
 
     @model_validator(mode="after")
     def _valid(self):
-        SparseMemoryConfig(**self.model_dump())
+        given = self.model_dump()
+        general = {field.name for field in dataclasses.fields(peft.PeftConfig)} | {"target_modules"}
+        known = {field.name for field in dataclasses.fields(SparseMemoryConfig)} - general
+        unknown = sorted(given.keys() - known)
+        if unknown:
+            raise ValueError(
+                f"memory has unknown fields {unknown}; allowed are {', '.join(sorted(known))}"
+            )
+        SparseMemoryConfig(**given)
         return self

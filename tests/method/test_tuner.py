@@ -314,6 +314,12 @@ def test_layers_out_of_range_are_refused():
         ({"key_dim": 7}, "key_dim=7 must be even"),
         ({"num_subkeys": 5000}, "num_subkeys=5000 makes 25000000 rows"),
         ({"max_grad_norm": 0}, "max_grad_norm=0 must be positive, or None"),
+        ({"max_grad_norm": "1"}, "max_grad_norm='1' must be a number"),
+        ({"initial_scale": None}, "initial_scale=None must be a number"),
+        ({"initial_scale": float("nan")}, "initial_scale=nan must be a number"),
+        ({"gated": 1}, "gated=1 is unknown; choose one of True, False"),
+        ({"query_norm": "no"}, "query_norm='no' is unknown"),
+        ({"seed": 1.5}, "seed=1.5 must be a whole number"),
         (
             {"integration": "replacement", "trainable": "values+scale"},
             "trainable='values.scale' needs",

@@ -1,13 +1,17 @@
 """Profiles: what is wrong is said at once, with the field, the value and what is allowed."""
 
 import re
+from dataclasses import fields
 
 import pytest
 import yaml
+from peft import PeftConfig
 
+from smf_lib.method.config import SparseMemoryConfig
 from smf_lib.method.rules import RULES
 from smf_lib.study.profiles import PROFILE_DIR, Profile, load_profile
 from smf_lib.study.registry import source_of
+from smf_lib.study.settings import MemorySettings
 
 
 def changed(tmp_path, change):
@@ -53,6 +57,8 @@ def test_numbers_are_numbers_without_a_point_too(tmp_path):
 def test_the_limit_on_gradients_reaches_the_rows_of_a_memory():
     profile = load_profile("smoke")
     assert profile.methods["smf-kl"].peft_config(profile.memory, 0.1).max_grad_norm == 0.1
+    memory = MemorySettings(**profile.memory.model_dump(), max_grad_norm=0.2)
+    assert profile.methods["smf-kl"].peft_config(memory, 0.1).max_grad_norm == 0.2
     own = profile.methods["smf-kl"].model_copy(update={"settings": {"max_grad_norm": 0.5}})
     assert own.peft_config(profile.memory, 0.1).max_grad_norm == 0.5
     assert not hasattr(profile.methods["lora"].peft_config(profile.memory, 0.1), "max_grad_norm")
@@ -92,6 +98,12 @@ def test_quick_and_sweep_agree_on_all_but_rates_and_amounts():
         (lambda c: c["training"].update(precision="fp8"), r"training.precision = 'fp8': .*'bf16'"),
         (lambda c: c["training"].update(epochs="two"), r"training.epochs = 'two': .*integer"),
         (lambda c: c["memory"].update(top_k=99), r"top_k=99 must be at most num_subkeys=8"),
+        (lambda c: c["memory"].update(topk=4), r"memory has unknown fields \['topk'\]; .* top_k"),
+        (lambda c: c["memory"].update(gated="yes"), r"gated='yes' is unknown; .*True, False"),
+        (
+            lambda c: c["memory"].update(target_modules=["mlp"]),
+            r"memory has unknown fields \['target_modules'\]",
+        ),
         (
             lambda c: c["methods"]["lora"].update(peft_type="LORRA"),
             r"fields:\n  \S.* methods.lora: peft_type='LORRA' is unknown; PEFT has .*LORA",
@@ -397,3 +409,13 @@ def test_an_exam_from_a_file_is_named_by_the_profile(tmp_path):
     assert profile.model_dump()["exam"]["test_rows"] == 3
     with pytest.raises(ValueError, match="exam.source = .*Field required"):
         load_profile(changed(tmp_path, lambda c: c.update(exam={"name": "choice"})))
+
+
+def test_the_memorys_settings_and_their_defaults_are_those_of_the_method():
+    method = load_profile("smoke").methods["smf-kl"]
+    made = method.peft_config(MemorySettings())
+    assert made == SparseMemoryConfig(task_type="CAUSAL_LM", rule="kl")
+    own = {f.name: f for f in fields(SparseMemoryConfig)}
+    for name in own.keys() - {f.name for f in fields(PeftConfig)} - {"target_modules"}:
+        value = getattr(made, name)
+        assert MemorySettings(**{name: value}).model_dump() == {name: value}
