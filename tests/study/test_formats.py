@@ -2,10 +2,22 @@
 
 import pytest
 from helpers_hub import medmcqa_row
-from transformers import AutoTokenizer
+from helpers_models import tiny_model
+from lm_eval.api.instance import Instance
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from smf_lib.study.evaluation.lm import SharedContextLM
 from smf_lib.study.tasks.exam import ExamQuestion
-from smf_lib.study.tasks.formats import FORMATS, IGNORED, Cloze, Lettered, training_row
+from smf_lib.study.tasks.formats import (
+    FORMATS,
+    IGNORED,
+    Cloze,
+    Lettered,
+    encode_pair,
+    encode_text,
+    training_row,
+)
 from smf_lib.study.tasks.medmcqa import MedMCQAQuestion
 
 OPTIONS = ["Aspirin", "Iron", "Zinc", "Gold"]
@@ -107,3 +119,99 @@ def test_labels_of_a_training_row_are_its_own():
     row = training_row(ids, ids)
     row["labels"][0] = IGNORED
     assert row == {"input_ids": [1, 2, 3], "labels": [-100, 2, 3], "attention_mask": [1, 1, 1]}
+
+
+# ---------------------------------------------------------------------- scoring is training
+
+
+def tokenizer_of(merges=(), before="", after="", blank=None):
+    """One token a byte, or a character behind blanks as Phi-3 and Mistral have them; and merges."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = ["<s>", "</s>", *alphabet, "▁", "\n", *("".join(pair) for pair in merges)]
+    backend = Tokenizer(models.BPE({t: n for n, t in enumerate(tokens)}, list(merges)))
+    if blank:
+        backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=blank, split=False)
+        backend.decoder = decoders.Metaspace(prepend_scheme=blank, split=False)
+    else:
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        backend.decoder = decoders.ByteLevel()
+    if before or after:
+        template = " ".join(part for part in (before, "$A", after) if part)
+        special = [("<s>", 0), ("</s>", 1)]
+        backend.post_processor = processors.TemplateProcessing(template, None, special)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
+
+
+TOKENIZERS = {
+    "a blank before every piece": {"blank": "always", "before": "<s>"},
+    "a blank before every text": {"blank": "first"},
+    "begins": {"before": "<s>"},
+    "ends": {"after": "</s>"},
+    "begins and ends": {"before": "<s>", "after": "</s>"},
+    "joins": {"merges": [(":", "Ġ")]},
+    "joins and ends": {"merges": [(":", "Ġ"), (":Ġ", "Z")], "after": "</s>"},
+}
+
+
+@pytest.fixture(params=TOKENIZERS)
+def other(request):
+    return tokenizer_of(**TOKENIZERS[request.param])
+
+
+def scored(tokenizer, text_format, asked):
+    """(context, continuation) ids of each option, as they come to be scored."""
+    lm = SharedContextLM(tiny_model(), tokenizer)
+    requests = [
+        Instance("loglikelihood", {}, (text_format.prompt(asked), text), 0)
+        for text in text_format.continuations(asked)
+    ]
+    found = []
+    lm._loglikelihood_tokens = lambda pairs, **kwargs: found.extend(p[1:] for p in pairs)
+    lm.loglikelihood(requests)
+    return found
+
+
+@pytest.mark.parametrize("text_format", FORMATS.values(), ids=FORMATS)
+@pytest.mark.parametrize("answer", range(4))
+def test_a_training_row_has_the_tokens_that_are_scored(other, text_format, answer):
+    asked = question(answer, explanation="")
+    row = text_format.encode(asked, other, 1024)
+    context, continuation = scored(other, text_format, asked)[answer]
+    ended = [other.eos_token_id] if text_format.name == "cloze" else []
+    assert row["input_ids"] == context + continuation + ended
+    if text_format.name == "cloze":
+        assert row["labels"] == [IGNORED] * len(context) + continuation + ended
+
+
+@pytest.mark.parametrize("text_format", FORMATS.values(), ids=FORMATS)
+def test_a_pair_is_one_text_and_its_end_is_in_the_continuation(other, text_format):
+    asked = question()
+    for right in text_format.continuations(asked):
+        context, continuation = encode_pair(other, text_format.prompt(asked), right)
+        whole = other.encode(text_format.prompt(asked) + right)
+        ended = whole[-1] == other.eos_token_id
+        assert context + continuation == (whole[:-1] if ended else whole)
+        assert other.decode(continuation).endswith(right.strip())
+        assert len(other.decode(continuation)) <= len(right) + 1
+
+
+def test_a_token_over_the_boundary_is_scored():
+    tokenizer = tokenizer_of(merges=[(":", "Ġ"), (":Ġ", "Z")])
+    context, continuation = encode_pair(tokenizer, "Answer:", " Zinc")
+    assert tokenizer.decode(context) == "Answer" and tokenizer.decode(continuation) == ": Zinc"
+    assert len(continuation) == 4
+
+
+def test_an_explanation_is_trained_on_without_an_end(other):
+    row = Lettered().encode(question(), other, 1024)
+    assert row["input_ids"][-1] != other.eos_token_id
+    assert other.decode(row["input_ids"]).endswith("C. Zinc\nExplanation: It is light.")
+
+
+def test_what_a_tokenizer_puts_after_a_text_is_left_out_and_bos_is_not_doubled():
+    tokenizer = tokenizer_of(before="<s>", after="</s>")
+    plain = tokenizer.encode("ab", add_special_tokens=False)
+    assert encode_text(tokenizer, "ab") == [0, *plain]
+    assert encode_text(tokenizer, "<s>ab") == [0, *plain]
+    assert encode_text(tokenizer, "ab</s>")[-2:] == [plain[-1], 1]
+    assert encode_pair(tokenizer, "a ", "b") == encode_pair(tokenizer, "a", " b")

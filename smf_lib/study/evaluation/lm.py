@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from ..tasks.formats import encode_pair, encode_text
 from .reading import RowReader, Rows, batches, check_precision, common_prefix, inference
 
 DEFAULT_WINDOW = 2048  # tokens; for a model whose configuration has no maximum length
@@ -109,11 +110,14 @@ class SharedContextLM(TemplateLM):
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **kwargs
     ) -> list[int]:
-        """Token ids; by default with the tokenizer's own special tokens, but never two BOS."""
+        """Token ids; by default with what the tokenizer puts before a text, see `encode_text`."""
         if add_special_tokens is None:
-            bos = self.tokenizer.bos_token
-            add_special_tokens = not (bos and string.startswith(bos))
+            return encode_text(self.tokenizer, string)
         return self.tokenizer.encode(string, add_special_tokens=add_special_tokens)
+
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """lm-eval's hook: a pair is scored in the tokens that training has, see `encode_pair`."""
+        return encode_pair(self.tokenizer, context, continuation)
 
     def encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         """Token ids of a context and of what follows it, cut out of both encoded together.

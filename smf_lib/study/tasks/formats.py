@@ -42,9 +42,9 @@ class Cloze:
         Raises:
             ValueError: the question and answer are longer than max_length.
         """
-        context = tokenizer(self.prompt(question)).input_ids
         right = self.continuations(question)[question.answer]
-        answer = tokenizer(right, add_special_tokens=False).input_ids + [tokenizer.eos_token_id]
+        context, answer = encode_pair(tokenizer, self.prompt(question), right)
+        answer.append(tokenizer.eos_token_id)
         _check_length(question, len(context) + len(answer), max_length)
         return training_row(context + answer, [IGNORED] * len(context) + answer)
 
@@ -55,6 +55,8 @@ class Lettered:
 
     Trained on is the whole text, with the explanation where the question has one; every token
     bears loss, and no end-of-text token follows. The words are those of the paper's released code.
+    With an explanation the whole is tokenized as one text, as there: a tokenizer that joins the
+    answer's full stop with the line break after it sees another last token than in scoring.
     """
 
     name = "lettered"
@@ -76,16 +78,47 @@ class Lettered:
         Raises:
             ValueError: even without the explanation the text is longer than max_length.
         """
-        text = self.prompt(question) + self.continuations(question)[question.answer]
-        _check_length(question, len(tokenizer(text).input_ids), max_length)
+        text, right = self.prompt(question), self.continuations(question)[question.answer]
+        ids = [token for part in encode_pair(tokenizer, text, right) for token in part]
+        _check_length(question, len(ids), max_length)
         explanation = getattr(question, "explanation", "")
         if explanation:
-            text += f"\nExplanation: {explanation}"
-        ids = tokenizer(text).input_ids[:max_length]
+            ids = encode_text(tokenizer, f"{text}{right}\nExplanation: {explanation}")[:max_length]
         return training_row(ids, ids)
 
 
 FORMATS = {"cloze": Cloze(), "lettered": Lettered()}
+
+
+def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of a text that goes on: what the tokenizer puts before it, but no end token.
+
+    A BOS token that the text begins with is not doubled.
+    """
+    bos = tokenizer.bos_token
+    ids = tokenizer.encode(text, add_special_tokens=not (bos and text.startswith(bos)))
+    if ids and ids[-1] in (tokenizer.eos_token_id, tokenizer.sep_token_id):
+        plain = tokenizer.encode(text, add_special_tokens=False)
+        if plain and ids[-len(plain) :] != plain:  # else the text itself says so
+            return ids[:-1]
+    return ids
+
+
+def encode_pair(
+    tokenizer: PreTrainedTokenizerBase, context: str, continuation: str
+) -> tuple[list[int], list[int]]:
+    """Token ids of a context and of what follows it, cut out of one tokenization of both.
+
+    Training and scoring alike. Blanks that end the context go to the continuation, and so does a
+    token that reaches over the boundary: the context's ids are those that it has in common with
+    the whole. Where the context's own ids begin the whole, this is what lm-eval does.
+    """
+    stripped = context.rstrip()
+    whole = encode_text(tokenizer, context + continuation)
+    alone = encode_text(tokenizer, stripped)
+    limit = min(len(alone), len(whole))
+    cut = next((i for i in range(limit) if alone[i] != whole[i]), limit)
+    return whole[:cut], whole[cut:]
 
 
 def training_row(ids: list[int], labels: list[int]) -> dict:
