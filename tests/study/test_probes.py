@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from smf_lib.study.evaluation.evaluate import normalise
 from smf_lib.study.models import load_model, tiny_random_model
 from smf_lib.study.tasks import probes
 from smf_lib.study.tasks.probes import document_start, load_knowledge, load_prose, write_self_text
@@ -207,3 +208,75 @@ def test_a_document_starts_with_the_pretraining_separator_where_there_is_one():
     assert document_start(Vocabulary(eos=2)) == 2
     with pytest.raises(ValueError, match="no token to begin a text"):
         document_start(Vocabulary())
+
+
+# ---------------------------------------------------------------------- what counts as right
+
+
+def is_right(name, answer):
+    (question,) = [q for q in load_knowledge()[0] if q.id == name]
+    return normalise(answer) in {normalise(alias) for alias in question.aliases}
+
+
+@pytest.mark.parametrize(
+    "name, answers",
+    [
+        ("physics-005", ["Ω", "\N{OHM SIGN}", "ohms"]),
+        ("physics-012", ["0°C", "0 °C", "0°", "0 ℃", "0 degrees"]),
+        ("physics-013", ["100°C", "100 °C", "100°", "100 degrees Celsius"]),
+        ("physics-014", ["-273°C", "−273", "–273 °C", "-273.15 °C", "minus 273", "- 273"]),
+        ("physics-018", ["1000 m", "1,000 m", "1,000", "1000"]),
+        ("physics-019", ["100 cm", "100cm"]),
+        ("mathematics-020", ["90°", "90 °", "90"]),
+        ("mathematics-021", ["360°"]),
+        ("mathematics-022", ["180°"]),
+        ("chemistry-011", ["H₂O", "h2o"]),
+        ("chemistry-012", ["CO₂"]),
+        ("chemistry-014", ["CH₄"]),
+        ("chemistry-015", ["NH₃"]),
+        ("chemistry-030", ["Dimitri Mendeleev"]),
+        ("technology-013", ["Orville and Wilbur Wright"]),
+        ("literature-030", ["Ebenezer"]),
+        ("history-015", ["July 1969", "July 20, 1969"]),
+        ("languages_currencies-018", ["¥", "Yen."]),
+        ("languages_currencies-019", ["£", "the pound"]),
+    ],
+)
+def test_right_answers_are_right_however_they_are_written(name, answers):
+    assert [answer for answer in answers if not is_right(name, answer)] == []
+
+
+@pytest.mark.parametrize(
+    "name, answer",
+    [
+        ("physics-014", "273"),
+        ("physics-014", "273°C"),
+        ("languages_currencies-009", "Russian"),
+        ("geography-029", "America"),
+        ("animals-016", "whale"),
+        ("music-018", "wind"),
+        ("everyday-027", "lamb"),
+        ("plants_food-007", "succulent"),
+        ("history-025", "Stabiae"),
+        ("chemistry-012", "CO"),
+    ],
+)
+def test_wrong_answers_are_wrong(name, answer):
+    assert not is_right(name, answer)
+
+
+def test_no_alias_stands_in_its_question():
+    """An answer that repeats a word of the question would be right without knowledge."""
+    found = [
+        (question.id, alias)
+        for question in load_knowledge()[0]
+        for alias in question.aliases
+        if len(normalise(alias)) > 2
+        and f" {normalise(alias)} " in f" {normalise(question.question)} "
+    ]
+    assert found == []
+
+
+def test_capitals_are_capitals():
+    questions = [q for q in load_knowledge()[0] if q.subject == "capitals"]
+    assert len(questions) == 30 and all("capital of" in q.question for q in questions)

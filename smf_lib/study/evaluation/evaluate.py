@@ -215,11 +215,17 @@ def measure_self_kl(
 
 
 def normalise(text: str) -> str:
-    """Lower case, punctuation as spaces, no articles, single spaces (as TriviaQA is graded).
+    """A short answer as it is compared: lower case, no punctuation or articles, single spaces.
 
+    As TriviaQA is graded, and with the signs that TriviaQA has no rule for: subscripts and
+    superscripts are digits ("H₂O", "H2O"), a dash before a number is a minus sign and counts
+    ("-273", "−273", "minus 273"), a degree sign is the word, and digits are not parted ("1,000").
     A text of nothing but articles keeps them.
     """
-    text = "".join(" " if unicodedata.category(c)[0] == "P" else c for c in text.casefold())
+    text = unicodedata.normalize("NFKC", text).casefold()
+    text = re.sub(r"(?<!\w)[-‐‑‒–—−]\s*(?=\.?\d)", " minus ", text)
+    text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text).replace("°", " degrees ")
+    text = "".join(" " if c == "−" or unicodedata.category(c)[0] == "P" else c for c in text)
     words = re.findall(r"\S+", text)
     return " ".join([word for word in words if word not in ARTICLES] or words)
 
