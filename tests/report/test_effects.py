@@ -54,7 +54,7 @@ def test_equal_gain_through_records():
     arms = group_arms(sweep_records())
     result = equal_gain(arms, "prose_perplexity")
     assert set(result.drifts) == {"full", "lora", "smf-kl", "smf-tfidf"}
-    assert result.excess["smf-kl"].high < 0 and "lora" not in result.excess
+    assert result.excess["smf-kl", "lora"].high < 0 and len(result.excess) == 4 * 3
     with pytest.raises(ResultsError, match="one study at a time"):
         equal_gain(arms + group_arms(study_records()), "self_kl")
     single = group_arms(study_records())
@@ -81,3 +81,13 @@ def test_words_have_a_perplexity_too():
     words = {"word_perplexity": record.metrics["prose_perplexity"]}
     arm = Arm((record.model_copy(update={"metrics": words}),))
     assert level(arm, "word_perplexity").value == pytest.approx(np.exp(610 / 200))
+
+
+def test_windows_of_one_text_count_as_half_as_many_blocks_as_articles():
+    record = make_record("lora", prose=[[300.0 + i, 100] for i in range(40)])
+    record.data.prose.articles = 12
+    arm = Arm((record,))
+    assert arm.items("prose_perplexity").shape == (1, 6, 2)
+    assert level(arm, "prose_perplexity").n == 6
+    record.data.prose.articles = 40
+    assert level(arm, "prose_perplexity").n == 40

@@ -43,13 +43,18 @@ def test_known_curves_at_a_given_gain():
         "lora": [point(0.1, 0.1), point(0.3, 0.5)],
         "smf": [point(0.0, 0.0), point(0.4, 0.04)],
     }
-    result = drift_at_equal_gain(sweeps, BASE, "kl", reference="lora", at=0.2)
+    result = drift_at_equal_gain(sweeps, BASE, "kl", at=0.2)
     assert result.at == 0.2 and result.reason == ""
-    assert result.drifts["lora"].value == pytest.approx(0.3)
-    assert result.drifts["smf"].value == pytest.approx(0.02)
-    assert result.drifts["lora"].low < 0.3 < result.drifts["lora"].high
-    assert result.excess["smf"].value == pytest.approx(-0.28)
-    assert result.excess["smf"].clear and set(result.excess) == {"smf"}
+    lora, smf = ((0.1**0.5 + 0.5**0.5) / 2) ** 2, 0.01  # straight lines in the root of KL
+    assert result.drifts["lora"].value == pytest.approx(lora)
+    assert result.drifts["smf"].value == pytest.approx(smf)
+    assert result.drifts["lora"].low < lora < result.drifts["lora"].high
+    assert result.excess["smf", "lora"].value == pytest.approx(smf - lora)
+    assert result.excess["smf", "lora"].clear and len(result.excess) == len(result.ratios) == 2
+    share = result.ratios["smf", "lora"]
+    assert share.value == pytest.approx(smf / lora) and share.low < share.value < share.high < 1
+    back = result.ratios["lora", "smf"]
+    assert back.low == pytest.approx(1 / share.high, rel=1e-3)
 
 
 def test_default_gain_is_one_that_all_reach():
@@ -67,16 +72,29 @@ def test_no_common_gain_is_said_with_what_each_reaches():
         "weak": [point(-0.02, 0.0), point(0.0, 0.1)],
         "strong": [point(0.20, 0.2), point(0.30, 0.4)],
     }
-    for at in (None, 0.25):
+    for at in (None, 0.35):
         result = drift_at_equal_gain(sweeps, BASE, "kl", at=at)
         assert np.isnan(result.at) and not result.drifts
         assert "weak +0.0, strong +30.0" in result.reason
 
 
+def test_a_method_that_does_not_reach_the_gain_hides_no_other_pair():
+    two = {
+        "a": [point(0.05, 0.01), point(0.30, 0.2)],
+        "b": [point(0.05, 0.02), point(0.25, 0.1)],
+    }
+    weak = {"weak": [point(-0.02, 0.001), point(0.02, 0.1)]}
+    for at in (None, 0.15):
+        alone, together = (drift_at_equal_gain(x, BASE, "kl", at=at) for x in (two, weak | two))
+        assert (together.drifts, together.ratios) == (alone.drifts, alone.ratios)
+        assert together.at == alone.at and alone.missing == {}
+        assert together.missing == {"weak": "weak reaches +2.0 points"}
+
+
 def test_curves_start_at_the_base_model():
     sweeps = {"m": [point(0.2, 0.4), point(0.3, 0.9)]}
     result = drift_at_equal_gain(sweeps, BASE, "kl", at=0.1)
-    assert result.drifts["m"].value == pytest.approx(0.2) and result.drifts["m"].bounded
+    assert result.drifts["m"].value == pytest.approx(0.1) and result.drifts["m"].bounded
 
 
 def test_a_run_that_diverged_is_left_out():
@@ -93,8 +111,8 @@ def test_gain_and_drift_of_a_method_are_those_of_the_same_seeds():
     """Where a seed's drift is its gain, drift at a gain is known as well as the curve is."""
     seeds = np.array([0.1, 0.2, 0.3])[:, None] * np.ones((1, 400))
     base = SweepPoint(np.zeros(400), np.zeros(400))
-    points = [SweepPoint(seeds * f, seeds * f) for f in (0.5, 1.0, 1.5)]
-    drift = drift_at_equal_gain({"m": points}, base, "kl", at=0.1).drifts["m"]
+    points = [SweepPoint(seeds * f, -seeds * f) for f in (0.5, 1.0, 1.5)]
+    drift = drift_at_equal_gain({"m": points}, base, "accuracy", at=0.1).drifts["m"]
     assert drift.value == pytest.approx(0.1)
     assert 0.09 < drift.low <= drift.high < 0.11
 
@@ -137,5 +155,54 @@ def test_seeds_are_counted():
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="probe='bleu'.*perplexity, accuracy, kl"):
         drift_at_equal_gain({}, BASE, "bleu")
-    with pytest.raises(ValueError, match="reference='x'"):
-        drift_at_equal_gain({"a": []}, BASE, "kl", reference="x")
+    with pytest.raises(ValueError, match="draws=5"):
+        drift_at_equal_gain({}, BASE, "kl", draws=5)
+
+
+def test_a_share_of_nothing_is_not_given():
+    sweeps = {
+        "kept": [SweepPoint(right(0.5), right(0.5)), SweepPoint(right(0.7), right(0.5))],
+        "lost": [SweepPoint(right(0.5), right(0.4)), SweepPoint(right(0.7), right(0.2))],
+    }
+    result = drift_at_equal_gain(sweeps, SweepPoint(right(0.4), right(0.5)), "accuracy", at=0.2)
+    assert "not clearly above zero" in result.ratios["lost", "kept"].reason
+    assert result.ratios["kept", "lost"].value == 0 and result.excess["lost", "kept"].clear
+
+
+CURVES = {
+    "lora": ((0.063, 0.036), (0.089, 0.085), (0.107, 0.142), (0.15, 0.382)),
+    "smf": ((0.07, 0.0023), (0.095, 0.0048), (0.12, 0.0159), (0.151, 0.0632)),
+}
+
+
+def measured(rng, true, seeds, noise, base, shared, texts):
+    """A point whose seeds vary by `noise` in gain and five times that in the log of KL."""
+    gain = true[0] + noise * rng.standard_normal((seeds, 1))
+    luck = np.where(rng.random((seeds, N)) < 0.5, shared, rng.random((seeds, N)))
+    exam = luck < np.clip(np.where(base, 0.945, 2 * gain + 0.055), 0, 1)
+    run = np.exp(5 * noise * rng.standard_normal((seeds, 1)))
+    return SweepPoint(exam.astype(float), true[1] * texts * run * rng.gamma(20, 0.05, (seeds, 32)))
+
+
+@pytest.mark.parametrize(("seeds", "noise"), [(1, 0.0), (3, 0.02), (5, 0.02)])
+def test_intervals_at_a_fixed_gain_cover(seeds, noise):
+    """Curves like recorded ones at +8 points, SD of a seed 2 points and a tenth of the KL."""
+    rng, at, trials = np.random.default_rng(0), 0.08, 100
+    truth = {
+        name: np.interp(at, *np.array([(0, 0), *((g, k**0.5) for g, k in curve)]).T) ** 2
+        for name, curve in CURVES.items()
+    }
+    hits = {"lora": 0, "smf": 0, "ratio": 0}
+    for _ in range(trials):
+        items = rng.random(N) < 0.5, rng.random(N), rng.gamma(4, 0.25, 32)
+        sweeps = {
+            name: [measured(rng, true, seeds, noise, *items) for true in curve]
+            for name, curve in CURVES.items()
+        }
+        start = SweepPoint(items[0].astype(float), np.zeros(32))
+        result = drift_at_equal_gain(sweeps, start, "kl", at=at, draws=400)
+        for name in CURVES:
+            hits[name] += result.drifts[name].low <= truth[name] <= result.drifts[name].high
+        ratio = result.ratios["smf", "lora"]
+        hits["ratio"] += ratio.low <= truth["smf"] / truth["lora"] <= ratio.high
+    assert all(hit / trials >= 0.9 for hit in hits.values()), hits

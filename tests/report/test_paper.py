@@ -3,10 +3,11 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers_records import PAPER_EFFECTS, make_record, paper_records
 
-from smf_lib.report.analysis.stats import Interval
+from smf_lib.report.analysis.stats import Interval, accuracy_difference
 from smf_lib.report.paper import arm_tables, arms, claims, ordering
 from smf_lib.report.paper.published import load_published
 from smf_lib.study.profiles import load_profile
@@ -140,15 +141,98 @@ def test_a_claim_is_open_until_some_study_settles_it():
     assert "LoRA raises perplexity" not in texts and "Replacement raises perplexity" in texts
 
 
-def test_items_needed_follow_the_square_of_the_half_width():
-    claim = next(c for c in PUBLISHED.claims if c.text == "LoRA learns more than additive SMF (KL)")
-    finding = claims.Finding(claim, 2.0, Interval(1.0, -3.0, 5.0, 500), "not settled")
-    assert claims.items_needed(finding) == pytest.approx(500 * (4 / 2) ** 2)
-    alike = claims.Finding(claim, 2.0, Interval(0.2, 0.0, 0.4, 500), "not settled")
-    fewest = 1.96**2 * (0.02 - 0.02**2) / 0.02**2  # if one question in fifty differs, all one way
-    assert claims.items_needed(alike) == pytest.approx(fewest)
-    unknown = claims.Finding(claim, None, Interval(1.0, -3.0, 5.0, 500), "not settled")
-    assert claims.items_needed(unknown) is None
+def finding_of(measured, published=2.0, text="LoRA learns more than additive SMF (KL)"):
+    claim = next(c for c in PUBLISHED.claims if c.text == text)
+    return claims.Finding(claim, published, measured, "not settled")
+
+
+def test_items_needed_settle_in_four_of_five_cases():
+    """By simulation: answers that change both ways, so that the published difference is the true one."""
+    wide = claims.items_needed(finding_of(Interval(1.0, -3.0, 5.0, 500)))
+    half = claims.items_needed(finding_of(Interval(1.0, -1.0, 3.0, 500)))
+    assert wide == pytest.approx(4 * half)
+    n = round(claims.items_needed(finding_of(Interval(0.2, 0.0, 0.4, 500), published=4.0)))
+    rng = np.random.default_rng(0)
+    settled = 0
+    for _ in range(300):  # 6 of 100 answers gained, 2 lost
+        gained, lost, _ = rng.multinomial(n, [0.06, 0.02, 0.92])
+        first, second = np.repeat([1, 0, 1], [gained, lost, n - gained - lost]), np.ones(n)
+        second[:gained] = 0
+        settled += accuracy_difference(first, second).clear
+    assert 0.7 <= settled / 300 <= 0.9
+    assert claims.items_needed(finding_of(Interval(1.0, -3.0, 5.0, 500), published=None)) is None
+
+
+def by_claim(records):
+    return {finding.claim.text: finding for finding in claims.findings(records, PUBLISHED)}
+
+
+def with_items(record, metric, items):
+    kept = record.metrics[metric].model_copy(update={"items": list(items), "n": len(items)})
+    record.metrics[metric] = kept
+
+
+def test_forgetting_is_not_tested_by_arms_that_learned_nothing():
+    records = paper_records(methods=FEW)
+    assert by_claim(records)["LoRA raises perplexity"].verdict == "supported"
+    base, lora = records[0], next(r for r in records if r.method == "lora")
+    with_items(lora, "exam_accuracy", base.metrics["exam_accuracy"].items)
+    found = by_claim(records)
+    for text in (
+        "LoRA raises perplexity",
+        "LoRA loses trivia",
+        "LoRA drifts more than additive SMF (KL)",
+    ):
+        assert found[text].verdict == claims.UNTESTED
+        assert found[text].reason == "LoRA r 16 did not gain"
+    assert found["Full finetuning loses trivia"].verdict == "supported"
+
+
+def test_an_arm_that_moved_by_nothing_is_not_the_base_compared_with_itself():
+    records = paper_records(methods=(*FEW, "retrofit-additive"))
+    additive = next(r for r in records if r.method == "additive-kl")
+    start = next(r for r in records if r.method == "retrofit-additive")
+    additive.settings["method"]["start"] = "retrofit-additive"
+    assert by_claim(records)["Additive SMF (KL) learns the exam"].reason == ""
+    items = [item + 8e-5 for item in start.metrics["self_kl"].items]
+    with_items(additive, "self_kl", items)
+    for text in ("Additive SMF (KL) learns the exam", "Additive SMF (KL) keeps its trivia"):
+        assert by_claim(records)[text].reason == "Additive (KL) did not move"
+
+
+def test_a_perplexity_must_rise_a_token_and_a_word():
+    records = paper_records(methods=FEW)
+    lora = next(r for r in records if r.method == "lora")
+    words = records[0].metrics["word_perplexity"].items
+    with_items(lora, "word_perplexity", [[0.9 * nll, count] for nll, count in words])
+    verdict = by_claim(records)["LoRA raises perplexity"].verdict
+    assert verdict not in ("supported", "contradicted")
+
+
+def test_a_size_can_be_excluded_where_the_direction_is_open():
+    records = paper_records(methods=FEW)
+    base, lora = records[0], next(r for r in records if r.method == "lora")
+    answers = list(base.metrics["knowledge_accuracy"].items)
+    with_items(lora, "knowledge_accuracy", answers)
+    finding = by_claim(records)["LoRA loses trivia"]
+    assert finding.verdict == claims.EXCLUDED and finding.measured.value == 0
+    told = claims.claims_sentence({"a/b": records}, PUBLISHED)
+    assert "excludes the published size of" in told
+
+
+def test_a_loss_larger_than_all_that_was_known_is_not_tested():
+    records = paper_records(methods=FEW)
+    for record in records:
+        with_items(record, "knowledge_accuracy", [1] * 10 + [0] * 390)
+    assert "too few questions" in by_claim(records)["Full finetuning loses trivia"].reason
+
+
+def test_behind_letters_a_gain_counts_in_balanced_accuracy():
+    records = paper_records(methods=FEW)
+    for record in records:
+        record.settings["exam"] = {"format": "lettered"}
+    assert ordering.learned_methods(arms.arms_of(records)) == []  # no counts by answer
+    assert by_claim(records)["LoRA loses trivia"].verdict == claims.UNTESTED
 
 
 def test_pairs_are_told_apart_together_not_one_by_one():

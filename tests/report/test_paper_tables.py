@@ -107,7 +107,9 @@ def test_claims_have_a_column_a_study():
     check_text(table)
     assert list(table)[-2:] == ["a/b", "c/d"] and len(table) == len(PUBLISHED.claims)
     claim = row(table, "Replacement loses trivia", "Claim")
-    assert claim["a/b"].endswith(": supported") and claim["c/d"] == ABSENT
+    assert claim["a/b"].endswith(": not tested (Replacement (KL) did not gain)")
+    assert claim["c/d"] == ABSENT
+    assert row(table, "LoRA loses trivia", "Claim")["a/b"].endswith(": supported")
     assert claim["Published"] == "-7.7" and claim["Holds if"] == "< 0"
     assert list(arm_tables.claims_table({}, PUBLISHED)) == ["Claim", "On", "Holds if", "Published"]
 

@@ -1,21 +1,38 @@
 """The learning rate that a sweep chooses."""
 
+import pytest
 from helpers_records import make_record
 
 from smf_lib.report.analysis.rates import best_learning_rates
+from smf_lib.study.records.results import ResultsError
 
 
-def test_best_learning_rate_is_the_lowest_within_one_standard_error():
-    def run(rate, right):
-        return make_record("lora", rate=rate, exam=[1] * right + [0] * (100 - right))
+def run(rate, exam):
+    return make_record("lora", rate=rate, exam=list(exam))
 
-    chosen = best_learning_rates([run(1e-4, 50), run(1e-3, 56), run(1e-2, 60)])
-    assert chosen == {"lora": 1e-3}  # 60 % of 100 questions has a standard error of 4.9 points
+
+def test_best_learning_rate_is_the_lowest_within_one_paired_error():
+    """The error is that of the answers that differ, not that of each accuracy."""
+    best = [1] * 60 + [0] * 40
+    near = [0] * 2 + [1] * 60 + [0] * 38  # 2 answers each way
+    less = [1] * 56 + [0] * 44  # 4 answers lost and none gained: twice their error
+    assert best_learning_rates([run(1e-4, less), run(1e-3, near), run(1e-2, best)]) == {
+        "lora": 1e-3
+    }
+    assert best_learning_rates([run(1e-4, less), run(1e-2, best)]) == {"lora": 1e-2}
+    scattered = [0] * 14 + [1] * 56 + [0] * 30  # 14 lost, 10 gained: within their error
+    assert best_learning_rates([run(1e-4, scattered), run(1e-2, best)]) == {"lora": 1e-4}
     assert best_learning_rates([make_record("base")]) == {}
 
 
+def test_rates_on_other_questions_are_refused():
+    other = make_record("lora", rate=1e-3, split="validation")
+    with pytest.raises(ResultsError, match="different data or splits"):
+        best_learning_rates([make_record("lora", rate=1e-4), other])
+
+
 def test_a_rate_at_which_training_diverged_is_not_chosen():
-    rates = {1e-5: [1, 1, 0, 0], 1e-4: [1, 1, 1, 0], 1e-3: [float("nan")] * 4}
+    rates = {1e-5: [1, 0] * 20, 1e-4: [1, 1] * 20, 1e-3: [float("nan")] * 40}
     records = [make_record("lora", rate=rate, exam=exam) for rate, exam in rates.items()]
     assert best_learning_rates(records)["lora"] == 1e-4
     assert best_learning_rates(records[2:]) == {}

@@ -13,6 +13,7 @@ from ...study.records.record import MetricName, Record
 from ...study.records.results import ResultsError, paired_key
 from ..measures import Measure, measure_of
 from ..text import rate_text
+from .stats import in_blocks
 
 METHOD_ORDER = (
     "base", "full", "lora", "smf-kl", "smf-tfidf", "smf-random", "smf-all",
@@ -57,6 +58,10 @@ class Arm:
     def items(self, metric: MetricName) -> NDArray[np.float64]:
         """Items of all runs, float64 (seeds, n) or (seeds, n, 2).
 
+        Overlapping windows of one running text are summed into half as many blocks as the text has
+        articles: windows of one article share what makes it easy, so that an article or two is
+        what can be taken for independent.
+
         Raises ResultsError if a run lacks the metric or was measured on other items.
         """
         keys = {paired_key(record, metric): record.run_id for record in self.records}
@@ -65,7 +70,11 @@ class Arm:
                 f"runs {', '.join(keys.values())}: {metric} was measured on "
                 "different data, so their seeds cannot be combined"
             )
-        return np.array([record.metrics[metric].items for record in self.records], dtype=float)
+        items = np.array([record.metrics[metric].items for record in self.records], dtype=float)
+        prose = self.first.data.prose
+        if metric == "prose_perplexity" and items.shape[1] > prose.articles:
+            return in_blocks(items, max(2, prose.articles // 2))
+        return items
 
 
 def method_rank(method: str) -> tuple[int, str]:

@@ -11,13 +11,12 @@ question. Units: per cent and points.
 from __future__ import annotations
 
 import math
-from statistics import NormalDist
 
 import numpy as np
 
 from ...study.records.results import ResultsError
 from .arms import Arm
-from .stats import Interval
+from .stats import Estimate, Interval, interval_of, spread_of_seeds
 
 
 def has_answers(arm: Arm, metric: str) -> bool:
@@ -37,18 +36,24 @@ def shares_right(arm: Arm, metric: str) -> list[float]:
 
 def balanced_level(arm: Arm, metric: str) -> Interval:
     """Balanced accuracy in per cent with its 95 % interval. Raises ResultsError, see above."""
-    value, variance, n = _moments(arm, metric)
-    return _interval(value, variance, n, len(arm.records))
+    estimate, n = _estimate(arm, metric)
+    return interval_of(estimate, n, len(arm.records)).scaled(100)
 
 
-def balanced_change(arm: Arm, other: Arm, metric: str) -> Interval:
+def balanced_change(arm: Arm, other: Arm, metric: str, level: float = 0.95) -> Interval:
     """How far an arm's balanced accuracy lies above another's, in points, as if not paired.
 
     The interval is that of two samples: that both arms answered the same questions is not used.
     Raises ResultsError, see above.
     """
-    (first, a, n), (second, b, _) = (_moments(x, metric) for x in (arm, other))
-    return _interval(first - second, a + b, n, len(arm.records))
+    (first, n), (second, _) = _estimate(arm, metric), _estimate(other, metric)
+    luck = spread_of_seeds([_by_seed(x, metric) for x in (arm, other)])
+    difference = Estimate(
+        first.value - second.value,
+        np.array([first.variances[0] + second.variances[0], luck[0]]),
+        np.array([math.inf, luck[1]]),
+    )
+    return interval_of(difference, n, len(arm.records), level).scaled(100)
 
 
 def _counts(arm: Arm, metric: str) -> tuple[np.ndarray, np.ndarray]:
@@ -59,24 +64,23 @@ def _counts(arm: Arm, metric: str) -> tuple[np.ndarray, np.ndarray]:
     return counts[..., 0], counts[..., 1]
 
 
-def _moments(arm: Arm, metric: str) -> tuple[float, float, int]:
-    """Balanced accuracy (a share), the variance of that number, and the questions asked.
+def _by_seed(arm: Arm, metric: str) -> np.ndarray:
+    """Balanced accuracy, a share, of each run: (seeds,)."""
+    right, asked = _counts(arm, metric)
+    return (right[:, asked[0] > 0] / asked[:, asked[0] > 0]).mean(1)
 
-    The variance is that of a mean of independent shares, each with one right and one wrong answer
-    added, so that a share of 0 or 1 is not taken for certain (Agresti and Caffo, The American
-    Statistician 54, 2000). Over seeds, which answer the same questions, it is averaged, and the
-    variance between seeds is added.
+
+def _estimate(arm: Arm, metric: str) -> tuple[Estimate, int]:
+    """Balanced accuracy (a share) with the parts of its variance, and the questions asked.
+
+    The variance by questions is that of a mean of independent shares, each with one right and one
+    wrong answer added, so that a share of 0 or 1 is not taken for certain (Agresti and Caffo, The
+    American Statistician 54, 2000), averaged over seeds, which answer the same questions.
     """
     right, asked = _counts(arm, metric)
     right, asked = right[:, asked[0] > 0], asked[:, asked[0] > 0]
-    by_seed = (right / asked).mean(1)
-    eased = (right + 1) / (asked + 2)
-    variance = float((eased * (1 - eased) / (asked + 2)).sum(1).mean()) / asked.shape[1] ** 2
-    if len(by_seed) > 1:
-        variance += float(by_seed.var(ddof=1)) / len(by_seed)
-    return float(by_seed.mean()), variance, int(asked[0].sum())
-
-
-def _interval(value: float, variance: float, n: int, seeds: int) -> Interval:
-    half = NormalDist().inv_cdf(0.975) * math.sqrt(variance)
-    return Interval(value, value - half, value + half, n, seeds).scaled(100)
+    runs, eased = _by_seed(arm, metric), (right + 1) / (asked + 2)
+    over_items = (eased * (1 - eased) / (asked + 2)).sum(1).mean() / asked.shape[1] ** 2
+    luck, freedom = spread_of_seeds([runs])
+    variances, freedoms = np.array([over_items, luck]), np.array([math.inf, freedom])
+    return Estimate(runs.mean(), variances, freedoms), int(asked[0].sum())

@@ -4,6 +4,7 @@ Gain and drift are measured from the base model of the same study, on the same i
 gains and accuracies in points (percent), perplexity change in percent, KL in nats a token.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -18,15 +19,18 @@ from .equal_gain import EqualGain, SweepPoint, drift_at_equal_gain
 from .stats import Interval, McNemar
 
 
-def level(arm: Arm, metric: MetricName) -> Interval:
-    """The metric itself: accuracies in percent, perplexity, KL in nats a token."""
+def level(arm: Arm, metric: MetricName, joint: float = 0.95) -> Interval:
+    """The metric itself: accuracies in percent, perplexity, KL in nats a token.
+
+    joint: the level of the interval, higher where several must hold together.
+    """
     items = arm.items(metric)
     unit = arm.measure(metric).unit
     if unit == "perplexity":
-        return stats.perplexity_interval(items)
+        return stats.perplexity_interval(items, joint)
     if unit == "nats":
-        return stats.mean_interval(items)
-    return stats.accuracy_interval(items).scaled(100)
+        return stats.mean_interval(items, joint)
+    return stats.accuracy_interval(items, joint).scaled(100)
 
 
 def change(arm: Arm, base: Arm, metric: MetricName) -> Interval:
@@ -69,7 +73,9 @@ def contrast(first: Arm, second: Arm, metric: MetricName, level: float = 0.95) -
     measure = first.measure(metric)
     if measure.unit == "perplexity":
         return stats.perplexity_ratio(a, b, level).scaled(100, offset=-1)
-    return stats.accuracy_difference(a, b, level).scaled(measure.factor)
+    if measure.unit == "nats":
+        return stats.mean_difference(a, b, level)
+    return stats.accuracy_difference(a, b, level).scaled(100)
 
 
 def compare(first: Arm, second: Arm, metric: MetricName = EXAM) -> tuple[Interval, McNemar | None]:
@@ -87,14 +93,14 @@ def retention(arm: Arm, reference: Arm, base: Arm) -> Interval:
     return stats.gain_retention(*items).scaled(100)
 
 
-def equal_gain(
-    arms: Sequence[Arm], metric: MetricName, reference: str | None = "lora"
-) -> EqualGain:
-    """Drift of each method of one study at one exam gain.
+def equal_gain(arms: Sequence[Arm], metric: MetricName, at: float | None = None) -> EqualGain:
+    """Drift of each method of one study at one exam gain, and of every pair of them.
 
-    reference: the method that the excess of the others is measured from, if it has a sweep.
     Methods with one learning rate only are left out. Gain and drifts are shares (not points) and
-    nats. Raises ResultsError if the arms come from several studies.
+    nats. at: the gain, as `drift_at_equal_gain` chooses it by default.
+
+    Raises:
+        ResultsError: the arms come from several studies.
     """
     studies = {arm.where for arm in arms}
     if len(studies) > 1:
@@ -110,11 +116,9 @@ def equal_gain(
         sweeps.setdefault(arm.first.method, []).append(point)
     sweeps = {name: points for name, points in sweeps.items() if len(points) > 1}
     if not sweeps:
-        return EqualGain(
-            np.nan, {}, {}, f"no method was run at two learning rates with {metric} measured"
-        )
+        reason = f"no method was run at two learning rates with {metric} measured"
+        return EqualGain(math.nan, reason=reason)
     base = base_of(trained[0], arms)
     probe = np.zeros(1) if unit == "nats" else base.items(metric)
     base_point = SweepPoint(base.items(EXAM), probe)
-    reference = reference if reference in sweeps else None
-    return drift_at_equal_gain(sweeps, base_point, "kl" if unit == "nats" else unit, reference)
+    return drift_at_equal_gain(sweeps, base_point, "kl" if unit == "nats" else unit, at)

@@ -211,7 +211,13 @@ def equal_gain_table(records: Sequence[Record]) -> pd.DataFrame:
         }
         columns[f"{head}, minus LoRA's"] = {
             method: number(interval.scaled(factor), digits, sign=True)
-            for method, interval in result.excess.items()
+            for (method, other), interval in result.excess.items()
+            if other == "lora"
+        }
+        columns[f"{head}, as a share of LoRA's"] = {
+            method: number(interval, 2)
+            for (method, other), interval in result.ratios.items()
+            if other == "lora" and interval.known
         }
     if not columns:
         raise ValueError("; ".join(reasons))

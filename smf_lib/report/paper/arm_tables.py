@@ -14,6 +14,7 @@ from ...study.records.record import AccuracyName, MetricName, Record
 from ...study.tasks.formats import LETTERS
 from ..analysis.arms import Arm
 from ..analysis.balanced import balanced_change, balanced_level, has_answers, shares_right
+from ..analysis.decisions import holm
 from ..analysis.effects import are_paired, change, compare, contrast, level
 from ..analysis.tables import DASH, number, p_text
 from ..text import listed, signed
@@ -192,13 +193,21 @@ def contrast_table(
     """What one step of the method adds to another: `first` minus `second` on every metric.
 
     One row a question of which both arms are on record; `claims.unanswered_sentence` names the
-    others. A metric that the two were not measured on with the same items has a dash.
+    others. A metric that the two were not measured on with the same items has a dash. What differs
+    clearly does so for all differences of the table together (Holm).
     """
     arms = arms_of(records)
+    asked = [question for question in QUESTIONS if {*question[1:]} <= arms.keys()]
+    family = [
+        (arms[first], arms[second], metric)
+        for _, first, second in asked
+        for metric in COMPARED
+        if all(arms[name].has(metric) for name in (first, second))
+        and are_paired(arms[first], arms[second], metric)
+    ]
+    apart = holm(family, lambda pair, joint: contrast(*pair, joint).clear)
     rows = []
-    for question, first, second in QUESTIONS:
-        if first not in arms or second not in arms:
-            continue
+    for question, first, second in asked:
         row = {
             "Question": question,
             "Difference": f"{label_of(first, arms)} − {label_of(second, arms)}",
@@ -208,12 +217,10 @@ def contrast_table(
             unit, digits = _unit(metric, changes=True)
             head = f"{SHORT[metric]} ({unit})"
             row[head] = DASH
-            pair = arms[first], arms[second]
-            if not (all(arm.has(metric) for arm in pair) and are_paired(*pair, metric)):
-                continue
-            difference = contrast(*pair, metric)
-            row[head] = number(difference, digits, sign=True)
-            clear += [SHORT[metric]] if difference.clear else []
+            pair = arms[first], arms[second], metric
+            if pair in family:
+                row[head] = number(contrast(*pair), digits, sign=True)
+                clear += [SHORT[metric]] if pair in apart else []
         row["Differs clearly in"] = listed(clear) or "nothing"
         rows.append(row)
     return pd.DataFrame(rows)
@@ -240,6 +247,8 @@ def claims_table(studies: Mapping[str, Sequence[Record]], published: Published) 
             row[where] = finding.verdict
             if finding.measured is not None:
                 row[where] = f"{number(finding.measured, 1, sign=True)}{unit}: {finding.verdict}"
+            if finding.reason:
+                row[where] += f" ({finding.reason})"
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -255,8 +264,7 @@ def _condition(claim: Claim) -> str:
 def power_table(studies: Mapping[str, Sequence[Record]], published: Published) -> pd.DataFrame:
     """Claims that a study measured and could not settle, with the questions it would have taken.
 
-    If the published difference were the true one, an interval that just clears the claim's bound
-    would need n * (half width / distance)^2 items, since it narrows with the root of their number.
+    How many that are is worked out by `claims.items_needed`, at 80 % power.
     """
     rows = []
     for where, records in studies.items():

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from ...study.records.record import MetricName, Record
+from ...study.records.record import AccuracyName, MetricName, Record
 from ..analysis.arms import Arm
 from ..analysis.balanced import balanced_change, has_answers
+from ..analysis.decisions import holm
 from ..analysis.effects import are_paired, contrast, level
 from ..analysis.stats import Interval
 from ..text import listed
@@ -20,6 +21,7 @@ MAIN = (
     "base", "additive-kl", "additive-s-kl", "replacement-kl", "lora", "full", "smf-kl", "smf-tfidf",
 )  # fmt: skip
 COMPARED: tuple[MetricName, ...] = (*METRICS, "self_kl")  # the paper's, and the divergence
+SCORES: tuple[AccuracyName, ...] = ("exam_accuracy", "letter_accuracy")
 WORSE = ("prose_perplexity", "word_perplexity", "self_kl")  # the more, the more was forgotten
 
 
@@ -27,7 +29,7 @@ WORSE = ("prose_perplexity", "word_perplexity", "self_kl")  # the more, the more
 class Pair:
     """Two arms on one metric: the larger first, the 95 % interval, and whether they are apart.
 
-    `apart` holds for all pairs of the comparison together (Bonferroni), not for each alone.
+    `apart` holds for all pairs of the comparison together (Holm), not for each alone.
     """
 
     upper: Arm
@@ -50,14 +52,14 @@ def ordered_pairs(
 def _pairs(arms: Sequence[Arm], metric: MetricName) -> list[Pair]:
     """All pairs of these arms that were measured on the same items."""
     found = [pair for pair in combinations(arms, 2) if are_paired(*pair, metric)]
+    apart = holm(found, lambda pair, joint: contrast(*pair, metric, joint).clear)
     pairs = []
     for one, other in found:
         difference = contrast(one, other, metric)
         upper, lower = one, other
         if difference.value < 0:
             upper, lower, difference = other, one, contrast(other, one, metric)
-        joint = contrast(upper, lower, metric, 1 - 0.05 / len(found))
-        pairs.append(Pair(upper, lower, difference, joint.clear))
+        pairs.append(Pair(upper, lower, difference, (one, other) in apart))
     return pairs
 
 
@@ -115,19 +117,50 @@ def _without_implied(above: Mapping[str, Sequence[str]]) -> dict[str, list[str]]
     return {u: [low for low in below if low not in through[u]] for u, below in above.items()}
 
 
+def learned_methods(arms: Mapping[str, Arm]) -> list[str]:
+    """Methods whose gain on the exam is clearly above zero, for all arms together (Holm).
+
+    Where the answers are letters it is the gain in balanced accuracy, by the paper's score or by
+    lm-eval's, both in one family: without the counts by answer no gain is told from a preference
+    for one letter.
+    """
+    base = arms.get("base")
+    if base is None or not base.has("exam_accuracy"):
+        return []
+    trained = [arm for arm in arms.values() if not arm.is_base and arm.has("exam_accuracy")]
+    scores: Sequence[AccuracyName] = SCORES if lettered(base) else ("exam_accuracy",)
+    gained = {arm for arm, _ in _gained(trained, base, scores, balanced=lettered(base))}
+    return [method for method, arm in arms.items() if arm in gained]
+
+
+def _gained(
+    trained: Sequence[Arm], base: Arm, scores: Sequence[AccuracyName], balanced: bool = False
+) -> set[tuple[Arm, AccuracyName]]:
+    """Arms and scores whose gain lies above zero, for all together (Holm)."""
+    compared = balanced_change if balanced else contrast
+    family = [
+        (arm, score)
+        for arm in trained
+        for score in scores
+        if not balanced or (has_answers(arm, score) and has_answers(base, score))
+    ]
+    return holm(family, lambda one, joint: compared(one[0], base, one[1], joint).low > 0)
+
+
 def learning_sentence(records: Sequence[Record]) -> str:
     """Which arms learned the exam at all: those whose gain has an interval above zero.
 
     Where the answers are letters, also which are above the majority class, and which gain in
-    balanced accuracy: the others may have learned no more than a letter.
+    balanced accuracy: the others may have learned no more than a letter. Each of these is one family
+    of comparisons, corrected by Holm's procedure.
     """
     arms = arms_of(records)
     base, where = arms.get("base"), f"{records[0].profile}/{records[0].study}"
     trained = [a for a in arms.values() if not a.is_base and a.has("exam_accuracy")]
     if base is None or not trained:
         return f"Study {where} has no trained arm beside its base model yet."
-    gains = {arm: contrast(arm, base, "exam_accuracy") for arm in trained}
-    learned = [arm.first.label for arm, gain in gains.items() if gain.low > 0]
+    gained = {arm for arm, _ in _gained(trained, base, ["exam_accuracy"])}
+    learned = [arm.first.label for arm in trained if arm in gained]
     if not learned:
         return f"In study {where} no arm gains clearly on the exam."
     rest = len(trained) - len(learned)
@@ -141,15 +174,15 @@ def _beyond_letters(trained: Sequence[Arm], base: Arm) -> list[str]:
     if not lettered(base):
         return []
     majority = 100 * base.first.baselines.majority
-    above = [a.first.label for a in trained if level(a, "exam_accuracy").low > majority]
+    over = holm(trained, lambda arm, joint: level(arm, "exam_accuracy", joint).low > majority)
+    above = [arm.first.label for arm in trained if arm in over]
     always = f"always giving the letter that was most often right in training ({majority:.1f} %)"
     told = [f"Clearly above {always}: {'; '.join(above) or 'none'}."]
-    gains = []
-    for metric, score in (("exam_accuracy", "the paper's score"), ("letter_accuracy", "lm-eval's")):
-        arms = [arm for arm in trained if has_answers(arm, metric)]
-        if arms and has_answers(base, metric):
-            gained = [a.first.label for a in arms if balanced_change(a, base, metric).low > 0]
-            gains.append(f"by {score} {listed(gained) if gained else 'none'}")
+    gains, gained = [], _gained(trained, base, SCORES, balanced=True)
+    for metric, score in zip(SCORES, ("the paper's score", "lm-eval's"), strict=True):
+        if has_answers(base, metric) and any(has_answers(arm, metric) for arm in trained):
+            names = [arm.first.label for arm in trained if (arm, metric) in gained]
+            gains.append(f"by {score} {listed(names) if names else 'none'}")
     if gains:
         balanced = "balanced accuracy, which a preference for one letter does not raise"
         told.append(f"Clear gains in {balanced}: {', '.join(gains)}.")

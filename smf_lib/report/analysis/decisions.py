@@ -1,0 +1,57 @@
+"""Decisions over several comparisons: which hold together, and which setting is chosen."""
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import TypeVar
+
+from numpy.typing import ArrayLike
+
+from .stats import by_seed, combine
+
+Comparison = TypeVar("Comparison", bound=Hashable)
+
+
+def holm(
+    family: Iterable[Comparison],
+    decided: Callable[[Comparison, float], bool],
+    level: float = 0.95,
+) -> set[Comparison]:
+    """The comparisons of a family that are decided together, with at most 1 - `level` for any error.
+
+    Holm's step-down procedure (Scandinavian Journal of Statistics 6, 1979), by intervals: of m
+    comparisons those are decided that an interval of level 1 - (1 - level) / m decides, then m is
+    the number of those that are left, and so on until none is added.
+
+    decided: whether the interval of a comparison at a level decides it; narrower intervals of lower
+    level must decide what wider ones do.
+    """
+    left = list(dict.fromkeys(family))
+    found: set[Comparison] = set()
+    while left:
+        joint = 1 - (1 - level) / len(left)
+        added = [comparison for comparison in left if decided(comparison, joint)]
+        if not added:
+            break
+        found.update(added)
+        left = [comparison for comparison in left if comparison not in found]
+    return found
+
+
+def first_within_one_error(outcomes: Sequence[ArrayLike]) -> int:
+    """Place of the first setting whose accuracy is within one standard error of the best one's.
+
+    The one-standard-error rule (Breiman et al., Classification and Regression Trees, 1984, section
+    3.4.3) with the error of the paired difference from the best, since all settings answer the same
+    questions: settings that the questions cannot tell apart are settled towards the first.
+
+    outcomes: answers (seeds, n) of each setting, the one that changes least first.
+
+    Raises:
+        ValueError: no settings, or settings with different numbers of questions.
+    """
+    settings = [by_seed(items) for items in outcomes]
+    if len({items.shape[1] for items in settings}) != 1:
+        counts = [items.shape[1] for items in settings]
+        raise ValueError(f"outcomes of {counts} questions: settings of the same questions wanted")
+    best = max(settings, key=lambda items: items.mean())
+    behind = [combine([(1.0, best), (-1.0, items)]) for items in settings]
+    return next(i for i, lag in enumerate(behind) if lag.value <= lag.error)

@@ -1,0 +1,39 @@
+"""Holm's procedure by intervals, and the setting that is chosen."""
+
+import numpy as np
+import pytest
+
+from smf_lib.report.analysis.decisions import first_within_one_error, holm
+
+
+def holm_by_p(p_values, alpha=0.05):
+    """The procedure as it is published: on p-values, from the smallest on."""
+    order, found = np.argsort(p_values), set()
+    for rank, place in enumerate(order):
+        if p_values[place] > alpha / (len(p_values) - rank):
+            break
+        found.add(int(place))
+    return found
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_holm_is_that_of_the_p_values(seed):
+    p_values = np.random.default_rng(seed).beta(0.3, 4, 7)
+    found = holm(range(7), lambda i, level: p_values[i] <= 1 - level + 1e-15)
+    assert found == holm_by_p(p_values)
+
+
+def test_an_empty_family_decides_nothing():
+    assert holm([], lambda i, level: True) == set()
+
+
+def test_true_differences_of_zero_are_rarely_decided_in_a_family():
+    rng = np.random.default_rng(0)
+    families = rng.random((2000, 10))
+    wrong = np.mean([bool(holm(p, lambda p_value, level: p_value <= 1 - level)) for p in families])
+    assert 0.03 <= wrong <= 0.07
+
+
+def test_settings_of_different_questions_are_refused():
+    with pytest.raises(ValueError, match=r"outcomes of \[3, 4\] questions"):
+        first_within_one_error([[1, 0, 1], [1, 0, 1, 1]])
