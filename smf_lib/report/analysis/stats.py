@@ -328,11 +328,7 @@ def gain_retention(
 
 
 def interval_of(
-    estimate: Estimate,
-    n: int,
-    seeds: int,
-    level: float = 0.95,
-    back: Callable[[float], float] = float,
+    estimate: Estimate, n: int, seeds: int, level: float = 0.95, back: Callable = float
 ) -> Interval:
     """The interval of an estimate, taken `back` from the scale on which it is symmetrical."""
     if not math.isfinite(estimate.value):
