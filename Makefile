@@ -37,7 +37,7 @@ help:
 	@echo "make test            make the environment and pass all tests"
 	@echo "make lint            check format and style"
 	@echo "make lock            write requirements.lock again from pyproject.toml (needs uv)"
-	@echo "make clean           remove what the profile's study computed (work/PROFILE); records stay"
+	@echo "make clean           remove what the study computed and trained (work/PROFILE); records stay"
 	@echo
 	@echo "CORES=all   cores to use      VENV=.venv   the environment; VENV=none: the active one"
 	@echo "PYTHON=...  the Python to make the environment with, 3.11 or newer"

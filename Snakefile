@@ -3,7 +3,8 @@
     snakemake --cores all --rerun-triggers mtime params input --config profile=quick -- book
 
 Everything is written under the working directory: work/<profile>/ and results/<profile>/local/.
-A run is repeated when its settings or the code that it uses change (see smf_lib/study/records/sources.py).
+A run is repeated when its key changes (see smf_lib/study/keys.py), and then trains and measures only
+what is not kept under its key; `python -m smf_lib.study keys --profile quick` says what that will be.
 Targets: `book`; `study` (all records, no pages); or any file that a rule makes.
 """
 
@@ -17,8 +18,10 @@ from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
 from smf_lib.report.book.plan import describe_plan, other_builds
+from smf_lib.study.code import code_digest, notebook_digest
+from smf_lib.study.keys import memory_key, run_keys
+from smf_lib.study.materials import Materials
 from smf_lib.study.profiles import load_profile
-from smf_lib.study.records.sources import code_digest, notebook_digest
 
 # Every choice of the scheduler is told in a line; the notebooks' own lines say more.
 logger.addFilter(lambda r: not r.getMessage().startswith(("Select jobs", "Execute ")))
@@ -37,19 +40,23 @@ os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**33))
 PROFILE_NAME = str(config.get("profile", "quick"))
 try:
     PROFILE = load_profile(PROFILE_NAME)
+    RUNS = {run.run_id: run for run in PROFILE.runs()}
+    MATERIALS = Materials(PROFILE, Path.cwd())
+    KEYS = {run_id: run_keys(MATERIALS, run).digest for run_id, run in RUNS.items()}
+    MEMORY_KEY = memory_key(MATERIALS).digest
 except ValueError as error:
     raise WorkflowError(str(error))
 
 WORK = f"work/{PROFILE.name}"
 RESULTS = f"results/{PROFILE.name}"
 SITE = f"{WORK}/site"
-RUNS = {run.run_id: run for run in PROFILE.runs()}
 RECORDS = [f"{RESULTS}/local/{run_id}.json" for run_id in RUNS]
 EXECUTED = [
     f"{WORK}/notebooks/{name}.ipynb"
     for name in ["01_build_memory", *(f"02_finetune_{run_id}" for run_id in RUNS), *VIEWS]
 ]
-WHAT_PAGES_SAY = {"name", "title", "description", "means_nothing"}
+# What the notebooks that show records are made with: the report without `report/book`.
+SHOWING = ["report/*.py", "report/[!b]*/*.py", "study/records/*.py"]
 
 
 def source(*parts):
@@ -73,18 +80,11 @@ def shown_records(wildcards):
     return sorted({*RECORDS, *map(str, further)})
 
 
-def settings(**more):
-    """The profile's settings that decide what a run computes, as one line of JSON."""
-    left_out = WHAT_PAGES_SAY | {"methods", "seeds", "retrofit"}
-    return json.dumps({**PROFILE.model_dump(mode="json", exclude=left_out), **more})
-
-
-def run_settings(wildcards):
-    run = RUNS[wildcards.run_id]
-    more = {"method": run.settings.model_dump(mode="json"), "seed": run.seed}
-    if run.settings.stage == "retrofit":
-        more["retrofit"] = PROFILE.retrofit.model_dump(mode="json")
-    return settings(**more)
+def notebook_key(name):
+    """What an executed notebook depends on besides its parameters, the records it reads and keys."""
+    code = [] if name.startswith(("01", "02")) else [code_digest(*SHOWING)]
+    memory = [MEMORY_KEY] if name.startswith(("01", "04")) else []
+    return [notebook_digest(source("notebooks", f"{name}.ipynb")), *code, *memory]
 
 
 def notebook_parameters(**more):
@@ -126,7 +126,7 @@ def pages():
 
 
 onstart:
-    for line in describe_plan(PROFILE, workflow.dag.needrun_jobs(), Path("results")):
+    for line in describe_plan(MATERIALS, workflow.dag.needrun_jobs()):
         print(line, flush=True)
 
 
@@ -170,8 +170,7 @@ rule build_memory:
     output:
         notebook=f"{WORK}/notebooks/01_build_memory.ipynb",
     params:
-        code=notebook_digest(source("notebooks", "01_build_memory.ipynb")),
-        settings=settings(),
+        key=notebook_key("01_build_memory"),
         parameters=notebook_parameters(),
         log=f"{WORK}/logs/01_build_memory.log",
     priority: 2
@@ -190,8 +189,8 @@ rule finetune:
         record=RESULTS + "/local/{run_id}.json",
         notebook=WORK + "/notebooks/02_finetune_{run_id}.ipynb",
     params:
-        code=notebook_digest(source("notebooks", "02_finetune.ipynb")),
-        settings=run_settings,
+        key=lambda w: [KEYS[w.run_id], *notebook_key("02_finetune")],
+        label=lambda w: RUNS[w.run_id].settings.label,
         parameters=run_parameters,
         log=WORK + "/logs/{run_id}.log",
     priority: 1
@@ -207,8 +206,7 @@ rule view:
     output:
         notebook=WORK + "/notebooks/{view}.ipynb",
     params:
-        code=lambda w: notebook_digest(source("notebooks", f"{w.view}.ipynb")),
-        settings=PROFILE.model_dump_json(),
+        key=lambda w: notebook_key(w.view),
         parameters=view_parameters,
         log=WORK + "/logs/{view}.log",
     threads: workflow.cores
@@ -224,7 +222,7 @@ rule pages:
     output:
         f"{SITE}/_build/html/index.html",
     params:
-        code=code_digest("book.build"),
+        code=code_digest("report/book/*.py"),
         profile=PROFILE.model_dump_json(),
         arguments=["--profile", PROFILE_NAME, "--source", str(SOURCE)],
         log=f"{WORK}/logs/book.log",

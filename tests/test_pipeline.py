@@ -200,7 +200,22 @@ def test_editing_a_notebooks_text_runs_nothing(study):
             ["view"],
             ["finetune"],
         ),
+        (
+            "smf_lib/study/training/train.py",
+            '"""Train `model` in place',
+            '"""Train a model in place',
+            [],
+            ["finetune", "build_memory", "view", "pages"],
+        ),
+        (
+            "smf_lib/study/evaluation/reading.py",
+            "import torch\n",
+            "import torch\n\nx = 1\n",
+            ["finetune"],
+            ["build_memory"],
+        ),
         ("profiles/smoke.yaml", "label: LoRA r 4", "label: LoRA", ["finetune"], ["build_memory"]),
+        ("profiles/smoke.yaml", "checkpoint_every: 2", "checkpoint_every: 3", [], ["finetune"]),
         ("profiles/smoke.yaml", "through the whole", "through all", ["pages"], ["finetune"]),
     ],
 )
@@ -213,6 +228,32 @@ def test_an_edit_repeats_what_depends_on_it(study, file, before, after, repeated
     path.write_text(text, "utf-8")
     assert all(f"rule {name}:" in plan for name in repeated), plan
     assert not any(f"rule {name}:" in plan for name in kept), plan
+
+
+def test_a_changed_line_of_data_is_said_before_the_runs_repeat_that_read_it(study):
+    files = list((study.root / "smf_lib" / "study" / "data").glob("prose_*.jsonl"))
+    before = {path: path.read_text("utf-8") for path in files}
+    for path, text in before.items():
+        path.write_text(text.replace(" the ", " this "), "utf-8")
+    keys = [sys.executable, "-m", "smf_lib.study", "keys", "--profile", "smoke"]
+    environment = {**os.environ, "PYTHONPATH": str(study.root), "SMF_ROOT": str(study.root)}
+    told = subprocess.run(
+        keys, cwd=study.root, env=environment, capture_output=True, text=True, check=True
+    )
+    plan = study.planned()
+    for path, text in before.items():
+        path.write_text(text, "utf-8")
+    assert "lora-seed0: measure prose_perplexity (articles changed)" in told.stdout
+    assert plan.count("rule finetune:") == 5 and "rule build_memory:" not in plan, plan
+
+
+def test_what_was_trained_is_kept(study):
+    kept = {path.parent.parent.name for path in study.root.rglob("adapter/adapter_config.json")}
+    assert {name.rpartition("-")[0] for name in kept} == {
+        "lora-seed0", "smf-kl-seed0", "smf-tfidf-seed0"
+    }  # fmt: skip
+    text = study.page("notebooks/02_finetune_smf-kl-seed0").text
+    assert "kept in work/smoke/runs/smf-kl-seed0-" in text and "finetuned:" in text
 
 
 def test_a_second_build_is_refused_but_not_the_jobs_of_a_cluster(study):

@@ -14,10 +14,10 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from .exams import build_exam
-from .files import find_root, short_hash, write_json  # noqa: F401  (find_root: for importers)
+from .files import write_json
+from .keys import own_text_key
 from .models import ModelFiles, load_model, resolve_model
 from .profiles import Profile
-from .records.sources import code_digest
 from .tasks import corpora, probes
 from .tasks.exam import Exam, ExamQuestion
 from .tasks.formats import FORMATS, Cloze, Lettered
@@ -87,19 +87,6 @@ class Materials:
             kept[field] = corpora.load_texts(f"{field}.text", wanted, self.root, rows_field)
         return kept[field]
 
-    @cached_property
-    def retrofit_hash(self) -> str:
-        """A short name for the texts of stage 1."""
-        return short_hash(self.texts("retrofit"))
-
-    @cached_property
-    def data_hash(self) -> str:
-        """A short name for what every run reads besides the exam: probes' data and background."""
-        questions, shots = self.knowledge
-        rows = [*self.prose, *questions, *shots]
-        plain = [dataclasses.asdict(r) if dataclasses.is_dataclass(r) else r for r in rows]
-        return short_hash(plain, self.texts("background"))
-
     def empty_model(self) -> nn.Module:
         """The base model's modules without their weights."""
         config = AutoConfig.from_pretrained(self.model_files.path)
@@ -112,9 +99,8 @@ class Materials:
         return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
 
     def _own_text(self, name: str, sequences: int, tokens: int, seed: int, base=None):
-        code = code_digest("tasks.probes")
-        wanted = (self.model_files.sha256, sequences, tokens, seed, code)
-        path = self.work / f"{name}-{short_hash(*wanted)}.json"
+        key = own_text_key(self, sequences, tokens, seed)
+        path = self.work / f"{name}-{key.digest}.json"
         if not path.is_file():
             model, tokenizer = base or self.load_base()
             text = probes.write_self_text(model, tokenizer, sequences, tokens, seed)

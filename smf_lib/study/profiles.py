@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
+from typing import Literal
 
 import yaml
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
@@ -69,6 +70,7 @@ class Profile(Settings):
     evaluation: EvaluationSettings = EvaluationSettings()
     methods: dict[str, MethodSettings]
     seeds: list[int] = Field([0], min_length=1)
+    keep: Literal["adapters", "full"] = "adapters"  # "full": also the weights of full finetuning
 
     @field_validator("exam", mode="before")
     @classmethod

@@ -14,8 +14,8 @@ from smf_lib.report.analysis.balanced import (
     shares_right,
 )
 from smf_lib.report.paper import arm_tables, ordering
+from smf_lib.study.recording import right_by_answer
 from smf_lib.study.records.record import Record
-from smf_lib.study.records.recording import right_by_answer
 from smf_lib.study.records.results import ResultsError
 from smf_lib.study.tasks.exam import ExamQuestion
 

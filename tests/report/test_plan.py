@@ -9,10 +9,15 @@ import pytest
 from helpers_records import make_record
 
 from smf_lib.report.book.plan import describe_plan, other_builds
+from smf_lib.study.materials import Materials
 from smf_lib.study.profiles import load_profile
 from smf_lib.study.records.results import write_record
 
-PROFILE = load_profile("smoke")
+
+@pytest.fixture
+def study(tmp_path):
+    """The smoke study in a folder of the test's own."""
+    return Materials(load_profile("smoke"), tmp_path)
 
 
 def job(rule, run_id=None):
@@ -24,33 +29,39 @@ def job(rule, run_id=None):
 def record(folder, study, run_id, seconds):
     made = make_record(profile="smoke", run_id=run_id)
     made.cost.total_seconds = seconds
-    write_record(folder / "smoke" / study / f"{run_id}.json", made)
+    write_record(folder / "results" / "smoke" / study / f"{run_id}.json", made)
 
 
-def test_time_comes_from_records_of_the_same_runs(tmp_path):
+def test_time_comes_from_records_of_the_same_runs(tmp_path, study):
     record(tmp_path, "reference", "lora-seed0", 600)
     record(tmp_path, "reference", "base", 60)
-    text = "\n".join(
-        describe_plan(PROFILE, [job("finetune", "base"), job("finetune", "lora-seed0")], tmp_path)
-    )
+    text = "\n".join(describe_plan(study, [job("finetune", "base"), job("finetune", "lora-seed0")]))
     assert "2 notebooks (runs: base, lora-seed0)" in text
     assert "about 11 min on 2 cores of Test CPU" in text
 
 
-def test_records_of_this_machine_come_first(tmp_path):
+def test_records_of_this_machine_come_first(tmp_path, study):
     record(tmp_path, "reference", "base", 6000)
     record(tmp_path, "local", "base", 100)
-    text = "\n".join(describe_plan(PROFILE, [job("finetune", "base"), job("pages")], tmp_path))
+    text = "\n".join(describe_plan(study, [job("finetune", "base"), job("pages")]))
     assert "about 2 min on this machine" in text
 
 
-def test_an_unknown_time_is_said_to_be_unknown(tmp_path):
-    text = "\n".join(describe_plan(PROFILE, [job("finetune", "smf-kl-seed0")], tmp_path))
+def test_an_unknown_time_is_said_to_be_unknown(study):
+    text = "\n".join(describe_plan(study, [job("finetune", "smf-kl-seed0")]))
     assert "not on record for: smf-kl-seed0" in text and "about" not in text
 
 
-def test_pages_alone(tmp_path):
-    assert "no notebook has to run" in "\n".join(describe_plan(PROFILE, [job("pages")], tmp_path))
+def test_each_run_says_what_is_left_of_it_and_why(tmp_path, study):
+    record(tmp_path, "local", "base", 100)  # an old one, without keys
+    lines = describe_plan(study, [job("finetune", "base"), job("finetune", "lora-seed0")])
+    metrics = "exam_accuracy, prose_perplexity, knowledge_accuracy, self_kl"
+    assert f"  base: measure {metrics} (recorded before keys were kept)" in lines
+    assert f"  lora-seed0: train, measure {metrics} (no record yet)" in lines
+
+
+def test_pages_alone(study):
+    assert "no notebook has to run" in "\n".join(describe_plan(study, [job("pages")]))
 
 
 @pytest.fixture

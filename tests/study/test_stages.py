@@ -8,8 +8,11 @@ import torch
 import yaml
 from helpers_hub import MODEL, oasst1_row, serve
 
+from smf_lib import RowPatch
 from smf_lib.method.background import collect_background, memories
+from smf_lib.study import build
 from smf_lib.study import study as study_module
+from smf_lib.study.kept import load_adapter
 from smf_lib.study.metrics import metric_names
 from smf_lib.study.records.results import read_record
 from smf_lib.study.study import Study
@@ -93,6 +96,9 @@ def small(folder, **changes):
 def run(study, method):
     """One run as the notebook has it. Returns the model as built and as trained, and the record."""
     spec = study.profile.run(method, 1)
+    parent = study.parent(spec)
+    if parent is not None and study.files(parent).weights is None:
+        study.train(parent, *study.build(parent))
     model, tokenizer = study.build(spec)
     before = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     outcome = study.train(spec, model, tokenizer)
@@ -180,6 +186,27 @@ def test_a_method_changes_its_own_parameters_alone(runs, method, words):
         assert any(word in name for word in words), name
 
 
+def test_every_arm_is_loaded_as_it_was_trained(runs, hub):
+    study = runs[0]
+    for method, (_, after, _) in runs[1].items():
+        if method == "full":  # its weights are not kept
+            continue
+        loaded = study.trained(method, 1)[0].state_dict()
+        assert equal({name: loaded[name] for name in after}, after), method
+
+
+@pytest.mark.parametrize("method", ["smf-kl", *CHILDREN])
+def test_every_sparse_memory_is_kept_as_changed_rows(runs, method):
+    before, after, _ = runs[1][method]
+    patch = RowPatch.load(runs[0].files(runs[0].profile.run(method, 1)).patch)
+    moved = {n: t for n, t in part(after, "smf_memory", "values").items()}
+    assert len(patch.tables) == len(moved) == 2
+    for table, (name, values) in zip(patch.tables.values(), moved.items()):
+        assert torch.equal(table.after, values[table.rows])
+        assert torch.equal(table.before, before[name][table.rows])
+    assert bool(patch.scales) == ("-s-" in method)
+
+
 # ---------------------------------------------------------------------- stage 1
 
 
@@ -229,6 +256,8 @@ def test_memories_that_were_trained_otherwise_do_not_share_their_background_read
     counts = []
     for rate in (1e-4, 0.5):
         study = small(tmp_path, methods={"retrofit-additive": {"learning_rate": rate}})
+        first = study.profile.run("retrofit-additive", 1)
+        study.train(first, *study.build(first))
         model, _ = study.build(study.profile.run("additive-kl", 1))
         counts.append(torch.cat([m.background_counts for m in memories(model).values()]))
     assert not torch.equal(*counts)
@@ -310,33 +339,6 @@ def test_the_baseline_is_the_majority_letter(runs):
     assert set(baselines.bags) == {"words", "letters"}
 
 
-def test_what_a_run_depends_on_is_in_its_name(tmp_path, hub):
-    study = small(tmp_path)
-    parent, child, other = (
-        study.digest(study.profile.run(name, 1))
-        for name in ("retrofit-additive", "additive-kl", "smf-kl")
-    )
-
-    def digests(**changes):
-        varied = small(tmp_path, **changes)
-        return [
-            varied.digest(varied.profile.run(name, 1)) != before
-            for name, before in (
-                ("retrofit-additive", parent),
-                ("additive-kl", child),
-                ("smf-kl", other),
-            )
-        ]
-
-    assert digests() == [False, False, False]
-    assert digests(methods={"retrofit-additive": {"learning_rate": 1e-3}}) == [True, True, False]
-    assert digests(retrofit__training__epochs=2) == [True, True, False]
-    assert digests(retrofit__text__seed=1) == [True, True, False]
-    assert digests(methods={"additive-kl": {"learning_rate": 1e-3}}) == [False, True, False]
-    assert digests(exam__train_rows=7) == [True, True, True]
-    assert len({parent, child, other}) == 3
-
-
 # ---------------------------------------------------------------------- resuming
 
 
@@ -357,7 +359,16 @@ class Killed(Exception):
     pass
 
 
-def test_a_child_trains_its_parent_first_and_only_once(tmp_path, hub, trainings):
+def test_building_never_trains_and_says_what_is_missing(tmp_path, hub, trainings):
+    study = small(tmp_path)
+    with pytest.raises(
+        ValueError, match="'additive-kl-seed1' goes on from run 'retrofit-additive-"
+    ):
+        study.build(study.profile.run("additive-kl", 1))
+    assert trainings == []
+
+
+def test_a_parent_is_trained_first_and_only_once(tmp_path, hub, trainings):
     study = small(tmp_path)
     for method in ("additive-kl", "retrofit-additive", "additive-tfidf", "replacement-kl"):
         run(study, method)
@@ -375,16 +386,16 @@ def test_a_child_trains_its_parent_first_and_only_once(tmp_path, hub, trainings)
 def test_killed_between_parent_and_child_nothing_is_trained_twice(
     tmp_path, hub, trainings, runs, monkeypatch
 ):
-    study, collect = small(tmp_path), Study.collect_background
+    study, read = small(tmp_path), build.read_background
 
     def die(*arguments):
         raise Killed
 
-    monkeypatch.setattr(Study, "collect_background", die)
+    monkeypatch.setattr(build, "read_background", die)
     with pytest.raises(Killed):
         run(study, "additive-kl")
     assert trainings == ["retrofit-additive"]
-    monkeypatch.setattr(Study, "collect_background", collect)
+    monkeypatch.setattr(build, "read_background", read)
     again = small(tmp_path)
     _, after, _ = run(again, "additive-kl")
     assert trainings == ["retrofit-additive", "additive-kl"]
@@ -403,6 +414,9 @@ def test_killed_between_parent_and_child_nothing_is_trained_twice(
 def test_a_killed_arm_goes_on_and_ends_as_if_it_had_not_been(tmp_path, hub, runs, method):
     study = small(tmp_path, training__checkpoint_every=1, retrofit__training__checkpoint_every=1)
     spec = study.profile.run(method, 1)
+    parent = study.parent(spec)
+    if parent is not None:
+        study.train(parent, *study.build(parent))
     model, tokenizer = study.build(spec)
     micro_batches = []
 
@@ -425,9 +439,9 @@ def test_a_killed_arm_goes_on_and_ends_as_if_it_had_not_been(tmp_path, hub, runs
 def test_a_memory_of_another_shape_is_refused_by_name(runs, hub):
     study = runs[0]
     model, _ = study.build(study.profile.run("smf-kl", 1))  # not gated
-    path = study._adapter(study.profile.run("retrofit-additive", 1))
+    folder = study.files(study.profile.run("retrofit-additive", 1)).weights
     with pytest.raises(ValueError, match=r"safetensors and the model differ in .*gate"):
-        study_module._load_adapter(model, path)
+        load_adapter(model, folder)
 
 
 def test_offline_a_study_of_the_hub_says_what_to_give_instead(tmp_path):

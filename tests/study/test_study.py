@@ -1,6 +1,5 @@
 """A run from profile to record, on a tiny random model: resumable, repeatable, checked early."""
 
-import dataclasses
 import json
 import shutil
 
@@ -8,12 +7,14 @@ import pytest
 import torch
 import yaml
 
+from smf_lib import RowPatch
 from smf_lib.method.background import memories
+from smf_lib.study import study as study_module
 from smf_lib.study.profiles import PROFILE_DIR
-from smf_lib.study.records import sources
-from smf_lib.study.records.recording import footprint
+from smf_lib.study.recording import footprint
 from smf_lib.study.records.results import read_record
-from smf_lib.study.study import Study
+from smf_lib.study.study import Study, run
+from smf_lib.study.talk import answer
 from smf_lib.study.tasks.formats import IGNORED
 from smf_lib.study.training.train import COMPLETE
 
@@ -23,7 +24,7 @@ def smoke(tmp_path, **changes):
     content = yaml.safe_load((PROFILE_DIR / "smoke.yaml").read_text())
     for name, value in changes.items():
         part, _, field = name.rpartition("__")
-        (content[part] if part else content)[field] = value
+        (content.setdefault(part, {}) if part else content)[field] = value
     path = tmp_path / "smoke.yaml"
     path.write_text(yaml.safe_dump(content))
     return Study.load(path, tmp_path)
@@ -93,7 +94,7 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(tmp_path, method):
     with pytest.raises(Killed):
         study.train(spec, model, tokenizer)
     handle.remove()
-    last = study.run_dir(spec) / "checkpoint-4"
+    last = study.files(spec).folder / "checkpoint-4"
     assert (last / COMPLETE).is_file()
     shutil.copytree(last, last.with_name("checkpoint-5"))  # one that the kill left half-written
     (last.with_name("checkpoint-5") / COMPLETE).unlink()
@@ -128,7 +129,7 @@ def test_a_run_is_recorded_and_what_was_measured_is_not_measured_again(tmp_path,
     layers = {layer: s.rows_touched for layer, s in kept.selection.items()}
     assert layers.keys() == {"1", "2"} and all(0 < n <= 64 for n in layers.values())
     assert kept.cost.updated_parameters == 32 * sum(layers.values())
-    assert not list(study.run_dir(spec).glob("checkpoint-*"))
+    assert not list(study.files(spec).folder.glob("checkpoint-*"))
 
     monkeypatch.setattr("smf_lib.study.study.finetune", None)  # calling it would fail
     monkeypatch.setattr("smf_lib.study.evaluation.evaluate.measure_exam", None)
@@ -136,37 +137,100 @@ def test_a_run_is_recorded_and_what_was_measured_is_not_measured_again(tmp_path,
     assert study.measure(spec, model, tokenizer).keys() == metrics.keys()
 
 
-def test_changed_settings_never_meet_old_files(tmp_path):
-    study, other = smoke(tmp_path), smoke(tmp_path, training__epochs=2)
-    spec = study.profile.run("smf-kl")
-    assert study.run_dir(spec) != other.run_dir(other.profile.run("smf-kl"))
-    assert study.run_dir(spec) != study.run_dir(study.profile.run("smf-kl", 1))
+METHODS = ["base", "full", "lora", "smf-kl"]
 
 
-def test_changed_code_never_meets_old_files(tmp_path, monkeypatch):
+@pytest.mark.parametrize("method", METHODS)
+def test_what_was_trained_is_kept_and_loaded_by_one_call(tmp_path, method):
+    study = smoke(tmp_path, keep="full")
+    spec = study.profile.run(method)
+    model, tokenizer, outcome, metrics = measured(study, spec)
+    study.record(spec, outcome, metrics)
+    loaded, _ = smoke(tmp_path, keep="full").trained(method)
+    state, own = loaded.state_dict(), model.state_dict()
+    assert equal({n: t for n, t in state.items() if n in own}, own) and len(state) == len(own)
+    assert not loaded.training
+    ids = tokenizer("What is a tide?", return_tensors="pt").input_ids
+    with torch.no_grad():
+        assert torch.equal(loaded(ids).logits, model.eval()(ids).logits)
+    assert answer(loaded, tokenizer, "A tide is") == answer(model, tokenizer, "A tide is")
+
+
+def test_what_is_not_kept_is_said_with_a_remedy(tmp_path):
     study = smoke(tmp_path)
-    spec = study.profile.run("smf-kl")
-    before = study.run_dir(spec)
-    package = tmp_path / "smf_lib"
-    shutil.copytree(sources.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(sources, "PACKAGE", package)
-    assert smoke(tmp_path).run_dir(spec) == before
-    rule = package / "method" / "rules.py"
-    rule.write_text(rule.read_text().replace("torch.log(reads.share / q)", "(reads.share - q)"))
-    assert smoke(tmp_path).run_dir(spec) != before
+    with pytest.raises(ValueError, match=r"'full-seed0' are not kept; train it.*study run --pro"):
+        study.trained("full")
+    trained(study, "full")
+    with pytest.raises(ValueError, match=r"'full-seed0' are not kept; set `keep: full` in the pro"):
+        study.trained("full")
+    with pytest.raises(ValueError, match="method='nonsense' is not in profile"):
+        study.trained("nonsense")
 
 
-@pytest.mark.parametrize("part", ["prose", "knowledge"])
-def test_changed_data_never_meets_old_files(tmp_path, part):
-    study, other = smoke(tmp_path), smoke(tmp_path)
-    if part == "prose":
-        changed = [dataclasses.replace(other.prose[0], text="Other text."), *other.prose[1:]]
-    else:
-        questions, shots = other.knowledge
-        changed = [dataclasses.replace(questions[0], aliases=["another"]), *questions[1:]], shots
-    other.__dict__[part] = changed
-    spec = study.profile.run("smf-kl")
-    assert study.run_dir(spec) != other.run_dir(spec)
+def test_a_memory_is_also_kept_as_the_rows_that_changed(tmp_path):
+    study = smoke(tmp_path)
+    model = trained(study, "smf-kl")
+    patch = RowPatch.load(study.files(study.profile.run("smf-kl")).patch)
+    changed = {i: int((m.row_updates > 0).sum()) for i, m in enumerate(memories(model).values())}
+    assert [len(table.rows) for table in patch.tables.values()] == list(changed.values())
+    fresh, _ = study.build(study.profile.run("smf-kl"))
+    patch.apply(fresh)
+    assert equal(weights(fresh), weights(model))
+
+
+@pytest.fixture
+def trainings(monkeypatch):
+    """The runs that are trained, in order."""
+    done, finetune = [], study_module.finetune
+
+    def counted(model, *arguments):
+        done.append(arguments[-1].name)
+        return finetune(model, *arguments)
+
+    monkeypatch.setattr(study_module, "finetune", counted)
+    return done
+
+
+PROBES = ["knowledge", "self_text"]
+
+
+@pytest.mark.parametrize("keep, method, again", [
+    ("adapters", "lora", 0), ("adapters", "smf-kl", 0), ("full", "full", 0), ("adapters", "full", 1)
+])  # fmt: skip
+def test_a_probe_added_later_trains_only_what_was_not_kept(
+    tmp_path, trainings, capsys, keep, method, again
+):
+    first = smoke(tmp_path, keep=keep, evaluation__probes=PROBES)
+    before = run(first, first.profile.run(method))
+    later = smoke(tmp_path, keep=keep)
+    assert len(trainings) == 1
+    capsys.readouterr()
+    after = run(later, later.profile.run(method))
+    assert len(trainings) == 1 + again
+    assert ("is trained again" in capsys.readouterr().out) == bool(again)
+    assert set(after.metrics) == {*before.metrics, "prose_perplexity"}
+    assert {name: after.metrics[name] for name in before.metrics} == before.metrics
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    whole = smoke(alone)
+    assert run(whole, whole.profile.run(method)).metrics == after.metrics
+
+
+def test_a_changed_label_is_recorded_without_training(tmp_path, trainings):
+    study = smoke(tmp_path)
+    before = run(study, study.profile.run("full"))
+    named = study.profile.methods["full"].model_dump() | {"label": "All weights"}
+    other = smoke(tmp_path, methods__full=named)
+    after = run(other, other.profile.run("full"))
+    assert len(trainings) == 1 and after.label == "All weights"
+    assert after.metrics == before.metrics and after.cost == before.cost
+
+
+def test_an_untrained_model_is_not_measured(tmp_path):
+    study = smoke(tmp_path)
+    spec = study.profile.run("lora")
+    with pytest.raises(ValueError, match="run 'lora-seed0' is not trained; call study.train"):
+        study.measure(spec, *study.build(spec))
 
 
 def test_a_record_tells_time_and_place_of_the_run_and_not_of_its_writing(tmp_path, monkeypatch):
@@ -251,5 +315,5 @@ def test_selection_notebook_arguments_are_checked(tmp_path, arguments, message):
 def test_partial_files_are_never_left(tmp_path):
     study = smoke(tmp_path)
     trained(study, "full")
-    assert json.loads((study.run_dir(study.profile.run("full")) / "training.json").read_text())
+    assert json.loads((study.files(study.profile.run("full")).folder / "training.json").read_text())
     assert not [p for p in tmp_path.rglob("*") if p.name.startswith(".") and p.is_file()]

@@ -9,16 +9,17 @@ from typing import Any
 
 import psutil
 
-from ...study.profiles import Profile
+from ...study.kept import what_is_left
+from ...study.materials import Materials
 
 
-def describe_plan(profile: Profile, jobs: Iterable[Any], results: Path) -> list[str]:
-    """Lines that say what `jobs` (of Snakemake) will do.
+def describe_plan(study: Materials, jobs: Iterable[Any]) -> list[str]:
+    """Lines that say what `jobs` (of Snakemake) will do: for each run what is left of it, and why.
 
     The time of a run is taken from a record of the same run: this machine's own where there is
-    one, else a recorded study's. `results` is the folder of all records.
+    one, else a recorded study's.
     """
-    jobs = list(jobs)
+    jobs, profile = list(jobs), study.profile
     runs = sorted(job.wildcards.run_id for job in jobs if job.rule.name == "finetune")
     notebooks = sum(job.rule.name in ("build_memory", "finetune", "view") for job in jobs)
     lines = [f"Profile {profile.name}: {profile.title}."]
@@ -29,7 +30,9 @@ def describe_plan(profile: Profile, jobs: Iterable[Any], results: Path) -> list[
     else:
         lines.append("To do: the book's pages; no notebook has to run. About half a minute.")
         return lines
-    known = {run: _recorded(results / profile.name, run) for run in runs}
+    specs = {spec.run_id: spec for spec in profile.runs()}
+    lines += [f"  {run}: {what_is_left(study, specs[run])}" for run in runs]
+    known = {run: _recorded(study.results, run) for run in runs}
     times = [seconds for seconds, _ in filter(None, known.values())]
     if times:
         minutes = math.ceil(sum(times) / 60)

@@ -211,6 +211,20 @@ class LayerSelection(Part):
     updates: int
 
 
+class KeyPart(Part):
+    """What something depends on: the digest of each part's content by its name, and of them all."""
+
+    key: str
+    parts: dict[str, str]
+
+
+class KeysPart(Part):
+    """What the run's training and each of its metrics depend on (`smf_lib.study.keys`)."""
+
+    training: KeyPart
+    metrics: dict[MetricName, KeyPart]
+
+
 class LogEntry(Part):
     """Training loss (nats a token) at an optimizer step."""
 
@@ -232,7 +246,8 @@ class Record(Part):
     """One complete run. `study` is the folder that the file lies in.
 
     `by_answer` splits an accuracy by the place of the right option: [questions answered right,
-    questions asked] for the first place, the second, and so on.
+    questions asked] for the first place, the second, and so on. `keys` is absent in records that
+    were made before keys were kept.
     """
 
     schema_version: Literal[1]
@@ -244,6 +259,7 @@ class Record(Part):
     seed: int
     status: Literal["complete"]
     settings: dict[str, Any]
+    keys: KeysPart | None = None
     model: ModelPart
     data: DataPart
     metrics: dict[MetricName, Metric]

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from smf_lib.study.__main__ import main
 from smf_lib.study.profiles import PROFILE_DIR
 from smf_lib.study.records.results import read_record
-from smf_lib.study.run import main
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -35,7 +35,7 @@ def losses(tmp_path):
 
 
 def test_a_run_is_trained_measured_and_recorded(profile, tmp_path, capsys):
-    main(["--profile", str(profile), "--method", "smf-kl"])
+    main(["run", "--profile", str(profile), "--method", "smf-kl"])
     assert "exam_accuracy" in capsys.readouterr().out
     trained, record = losses(tmp_path)
     assert len(trained) == 4 and record.selection["1"].rows_touched > 0
@@ -43,12 +43,28 @@ def test_a_run_is_trained_measured_and_recorded(profile, tmp_path, capsys):
 
 def test_a_wrong_setting_is_one_line(profile):
     with pytest.raises(SystemExit, match="error: method='nonsense' is not in profile 'smoke'"):
-        main(["--profile", str(profile), "--method", "nonsense"])
+        main(["run", "--profile", str(profile), "--method", "nonsense"])
+
+
+def test_several_runs_are_done_in_one_call(profile, tmp_path, capsys):
+    main(["run", "--profile", str(profile), "--method", "base", "lora", "--seed", "0", "1"])
+    local = tmp_path / "results" / "smoke" / "local"
+    assert sorted(p.stem for p in local.iterdir()) == ["base", "lora-seed0", "lora-seed1"]
+    main(["keys", "--profile", str(profile)])
+    lines = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines()[3:])
+    assert lines["base"] == lines["lora-seed0"] == "nothing to train or measure"
+    assert lines["full-seed0"] == "train, measure exam_accuracy (no record yet)"
+
+
+@pytest.mark.parametrize("command", [["keys"], ["run", "--method", "lora"]])
+def test_an_unknown_profile_is_one_line(command):
+    with pytest.raises(SystemExit, match="error: profile='nonsense' does not exist"):
+        main([*command, "--profile", "nonsense"])
 
 
 def launch(profile, processes):
     launcher = ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command = [sys.executable, "-m", *launcher, "-m", "smf_lib.study.run"]
+    command = [sys.executable, "-m", *launcher, "-m", "smf_lib.study", "run"]
     return subprocess.run(
         [*command, "--profile", str(profile), "--method", "smf-kl"],
         cwd=REPOSITORY,
@@ -61,7 +77,7 @@ def launch(profile, processes):
 
 
 def test_two_processes_share_each_batch_and_learn_what_one_learns(profile, tmp_path):
-    main(["--profile", str(profile), "--method", "smf-kl"])
+    main(["run", "--profile", str(profile), "--method", "smf-kl"])
     alone, record = losses(tmp_path)
     (tmp_path / "results").rename(tmp_path / "alone")
     (tmp_path / "work").rename(tmp_path / "done")

@@ -5,26 +5,23 @@ from __future__ import annotations
 import dataclasses
 import datetime
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from torch import nn
 
-from ...method.background import memories
-from ...method.sites import layer_number
-from ..evaluation.parts import source
-from ..files import short_hash
-from ..metrics import METRICS, describe_data
-from ..precision import resolve_precision
-from ..profiles import RunSpec
-from ..tasks.exam import ExamQuestion
-from ..tasks.floors import floors
-from .record import DataPart
-from .results import Metric, Record
-
-if TYPE_CHECKING:
-    from ..study import Study
-    from ..training.train import TrainingOutcome
-
+from ..method.background import memories
+from ..method.sites import layer_number
+from .evaluation.parts import source
+from .files import short_hash
+from .keys import Key, RunKeys
+from .materials import Materials
+from .metrics import METRICS, describe_data
+from .precision import resolve_precision
+from .profiles import RunSpec
+from .records.record import DataPart
+from .records.results import Metric, Record
+from .tasks.exam import ExamQuestion
+from .tasks.floors import floors
+from .training.train import TrainingOutcome
 
 NO_FOOTPRINT = {
     "trainable_parameters": 0,
@@ -79,18 +76,19 @@ def right_by_answer(
 
 
 def build_record(
-    study: Study,
+    study: Materials,
     spec: RunSpec,
     outcome: TrainingOutcome,
     metrics: dict[str, Metric],
     size: dict,
     seconds: float,
     provenance: dict,
+    keys: RunKeys,
 ) -> Record:
     """The record of a finished run.
 
     `size` is its `footprint`, `seconds` what training and measuring took, `provenance` where and
-    with what it was run.
+    with what it was run, `keys` what it depends on.
     """
     profile, exam = study.profile, study.exam
     retrofitted = spec.settings.stage == "retrofit" or spec.settings.start is not None
@@ -110,7 +108,10 @@ def build_record(
             **{name: getattr(profile, name).model_dump() for name in parts},
             **({"retrofit": profile.retrofit.model_dump()} if retrofitted else {}),
             "precision": resolve_precision(profile.training.precision),
-            "digest": study.digest(spec),
+        },
+        keys={
+            "training": _key(keys.training),
+            "metrics": {name: _key(keys.metrics[name]) for name in metrics},
         },
         model={
             "name": files.name,
@@ -142,12 +143,16 @@ def build_record(
     )
 
 
-def _baselines(study: Study, rows: int) -> dict:
+def _baselines(study: Materials, rows: int) -> dict:
     found = dataclasses.asdict(floors(study.exam, study.profile.evaluation.split, rows))
     return {name: value for name, value in found.items() if name != "n"}
 
 
-def _data(study: Study, metrics: dict[str, Metric], retrofitted: bool) -> dict:
+def _key(key: Key) -> dict:
+    return {"key": key.digest, "parts": dict(key.parts)}
+
+
+def _data(study: Materials, metrics: dict[str, Metric], retrofitted: bool) -> dict:
     """Identity and size of everything that was trained and measured on."""
     found = describe_data(study, list(metrics))
     parts = {name: part for name, part in found.items() if name in DataPart.model_fields}

@@ -1,0 +1,124 @@
+"""Digests of code: its syntax counts, its words do not.
+
+Two files have the same digest if their syntax trees are the same without comments, docstrings,
+layout and the texts of errors (the arguments of what is raised).
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import inspect
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..method.rules import get_rule
+from .files import short_hash
+
+PACKAGE = Path(__file__).resolve().parents[1]
+RULES = "method/rules.py"
+
+
+def code_digest(*patterns: str) -> str:
+    """Digest of the modules of `smf_lib` that these patterns name ("method/*.py").
+
+    Of `method/rules.py` everything counts but the registered rules themselves, each of which
+    counts where it is used (`rule_digest`).
+
+    Raises:
+        ValueError: a pattern that names no module.
+    """
+    files: set[Path] = set()
+    for pattern in patterns:
+        found = set(PACKAGE.glob(pattern))
+        if not found:
+            raise ValueError(f"no module of smf_lib is called {pattern!r}; correct the list")
+        files |= found
+    return short_hash([_file_digest(path, path.stat().st_mtime_ns) for path in sorted(files)])
+
+
+def rule_digest(name: str) -> str:
+    """Digest of a selection rule: a shipped rule's function, or the whole file of a user's rule.
+
+    Raises:
+        ValueError: an unknown rule, or one whose source cannot be found.
+    """
+    function = inspect.unwrap(get_rule(name).score)
+    if function.__module__ == get_rule.__module__:
+        for node in _registered(ast.parse((PACKAGE / RULES).read_text(encoding="utf-8"))):
+            if node.name == function.__name__:
+                return short_hash(_plain(node))
+    return function_digest(function)
+
+
+def function_digest(function: Callable) -> str:
+    """Digest of the file that a user's function stands in (or of its own text, in a notebook).
+
+    Raises:
+        ValueError: its source cannot be found.
+    """
+    function = inspect.unwrap(function)
+    try:
+        path = Path(inspect.getsourcefile(function))
+        if path.is_file():
+            return _file_digest(path, path.stat().st_mtime_ns)
+        return short_hash(inspect.getsource(function))
+    except (OSError, TypeError):
+        name = getattr(function, "__name__", function)
+        raise ValueError(
+            f"the source of the function {name} cannot be found, so it is not known when it "
+            "changes; define it in a file"
+        ) from None
+
+
+def notebook_digest(path: str | Path) -> str:
+    """Digest of a notebook's code cells.
+
+    Raises:
+        ValueError: the file is missing or not a notebook.
+    """
+    try:
+        cells = json.loads(Path(path).read_text(encoding="utf-8"))["cells"]
+        return short_hash(["".join(c["source"]) for c in cells if c["cell_type"] == "code"])
+    except OSError as error:
+        raise ValueError(f"notebook {path} cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"notebook {path} is not a Jupyter notebook") from None
+
+
+@functools.cache
+def _file_digest(path: Path, changed: int) -> str:
+    """Digest of a file as it was at the time `changed`."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    rules = _registered(tree) if path == PACKAGE / RULES else []
+    tree.body = [node for node in tree.body if node not in rules]
+    return short_hash(_plain(tree))
+
+
+def _registered(tree: ast.Module) -> list[ast.FunctionDef]:
+    """The functions of a module that are registered as rules."""
+    return [
+        node
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef)
+        and any("register_rule" in ast.dump(decorator) for decorator in node.decorator_list)
+    ]
+
+
+def _plain(node: Any) -> Any:
+    """A syntax tree as nested lists that every version of Python writes alike."""
+    if isinstance(node, list):
+        return [_plain(part) for part in node]
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = {name: value for name, value in ast.iter_fields(node) if value not in (None, [])}
+    if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+        fields["exc"] = node.exc.func
+    body = fields.get("body")
+    if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and body:
+        first = body[0]
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+            fields["body"] = body[1:]
+    return [type(node).__name__, *([name, _plain(value)] for name, value in fields.items())]

@@ -1,0 +1,147 @@
+"""Digests change with code and only with code."""
+
+import ast
+import importlib.util
+import shutil
+
+import pytest
+from helpers_book import notebook, write
+
+from smf_lib import register_rule
+from smf_lib.method.rules import RULES
+from smf_lib.study import code, keys
+from smf_lib.study.code import code_digest, notebook_digest, rule_digest
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A copy of the package whose files may be changed."""
+    folder = tmp_path / "smf_lib"
+    shutil.copytree(code.PACKAGE, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(code, "PACKAGE", folder)
+    return folder
+
+
+def digest(tmp_path, monkeypatch, text):
+    (tmp_path / "method").mkdir(exist_ok=True)
+    path = tmp_path / "method" / "one.py"
+    path.write_text(text)
+    code._file_digest.cache_clear()
+    monkeypatch.setattr(code, "PACKAGE", tmp_path)
+    return code_digest("method/one.py")
+
+
+PLAIN = """def double(x):
+    if x < 0:
+        raise ValueError("x is negative")
+    return 2 * x
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "same"),
+    [
+        ("def double", '"""A module."""\n\ndef double', True),
+        ("(x):\n", '(x):\n    """Twice x."""\n', True),
+        ("return", "# a comment\n    return", True),
+        ("2 * x", "2*x", True),
+        ('"x is negative"', 'f"x={x!r} is negative", x', True),
+        ("2 * x", "3 * x", False),
+        ("x < 0", "x <= 0", False),
+        ("ValueError", "TypeError", False),
+        ("def double(x):", "def double(x=1):", False),
+        ("    return 2 * x\n", "    return 2 * x\n\n\ny = 1\n", False),
+    ],
+)
+def test_syntax_counts_and_words_do_not(tmp_path, monkeypatch, before, after, same):
+    assert before in PLAIN
+    first = digest(tmp_path, monkeypatch, PLAIN)
+    assert (digest(tmp_path, monkeypatch, PLAIN.replace(before, after, 1)) == first) == same
+
+
+def test_a_digest_is_the_same_in_every_version_of_python(tmp_path, monkeypatch):
+    assert digest(tmp_path, monkeypatch, PLAIN) == "61638daccde6"
+
+
+def test_a_list_that_names_no_module_is_an_error():
+    with pytest.raises(ValueError, match="no module of smf_lib is called 'method/nosuch.py'"):
+        code_digest("method/nosuch.py")
+
+
+def test_every_module_that_is_listed_is_there_and_what_it_imports_is_listed_too():
+    """The lists of `keys` are closed: what a listed module imports of ours is in the list."""
+    left_out = {  # these decide no number, or are counted by what they make
+        "files", "keys", "kept", "materials", "profiles", "settings", "model_cache", "exam", "hub",
+        "probes",
+    }  # fmt: skip
+    lists = {"training": keys.TRAINING + keys.METHOD, "writing": keys.WRITING}
+    for name, patterns in lists.items():
+        files = {path for pattern in patterns for path in code.PACKAGE.glob(pattern)}
+        listed = {path.stem for path in files}
+        for path in files:
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.ImportFrom) and node.level:
+                    modules = [node.module.rpartition(".")[2]] if node.module else []
+                    modules = modules or [alias.name for alias in node.names]
+                    assert set(modules) <= listed | left_out, (name, path.name, modules)
+
+
+def test_a_rule_counts_where_it_is_used(package):
+    path, names = package / "method" / "rules.py", ("kl", "tfidf", "all")
+    text = path.read_text()
+    before = code_digest(*keys.METHOD), [rule_digest(name) for name in names]
+    path.write_text(text.replace("torch.log(reads.share / q)", "(reads.share - q)"))
+    after = code_digest(*keys.METHOD), [rule_digest(name) for name in names]
+    assert after[0] == before[0]
+    assert [a == b for a, b in zip(after[1], before[1])] == [False, True, True]
+    own = '\n\n@register_rule("ratio")\ndef ratio(reads, background):\n    return reads.share\n'
+    path.write_text(text + own)
+    assert (code_digest(*keys.METHOD), [rule_digest(name) for name in names]) == before
+    path.write_text(text.replace("stable=True", "stable=False"))
+    assert code_digest(*keys.METHOD) != before[0]
+
+
+def imported(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+
+def test_a_users_rule_counts_with_its_file(tmp_path, monkeypatch):
+    path = tmp_path / "my_rules.py"
+    path.write_text(
+        "from smf_lib import register_rule\n\n\ndef helper(reads):\n    return -reads.counts\n\n\n"
+        '@register_rule("rarest")\ndef rarest(reads, background):\n    return helper(reads)\n'
+    )
+    imported(path)
+    before = rule_digest("rarest")
+    path.write_text(path.read_text() + "\n# a comment\n")
+    assert rule_digest("rarest") == before
+    path.write_text(path.read_text().replace("-reads", "reads"))
+    assert rule_digest("rarest") != before
+    monkeypatch.delitem(RULES, "rarest")
+
+
+def test_a_rule_without_a_source_is_refused():
+    register_rule("sourceless")(eval("lambda reads, background: reads.counts"))
+    try:
+        with pytest.raises(ValueError, match="the source of the function <lambda> cannot be found"):
+            rule_digest("sourceless")
+    finally:
+        del RULES["sourceless"]
+
+
+def test_code_cells_of_a_notebook_count_and_prose_does_not(tmp_path):
+    path = write(notebook(("x = 1",)), tmp_path / "nb.ipynb")
+    before = notebook_digest(path)
+    write(notebook(("x = 1",), title="# Another title"), path)
+    assert notebook_digest(path) == before
+    write(notebook(("x = 2",)), path)
+    assert notebook_digest(path) != before
+
+
+def test_a_file_that_is_no_notebook_is_named(tmp_path):
+    with pytest.raises(ValueError, match="nb.ipynb cannot be read"):
+        notebook_digest(tmp_path / "nb.ipynb")
+    (tmp_path / "nb.ipynb").write_text("{}")
+    with pytest.raises(ValueError, match="is not a Jupyter notebook"):
+        notebook_digest(tmp_path / "nb.ipynb")
