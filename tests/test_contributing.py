@@ -17,7 +17,7 @@ def test_a_rule_a_probe_and_an_exam_of_ones_own_are_used_and_recorded(tmp_path):
     for name, text in blocks:
         (tmp_path / name).write_text(text, "utf-8")
     assert len(blocks) == 1 + len(list(tmp_path.glob("*.py"))) >= 4
-    run = ["-m", "smf_lib.study.run", "--profile", str(tmp_path / "mine.yaml")]
+    run = ["-m", "smf_lib.study", "run", "--profile", str(tmp_path / "mine.yaml")]
     done = subprocess.run(
         [sys.executable, *run, "--method", "smf-ratio"],
         cwd=REPOSITORY,
