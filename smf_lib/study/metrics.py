@@ -85,9 +85,12 @@ class MetricSpec:
 
 
 METRICS: Registry[MetricSpec] = Registry("metric")
-COMMON_CODE = tuple(
-    f"evaluation.{name}"
-    for name in ("measuring", "measurement", "evaluate", "harness", "lm", "reading")
+COMMON_CODE = (
+    "tasks.formats",
+    *(
+        f"evaluation.{name}"
+        for name in ("measuring", "measurement", "evaluate", "harness", "lm", "reading")
+    ),
 )
 
 
@@ -172,7 +175,7 @@ _ship(
     "exam_accuracy", "Exam accuracy", "accuracy", "exam", "exam",
     wanted=lambda profile: True,
     settings=("evaluation.split", "exam.option_rows"),
-    code=("evaluation.protocols", "tasks.formats"),
+    code=("evaluation.protocols",),
 )  # fmt: skip
 _ship(
     "letter_accuracy", "Exam accuracy, letters", "accuracy", "exam", "letters",
