@@ -35,7 +35,7 @@ def candidate_pairs(k: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 class ProductKeyMemory(nn.Module):
-    """A memory of `num_subkeys`**2 value rows, read by product keys.
+    """A memory of num_subkeys**2 value rows, read by product keys.
 
     Each head cuts its query in two halves, scores each half against `num_subkeys` sub-keys, and
     reads the `top_k` rows with the largest sum of two scores, weighted by a softmax over those
