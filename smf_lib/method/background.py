@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from .layer import ProductKeyMemory
 
@@ -94,7 +94,7 @@ def collect_background(
     if not sequences:
         raise ValueError("sequences is empty; give at least one background document")
     reads = read_rows(model, sequences, batch_size)
-    tables: dict[int, tuple[ProductKeyMemory, list[list[Tensor]]]] = {}
+    tables: dict[int, tuple[ProductKeyMemory, list[list[list[Tensor]]]]] = {}
     for name, memory in memories(model).items():
         tables.setdefault(id(memory.table), (memory.table, []))[1].append(reads[name])
     for table, by_layer in tables.values():

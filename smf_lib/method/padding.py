@@ -35,19 +35,20 @@ def token_mask(mask: Tensor | dict | None) -> Tensor | None:
     Raises:
         ValueError: any other kind of mask.
     """
+    found: object = mask
     if isinstance(mask, dict):
-        mask = next((m for m in mask.values() if m is not None), None)
-    if mask is None:
+        found = next((m for m in mask.values() if m is not None), None)
+    if found is None:
         return None
-    if not isinstance(mask, Tensor) or mask.dim() not in (2, 4):
+    if not isinstance(found, Tensor) or found.dim() not in (2, 4):
         raise ValueError(
-            f"attention_mask={type(mask).__name__} does not say which tokens are padding; pass a "
+            f"attention_mask={type(found).__name__} does not say which tokens are padding; pass a "
             "tensor of shape (batch, length) or (batch, heads, length, keys)"
         )
-    if mask.dim() == 4:
-        mask = mask[:, 0].diagonal(offset=mask.shape[-1] - mask.shape[-2], dim1=1, dim2=2)
-        mask = mask if mask.dtype == torch.bool else mask == 0
-    return mask.bool()
+    if found.dim() == 4:
+        own = found[:, 0].diagonal(offset=found.shape[-1] - found.shape[-2], dim1=1, dim2=2)
+        return own if own.dtype == torch.bool else own == 0
+    return found.bool()
 
 
 def real_tokens(mask: Tensor | None, n_tokens: int) -> Tensor | None:

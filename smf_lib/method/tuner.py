@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -24,12 +24,14 @@ class MemoryMLP(nn.Module, BaseTunerLayer):
     """An MLP with a memory per adapter: MLP(x) + scale * memory(x), or memory(x) in its place."""
 
     adapter_layer_names = ("smf_memory", "smf_scale")
+    smf_memory: MutableMapping[str, ProductKeyMemory]
+    smf_scale: MutableMapping[str, nn.Parameter]
 
-    def __init__(self, base_layer: nn.Module, entry: nn.Module):
+    def __init__(self, base_layer: nn.Module, entry: nn.Module) -> None:
         super().__init__()
         self.base_layer = base_layer
-        self.smf_memory = nn.ModuleDict()
-        self.smf_scale = nn.ParameterDict()
+        self.smf_memory = nn.ModuleDict()  # type: ignore[assignment]
+        self.smf_scale = nn.ParameterDict()  # type: ignore[assignment]
         self.configs: dict[str, SparseMemoryConfig] = {}
         self.tap: InputTap | None = None
         self.tap_hook: RemovableHandle | None = None
@@ -73,7 +75,7 @@ class MemoryMLP(nn.Module, BaseTunerLayer):
             output = output + added.to(output.dtype)
         return output
 
-    def set_adapter(self, adapter_names: str | Sequence[str], inference_mode: bool = False) -> None:
+    def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
         """Activate adapters and train, of each, what its `trainable` says."""
         super().set_adapter(adapter_names, inference_mode)
         self._keep_to_scopes()
@@ -121,7 +123,7 @@ class MemoryMLP(nn.Module, BaseTunerLayer):
 class InputTap:
     """A forward pre-hook that keeps a module's input until it is taken."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.x: Tensor | None = None
 
     def __call__(self, module: nn.Module, args: tuple) -> None:
@@ -138,9 +140,10 @@ class InputTap:
 class SparseMemoryModel(BaseTuner):
     """The tuner behind `get_peft_model(model, SparseMemoryConfig(...))`."""
 
-    prefix: str = PREFIX
+    prefix = PREFIX
+    peft_config: dict[str, SparseMemoryConfig]  # type: ignore[assignment]
     tuner_layer_cls = MemoryMLP
-    target_module_mapping: ClassVar[dict] = {}
+    target_module_mapping: ClassVar[dict] = {}  # type: ignore[misc]
 
     def inject_adapter(
         self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any
@@ -154,12 +157,14 @@ class SparseMemoryModel(BaseTuner):
         self.peft_config[adapter_name] = copy.deepcopy(self.peft_config[adapter_name])
         super().inject_adapter(model, adapter_name, *args, **kwargs)
 
-    def _prepare_adapter_config(
+    def _prepare_adapter_config(  # type: ignore[override]
         self, peft_config: SparseMemoryConfig, model_config: dict
     ) -> SparseMemoryConfig:
         return peft_config  # target modules come from the model itself, see _prepare_model
 
-    def _prepare_model(self, peft_config: SparseMemoryConfig, model: nn.Module) -> None:
+    def _prepare_model(  # type: ignore[override]
+        self, peft_config: SparseMemoryConfig, model: nn.Module
+    ) -> None:
         if not peft_config.inference_mode:
             get_rule(peft_config.rule)
         prefix, blocks = decoder_layers(model)
@@ -181,10 +186,12 @@ class SparseMemoryModel(BaseTuner):
         step_rows_after_other_optimizers()
 
     @staticmethod
-    def _check_target_module_exists(peft_config: SparseMemoryConfig, key: str) -> bool:
+    def _check_target_module_exists(  # type: ignore[override]
+        peft_config: SparseMemoryConfig, key: str
+    ) -> bool:
         return key in (peft_config.target_modules or ())
 
-    def _create_and_replace(
+    def _create_and_replace(  # type: ignore[override]
         self,
         peft_config: SparseMemoryConfig,
         adapter_name: str,

@@ -67,14 +67,15 @@ def smf_tuner(model: nn.Module, adapter: str) -> SparseMemoryModel:
         ValueError: not such a model, or no adapter of that name; the message lists the names.
     """
     tuner = getattr(model, "base_model", None)
-    names = list(tuner.peft_config) if isinstance(tuner, SparseMemoryModel) else []
-    if not names:
+    if not isinstance(tuner, SparseMemoryModel) or not tuner.peft_config:
         raise ValueError(
             f"model={type(model).__name__} has no sparse memory; insert one with "
             "peft.get_peft_model(model, SparseMemoryConfig(...))"
         )
-    if adapter not in names:
-        raise ValueError(f"adapter={adapter!r} is unknown; the model has {', '.join(names)}")
+    if adapter not in tuner.peft_config:
+        raise ValueError(
+            f"adapter={adapter!r} is unknown; the model has {', '.join(tuner.peft_config)}"
+        )
     return tuner
 
 

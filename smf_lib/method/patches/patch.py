@@ -40,7 +40,7 @@ class TableRows:
     after: Tensor
     updates: Tensor
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         n = len(self.rows)
         if self.before.shape != self.after.shape or not n == len(self.after) == len(self.updates):
             raise ValueError(
