@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from ..method.config import SparseMemoryConfig
 from ..method.registration import NAME as SPARSE_MEMORY
+from .baselines import BASELINES
 from .metrics import probe_names, register_lm_eval_task
 
 
@@ -200,6 +201,16 @@ class TrainingSettings(Settings):
     checkpoint_every: int = Field(40, ge=1)
 
 
+OWN_TRAINING = (
+    "epochs",
+    "batch_size",
+    "gradient_accumulation",
+    "warmup_ratio",
+    "warmup_steps",
+    "max_grad_norm",
+)  # what a method can have of its own; the others decide rows, precision or checkpoints
+
+
 class RetrofitSettings(Settings):
     """The paper's stage 1: methods of `stage: retrofit` learn to write these texts."""
 
@@ -253,7 +264,9 @@ class MethodSettings(Settings):
     method's name and the fields of its configuration; any method of PEFT works. learning_rate: one
     value, or a list for a sweep. label: the method's name in figures and tables. stage: "exam", or
     "retrofit" for a memory that is trained as a language model (the profile's `retrofit`). start:
-    the method whose trained memory this one goes on from, with its settings.
+    the method whose trained memory this one goes on from, with its settings. baseline: what else
+    it changes about its training, with settings (`baselines`). training: fields of the profile's
+    `training` that differ for this method.
     """
 
     label: str
@@ -263,6 +276,9 @@ class MethodSettings(Settings):
     learning_rate: float | list[float] | None = None
     stage: Literal["exam", "retrofit"] = "exam"
     start: str | None = None
+    baseline: str | None = None
+    baseline_settings: dict[str, Any] = {}
+    training: dict[str, Any] = {}
 
     @field_validator("learning_rate")
     @classmethod
@@ -281,16 +297,44 @@ class MethodSettings(Settings):
             )
         if self.kind != "peft" and self.settings:
             raise ValueError(f"settings={self.settings} are only for kind='peft'")
-        if (self.kind == "base") != (self.learning_rate is None):
+        self._check_baseline()
+        goes_on = self.baseline is not None and BASELINES.find(self.baseline).needs_start
+        if (self.kind == "base" or goes_on) != (self.learning_rate is None):
             raise ValueError(
-                f"learning_rate={self.learning_rate}: kind='base' takes none, all others need one"
+                f"learning_rate={self.learning_rate}: kind='base' takes none, nor does a "
+                "baseline that does not train; all others need one"
             )
-        if self.peft_type != SPARSE_MEMORY and (self.start or self.stage == "retrofit"):
+        if self.peft_type != SPARSE_MEMORY and (
+            (self.start and not goes_on) or self.stage == "retrofit"
+        ):
             raise ValueError(
                 f"stage={self.stage!r} and start={self.start!r} are for "
                 f"peft_type={SPARSE_MEMORY!r} only"
             )
         return self
+
+    def _check_baseline(self) -> None:
+        if self.kind == "base" and (self.baseline or self.training):
+            raise ValueError("kind='base' is not trained; it takes no baseline and no training")
+        unknown = sorted(set(self.training) - set(OWN_TRAINING))
+        if unknown:
+            raise ValueError(
+                f"training has the fields {unknown}; a method's own can be {', '.join(OWN_TRAINING)}"
+            )
+        if self.baseline is None:
+            if self.baseline_settings:
+                raise ValueError(f"baseline_settings={self.baseline_settings} need a baseline")
+            return
+        spec = BASELINES.find(self.baseline)
+        if self.kind not in spec.kinds:
+            raise ValueError(f"baseline={self.baseline!r} is for kind={' or '.join(spec.kinds)}")
+        if spec.needs_start and self.start is None:
+            raise ValueError(f"baseline={self.baseline!r} needs `start`, a full finetuning")
+        spec.settings(self.baseline_settings)
+
+    def trained_with(self, training: TrainingSettings) -> TrainingSettings:
+        """The training settings of this method: the profile's, with its own put over them."""
+        return TrainingSettings(**{**training.model_dump(), **self.training})
 
     def peft_config(
         self, memory: MemorySettings, max_grad_norm: float | None = None

@@ -74,6 +74,10 @@ def test_a_profile_measures_and_records_the_tasks_that_it_names(task_file, tmp_p
     rows.write_text(rows.read_text().replace("word20", "word40"))
     changed = describe_task(named, find_task(named, tmp_path))
     assert changed["sha256"] != part["sha256"]
+    file = tmp_path / named
+    file.write_text(file.read_text().replace("Question {{", "Now {{"))
+    asked = describe_task(named, find_task(named, tmp_path))
+    assert asked["sha256"] != changed["sha256"]
 
 
 def test_a_task_that_cannot_be_had_or_is_no_mean_is_refused(task_file, tmp_path):

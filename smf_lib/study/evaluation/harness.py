@@ -93,9 +93,12 @@ def measure_task(lm, name: str, task: Task) -> Measurement:
 
 
 def describe_task(named: str, task: Task) -> dict:
-    """A record's part about the rows that a task scores."""
+    """A record's part about a task: the sum is of the rows that it scores and of how it asks."""
     rows = [dict(row) for row in task.eval_docs]
-    text = json.dumps(rows, sort_keys=True, default=str)
+    config = task.config.to_dict()
+    asked = {name: value for name, value in config.items() if not name.startswith("dataset_")}
+    asked.pop("metadata", None)  # holds a path of this machine
+    text = json.dumps([rows, asked, version_of(task)], sort_keys=True, default=str)
     sha = hashlib.sha256(text.encode()).hexdigest()[:12]
     return {"sha256": sha, "rows": len(rows), "source": named}
 

@@ -6,13 +6,14 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate.utils import extract_model_from_parallel
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import (
     PreTrainedTokenizerBase,
@@ -53,8 +54,11 @@ def finetune(
     learning_rate: float,
     seed: int,
     work_dir: Path,
+    extra_loss: Callable[[nn.Module, dict, Any], Tensor] | None = None,
 ) -> TrainingOutcome:
     """Train `model` in place on rows; goes on from the last checkpoint in `work_dir`.
+
+    extra_loss: function of (model, batch, its output), a scalar that is added to the batch's loss.
 
     A row has `input_ids`, `attention_mask` and `labels`, lists of token ids of one text.
 
@@ -105,6 +109,7 @@ def finetune(
         data_collator=AnswerCollator(tokenizer, model),
         callbacks=[clock],
         optimizer_cls_and_kwargs=_optimizer(arguments),
+        extra_loss=extra_loss,
     )
     trainer.remove_callback(PrinterCallback)
     longest = max(len(row["input_ids"]) for row in rows)
@@ -149,6 +154,22 @@ class _ResumableTrainer(Trainer):
     The plain one draws each epoch's order from the global random numbers, and one that goes on in
     a later epoch repeats the order of the first.
     """
+
+    def __init__(self, *given, extra_loss: Callable | None = None, **named):
+        super().__init__(*given, **named)
+        self.extra_loss = extra_loss
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        if self.extra_loss is None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        batch = dict(inputs)
+        loss, output = super().compute_loss(model, inputs, True, num_items_in_batch)
+        extra = self.extra_loss(model, batch, output)
+        if self.model_accepts_loss_kwargs and num_items_in_batch is not None:
+            # the loss is already a share of the whole step's, which no one divides again
+            extra = extra / self.current_gradient_accumulation_steps
+        loss = loss + extra
+        return (loss, output) if return_outputs else loss
 
     def _get_train_sampler(self, train_dataset=None) -> _SeededOrder:
         rows = self.train_dataset if train_dataset is None else train_dataset

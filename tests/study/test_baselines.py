@@ -1,0 +1,233 @@
+"""Baselines that are no PEFT configuration: what they add to a loss, to rows and to weights."""
+
+import copy
+from collections import Counter
+from typing import Annotated
+
+import pytest
+import torch
+from helpers_models import tiny_model, tokens
+from peft import LoraConfig, get_peft_model
+from pydantic import Field
+
+from smf_lib.study.baselines import (
+    BASELINES,
+    NO_CHANGE,
+    Change,
+    Start,
+    change_of,
+    register_baseline,
+)
+from smf_lib.study.models import load_model, tiny_random_model
+from smf_lib.study.settings import MethodSettings, TrainingSettings
+from smf_lib.study.training.baselines import scored
+from smf_lib.study.training.train import finetune
+
+ROWS = [
+    {"input_ids": [3 + i, 7, 8, 9 + i], "labels": [-100, -100, 8, 9 + i], "attention_mask": [1] * 4}
+    for i in range(12)
+]
+TEXTS = [[40 + i, 41, 42] for i in range(5)]
+
+
+def start(model=None, rows=ROWS, seed=0, parent=None):
+    return Start(model, rows, {"background": TEXTS, "retrofit": []}.get, seed, parent)
+
+
+def lora(model):
+    return get_peft_model(
+        model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    )
+
+
+def batch():
+    ids = tokens(3, 8)
+    labels = ids.clone()
+    labels[0, :5] = labels[2, 6:] = -100
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+
+
+def perturbed(model):
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.05 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.mark.parametrize("share, wanted", [(0.5, 12), (0.25, 4), (0.6, 18)])
+def test_replay_makes_a_share_of_the_rows_text_that_is_trained_on_whole(share, wanted):
+    rows = change_of(start(), "replay", {"share": share}).rows
+    assert rows[: len(ROWS)] == ROWS and len(rows) == len(ROWS) + wanted
+    assert wanted / len(rows) == pytest.approx(share)
+    for row in rows[len(ROWS) :]:
+        assert row["labels"] == row["input_ids"] and row["input_ids"] in TEXTS
+    times = Counter(row["input_ids"][0] for row in rows[len(ROWS) :])
+    assert max(times.values()) - min(times.get(ids[0], 0) for ids in TEXTS) <= 1
+
+
+def test_replay_follows_the_seed_and_needs_text():
+    first, again, other = (change_of(start(seed=s), "replay", {}).rows for s in (0, 0, 1))
+    assert first == again != other
+    with pytest.raises(ValueError, match="text='retrofit': the profile has no such text"):
+        change_of(start(), "replay", {"text": "retrofit"})
+
+
+@pytest.mark.parametrize("wrap", [lambda model: model, lora], ids=["full", "lora"])
+def test_the_divergence_is_nothing_at_the_start_and_the_formula_later(wrap):
+    base = tiny_model("Qwen2", initializer_range=0.3)
+    model, given = wrap(copy.deepcopy(base)), batch()
+    loss = change_of(start(model), "kl_to_base", {"weight": 3.0}).loss
+    assert loss(model, given, model(**given)).item() == 0
+    perturbed(model)
+    found = loss(model, given, model(**given))
+    ours, theirs = model(**given).logits, base(**given).logits
+    bearing = given["labels"][:, 1:] != -100
+    p, q = theirs[:, :-1].softmax(-1), ours[:, :-1].softmax(-1)
+    wanted = (p * (p / q).log()).sum(-1)[bearing].mean()
+    assert found.item() == pytest.approx(3 * wanted.item(), rel=1e-4) and found > 1e-3
+    found.backward()
+    moved = [p.grad for p in model.parameters() if p.requires_grad]
+    assert all(g is not None for g in moved) and any((g != 0).any() for g in moved)
+
+
+def test_logits_chosen_by_the_collator_are_scored_as_all_logits_are():
+    model, given = tiny_model(), batch()
+    shifted = torch.nn.functional.pad(given["labels"], (0, 1), value=-100)[:, 1:]
+    keep = (shifted != -100).any(0).nonzero()[:, 0]
+    some = given | {"logits_to_keep": keep, "shift_labels": shifted[:, keep]}
+    every = scored(given, model(**given).logits)
+    chosen = scored(some, model(input_ids=given["input_ids"], logits_to_keep=keep).logits)
+    assert len(every) == int((shifted != -100).sum())
+    torch.testing.assert_close(chosen, every)
+
+
+def test_the_distance_and_its_gradient_are_those_of_the_formula():
+    model = tiny_model()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    loss = change_of(start(model), "l2_to_base", {"weight": 0.3}).loss
+    assert loss(model, {}, None).item() == 0
+    perturbed(model)
+    found = loss(model, {}, None)
+    squares = sum((p - before[n]).double().square().sum() for n, p in model.named_parameters())
+    assert found.item() == pytest.approx(0.15 * squares.item(), rel=1e-5)
+    found.backward()
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(p.grad, 0.3 * (p.detach() - before[name]))
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.25, 1.0])
+def test_weights_lie_on_the_line_from_the_base_to_the_finetuning(alpha):
+    base, trained = tiny_model(seed=0), tiny_model(seed=1)
+    model = copy.deepcopy(base)
+    change = change_of(start(model, parent=lambda: trained), "wise_ft", {"alpha": alpha})
+    assert not change.trains
+    change.finish(model)
+    for one, other, found in zip(*(m.state_dict().values() for m in (base, trained, model))):
+        if alpha in (0, 1):
+            assert torch.equal(found, (one, other)[int(alpha)])
+        else:
+            torch.testing.assert_close(found, (1 - alpha) * one + alpha * other)
+
+
+def finetuned(tmp_path, extra, **settings):
+    model, tokenizer = load_model(tiny_random_model())
+    change = NO_CHANGE if extra is None else extra(model)
+    training = TrainingSettings(precision="fp32", checkpoint_every=99, **settings)
+    finetune(model, tokenizer, ROWS, training, 1e-3, 0, tmp_path, change.loss)
+    return torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+
+
+def test_an_extra_loss_of_nothing_changes_no_bit(tmp_path):
+    nothing = Change(loss=lambda model, batch, output: output.logits.sum() * 0)
+    plain = finetuned(tmp_path / "plain", None, batch_size=4)
+    assert torch.equal(finetuned(tmp_path / "nothing", lambda model: nothing, batch_size=4), plain)
+
+
+def test_an_extra_loss_counts_once_a_step_however_the_step_is_made(tmp_path):
+    """Not once a forward pass: two halves of a batch are one batch."""
+
+    def far(model):
+        parameters = [p for p in model.parameters()]
+        return Change(
+            loss=lambda *given: 5 * torch.stack([p.square().sum() for p in parameters]).sum()
+        )
+
+    plain = finetuned(tmp_path / "plain", None, batch_size=12, epochs=3)
+    whole = finetuned(tmp_path / "whole", far, batch_size=12, epochs=3)
+    halves = finetuned(tmp_path / "halves", far, batch_size=6, gradient_accumulation=2, epochs=3)
+    assert (whole - plain).norm() > 20 * (whole - halves).norm()
+
+
+def test_the_distance_holds_the_weights_back(tmp_path):
+    base = torch.cat(
+        [p.detach().reshape(-1) for p in load_model(tiny_random_model())[0].parameters()]
+    )
+    near, far = (
+        finetuned(
+            tmp_path / str(weight),
+            lambda model, weight=weight: change_of(start(model), "l2_to_base", {"weight": weight}),
+            batch_size=4,
+            epochs=4,
+        )
+        for weight in (100.0, 1e-6)
+    )
+    assert (near - base).norm() < 0.7 * (far - base).norm()
+
+
+# ---------------------------------------------------------------------- in a profile
+
+
+def method(**fields):
+    return MethodSettings(**{"label": "x", "kind": "full", "learning_rate": 1e-3, **fields})
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        (
+            {"baseline": "repay"},
+            "baseline='repay' is unknown; choose one of kl_to_base, l2_to_base",
+        ),
+        ({"baseline": "replay", "baseline_settings": {"share": 1.5}}, "share = 1.5: .*less than 1"),
+        ({"baseline": "replay", "baseline_settings": {"text": "x"}}, "text = 'x': .*'background'"),
+        ({"baseline": "replay", "baseline_settings": {"shares": 1}}, "replay takes share, text"),
+        ({"baseline_settings": {"share": 0.5}}, "need a baseline"),
+        ({"kind": "base", "learning_rate": None, "baseline": "replay"}, "it takes no baseline"),
+        ({"kind": "base", "learning_rate": None, "training": {"epochs": 2}}, "no training"),
+        (
+            {"kind": "peft", "peft_type": "LORA", "baseline": "l2_to_base"},
+            "baseline='l2_to_base' is for kind=full",
+        ),
+        ({"baseline": "wise_ft", "learning_rate": None}, "needs `start`, a full finetuning"),
+        ({"baseline": "wise_ft", "start": "full"}, "nor does a baseline that does not train"),
+        ({"training": {"max_length": 9}}, r"fields \['max_length'\]; a method's own can be epochs"),
+    ],
+)
+def test_what_cannot_work_is_refused_when_the_profile_is_loaded(fields, message):
+    with pytest.raises(ValueError, match=message):
+        method(**fields)
+
+
+def test_a_method_has_training_settings_of_its_own():
+    own = method(training={"epochs": 3}).trained_with(TrainingSettings(batch_size=2))
+    assert (own.epochs, own.batch_size) == (3, 2)
+    with pytest.raises(ValueError, match="greater than or equal to 1"):
+        method(training={"epochs": 0}).trained_with(TrainingSettings())
+
+
+def test_a_baseline_of_ones_own_has_its_settings_checked():
+    @register_baseline("mine", kinds=("peft",))
+    def mine(start, times: Annotated[int, Field(ge=1)], name="x"):
+        return Change(rows=[*start.rows] * times)
+
+    try:
+        assert len(change_of(start(), "mine", {"times": 2}).rows) == 2 * len(ROWS)
+        with pytest.raises(ValueError, match="times = .*Field required; mine takes times, name"):
+            BASELINES["mine"].settings({})
+        with pytest.raises(ValueError, match="baseline='mine' is for kind=peft"):
+            method(baseline="mine", baseline_settings={"times": 1})
+    finally:
+        del BASELINES["mine"], BASELINES.functions["mine"]
+    with pytest.raises(ValueError, match="must be of 'full' and 'peft'"):
+        register_baseline("mine", kinds=("base",))
