@@ -50,6 +50,7 @@ class Start:
         text: function of "background" or "retrofit" that gives that text of the profile, a list
             of token ids a sequence.
         seed: the run's seed.
+        precision: "bf16" (autocast) or "fp32", of the training.
         parent: function that gives the trained model of the method that `start` names, None
             without one.
     """
@@ -58,6 +59,7 @@ class Start:
     rows: Sequence[dict]
     text: Callable[[str], list[list[int]]]
     seed: int = 0
+    precision: str = "fp32"
     parent: Callable[[], Any] | None = None
 
 
@@ -138,8 +140,10 @@ def register_baseline(
     Raises:
         ValueError: a name that another function has, or a kind that is neither full nor peft.
     """
-    if not kinds or not set(kinds) <= {"full", "peft"}:
-        raise ValueError(f"kinds={kinds!r} must be of 'full' and 'peft'")
+    if not kinds or not set(kinds) <= {"full", "peft"} or (needs_start and kinds != ("full",)):
+        raise ValueError(
+            f"kinds={kinds!r} must be of 'full' and 'peft', and ('full',) with needs_start"
+        )
 
     def register(apply):
         BASELINES.add(name, BaselineSpec(name, apply, kinds, needs_start), apply)

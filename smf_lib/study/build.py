@@ -48,7 +48,7 @@ def build(study: Materials, spec: RunSpec) -> tuple[nn.Module, PreTrainedTokeniz
     model, tokenizer = study.load_base()
     if spec.settings.kind != "peft":
         return model, tokenizer
-    limit = study.profile.training.max_grad_norm
+    limit = study.profile.training_of(spec.settings).max_grad_norm
     config = spec.settings.peft_config(study.profile.memory, limit)
     if config.peft_type != PEFT_TYPE:
         return get_peft_model(model, config), tokenizer
@@ -99,6 +99,15 @@ def read_background(
     for table, counted in zip(tables, torch.load(path, weights_only=True)):
         for name, counts in zip(names, counted):
             getattr(table, name).copy_(counts)
+
+
+def general_text(study: Materials, name: str) -> list[list[int]]:
+    """Token ids of the profile's "background" or "retrofit" text, cut to training.max_length."""
+    longest = study.profile.training.max_length
+    if name == "background":
+        return [ids[:longest] for ids in study.background_text()]
+    tokenizer = load_tokenizer(study.model_files)
+    return [tokenizer(text).input_ids[:longest] for text in study.texts(name) or ()]
 
 
 def training_rows(study: Materials, spec: RunSpec) -> list[dict]:

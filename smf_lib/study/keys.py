@@ -21,6 +21,7 @@ from typing import Any
 from ..method.config import SparseMemoryConfig
 from ..method.registration import NAME as SPARSE_MEMORY
 from ..method.rules import RULES
+from .baselines import BASELINES
 from .code import code_digest, function_digest, rule_digest
 from .files import short_hash
 from .metrics import COMMON_CODE, METRICS, metric_names
@@ -36,8 +37,9 @@ TRAINING = (
     "study/models.py",
     "study/precision.py",
     "study/tasks/formats.py",
-    "study/training/*.py",
+    "study/training/[!b]*.py",
 )
+BASELINES_CODE = ("study/baselines.py", "study/training/baselines.py")
 WRITING = ("study/precision.py", "study/tasks/probes.py")
 Parts = dict[
     str, Callable[[], str]
@@ -214,9 +216,11 @@ def _training_parts(study: Any, spec: RunSpec) -> Parts:
     if method.kind == "base":
         return {"method settings": lambda: short_hash("base"), "model": lambda: _model(study)}
     retrofit = method.stage == "retrofit"
-    training = profile.retrofit.training if retrofit else profile.training
+    training = profile.training_of(method)
     sparse = method.peft_type == SPARSE_MEMORY
-    own = method.model_dump(exclude={"label", "start", *({"settings"} if sparse else ())})
+    own = method.model_dump(
+        exclude={"label", "start", "training", *({"settings"} if sparse else ())}
+    )
     shared = training.model_dump(exclude={"checkpoint_every", "precision"})
     parts = {
         "method settings": lambda: short_hash(own),
@@ -228,12 +232,24 @@ def _training_parts(study: Any, spec: RunSpec) -> Parts:
         "code of training": lambda: code_digest(*TRAINING),
     }
     if sparse:
-        config = method.peft_config(profile.memory, profile.training.max_grad_norm)
+        config = method.peft_config(profile.memory, training.max_grad_norm)
         parts["memory settings"] = lambda: short_hash(_memory_settings(config))
         parts["code of the method"] = lambda: code_digest(*METHOD)
         if config.update == "sparse":
             parts["background"] = lambda: _background(study)
             parts["code of the rule"] = lambda: rule_digest(config.rule)
+    if method.baseline is not None:
+        baseline = BASELINES.find(method.baseline)
+        text = baseline.settings(method.baseline_settings).get("text")
+        parts["code of the baseline"] = lambda: (
+            code_digest(*BASELINES_CODE)
+            if isinstance(baseline.apply, str)
+            else function_digest(baseline.apply)
+        )
+        if text == "retrofit":
+            parts["text of the baseline"] = lambda: _training_rows(study, True)
+        elif text == "background":
+            parts["text of the baseline"] = lambda: _background(study)
     parent = parent_of(profile, spec)
     if parent is not None:
         parts["run that it goes on from"] = lambda: training_key(study, parent).digest

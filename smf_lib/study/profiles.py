@@ -15,6 +15,7 @@ from typing import Literal
 import yaml
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
+from .baselines import BASELINES
 from .exams import EXAMS
 from .imports import import_file
 from .settings import (
@@ -87,6 +88,9 @@ class Profile(Settings):
                 if method.stage == "retrofit" and self.retrofit is None:
                     raise ValueError("stage='retrofit' needs the profile's `retrofit` settings")
                 self._check_start(method)
+                self.training_of(method)
+                if method.baseline_settings.get("text") == "retrofit" and self.retrofit is None:
+                    raise ValueError("text='retrofit' needs the profile's `retrofit` settings")
                 if method.kind == "peft":
                     self.complete(method).peft_config(self.memory)
             except (ValueError, TypeError) as error:
@@ -97,12 +101,33 @@ class Profile(Settings):
         if method.start is None:
             return
         parent = self.methods.get(method.start)
+        if method.baseline is not None and BASELINES.find(method.baseline).needs_start:
+            self._check_finetuning(method, parent)
+            return
         retrofits = [name for name, m in self.methods.items() if m.stage == "retrofit"]
         if parent is None or parent.stage != "retrofit" or isinstance(parent.learning_rate, list):
             raise ValueError(
                 f"start={method.start!r} must name a method of stage 'retrofit' with one learning "
                 f"rate; this profile has {', '.join(retrofits) or 'none'}"
             )
+
+    def _check_finetuning(self, method: MethodSettings, parent: MethodSettings | None) -> None:
+        """Raise ValueError unless `start` names a full finetuning whose weights are kept."""
+        plain = parent is not None and parent.kind == "full" and parent.start is None
+        if not plain or isinstance(parent.learning_rate, list):
+            raise ValueError(
+                f"start={method.start!r} must name a full finetuning with one learning rate"
+            )
+        if self.keep != "full":
+            raise ValueError(
+                f"baseline={method.baseline!r} needs the weights of {method.start!r}; set "
+                "`keep: full` in the profile"
+            )
+
+    def training_of(self, method: MethodSettings) -> TrainingSettings:
+        """The training settings of a method: those of its stage, with its own put over them."""
+        retrofit = self.retrofit if method.stage == "retrofit" else None
+        return method.trained_with(retrofit.training if retrofit else self.training)
 
     def complete(self, method: MethodSettings) -> MethodSettings:
         """The method with the settings that it takes over from the one it starts from."""

@@ -91,8 +91,9 @@ def build_record(
     with what it was run, `keys` what it depends on.
     """
     profile, exam = study.profile, study.exam
-    retrofitted = spec.settings.stage == "retrofit" or spec.settings.start is not None
-    parts = ("exam", "probes", "background", "memory", "training", "evaluation")
+    method = spec.settings
+    retrofitted = method.stage == "retrofit" or (method.kind == "peft" and method.start is not None)
+    parts = ("exam", "probes", "background", "memory", "evaluation")
     files = study.model_files
     return Record(
         schema_version=1,
@@ -106,6 +107,7 @@ def build_record(
         settings={
             "method": spec.settings.model_dump(),
             **{name: getattr(profile, name).model_dump() for name in parts},
+            "training": spec.settings.trained_with(profile.training).model_dump(),
             **({"retrofit": profile.retrofit.model_dump()} if retrofitted else {}),
             "precision": resolve_precision(profile.training.precision),
         },

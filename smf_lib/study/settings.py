@@ -365,6 +365,9 @@ class MethodSettings(Settings):
 
     def after(self, parent: MethodSettings) -> MethodSettings:
         """This method with the memory of `parent`, whose shape it shares; updates are its own."""
+        if self.kind == "full":  # a baseline that takes the trained weights as they are
+            rate = parent.learning_rate
+            return self.model_copy(update={"learning_rate": rate, "training": parent.training})
         own = ("update", "trainable", "rule", "rows_per_step", "max_grad_norm")
         shape = {name: value for name, value in parent.settings.items() if name not in own}
         changed = sorted(set(self.settings) - set(own))

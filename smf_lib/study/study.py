@@ -32,6 +32,7 @@ from ..method.registration import NAME
 from ..method.rules import get_rule
 from ..method.sites import default_layers, find_mlps
 from . import build
+from .baselines import Change, Start, change_of
 from .evaluation.measuring import measure_metric
 from .files import find_root, write_json
 from .kept import RunFiles, load_weights, save_weights
@@ -39,6 +40,7 @@ from .keys import parent_of
 from .materials import Materials
 from .metrics import METRICS, describe_data, metric_names
 from .models import ModelFiles, load_model
+from .precision import resolve_precision
 from .profiles import RunSpec, load_profile
 from .recording import NO_FOOTPRINT, build_record, footprint
 from .records.results import Metric, Record, provenance, write_record
@@ -134,13 +136,24 @@ class Study(Materials):
                 f"{', '.join(files.unmeasured) or 'another run'} needs them (`keep: full` in the "
                 "profile keeps those of full finetuning)"
             )
-        retrofit = spec.settings.stage == "retrofit"
-        settings = self.profile.retrofit.training if retrofit else self.profile.training
+        settings = self.profile.training_of(spec.settings)
         self._keep_provenance(files)
-        rows = self.training_rows(spec)
-        outcome = finetune(
-            model, tokenizer, rows, settings, spec.learning_rate, spec.seed, files.folder
-        )
+        change = self._change(spec, model)
+        outcome = TrainingOutcome(0.0, 0, 0, peak_memory(), [])
+        if change.trains:
+            rows = self.training_rows(spec) if change.rows is None else change.rows
+            outcome = finetune(
+                model,
+                tokenizer,
+                rows,
+                settings,
+                spec.learning_rate,
+                spec.seed,
+                files.folder,
+                change.loss,
+            )
+        if change.finish is not None:
+            change.finish(model)
         model.eval()
         if processes.is_first():
             parent = self.parent(spec)
@@ -152,6 +165,19 @@ class Study(Materials):
             write_json(files.training, dataclasses.asdict(outcome))
         processes.wait_for_all()
         return outcome
+
+    def _change(self, spec: RunSpec, model: nn.Module) -> Change:
+        """What the method's baseline changes about the training of this model."""
+        parent = self.parent(spec)
+        start = Start(
+            model,
+            self.training_rows(spec),
+            lambda name: build.general_text(self, name),
+            spec.seed,
+            resolve_precision(self.profile.training.precision),
+            None if parent is None else lambda: self.trained(parent.method, parent.seed)[0],
+        )
+        return change_of(start, spec.settings.baseline, spec.settings.baseline_settings)
 
     def measure(self, spec: RunSpec, model: nn.Module, tokenizer) -> dict[str, Metric]:
         """Exam accuracy and the profile's forgetting probes, each kept as soon as it is done.
@@ -186,7 +212,7 @@ class Study(Materials):
             spec,
             outcome,
             metrics,
-            json.loads(size.read_text()) if outcome.steps else NO_FOOTPRINT,
+            NO_FOOTPRINT if spec.settings.kind == "base" else json.loads(size.read_text()),
             seconds=outcome.seconds + measuring,
             provenance=json.loads((files.folder / "provenance.json").read_text()),
             keys=files.keys,

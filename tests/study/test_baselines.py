@@ -6,6 +6,7 @@ from typing import Annotated
 
 import pytest
 import torch
+import yaml
 from helpers_models import tiny_model, tokens
 from peft import LoraConfig, get_peft_model
 from pydantic import Field
@@ -18,8 +19,11 @@ from smf_lib.study.baselines import (
     change_of,
     register_baseline,
 )
+from smf_lib.study.keys import training_key
 from smf_lib.study.models import load_model, tiny_random_model
+from smf_lib.study.profiles import PROFILE_DIR
 from smf_lib.study.settings import MethodSettings, TrainingSettings
+from smf_lib.study.study import Study, run
 from smf_lib.study.training.baselines import scored
 from smf_lib.study.training.train import finetune
 
@@ -231,3 +235,98 @@ def test_a_baseline_of_ones_own_has_its_settings_checked():
         del BASELINES["mine"], BASELINES.functions["mine"]
     with pytest.raises(ValueError, match="must be of 'full' and 'peft'"):
         register_baseline("mine", kinds=("base",))
+
+
+# ---------------------------------------------------------------------- in a study
+
+
+FULL = {"label": "Full", "kind": "full", "learning_rate": 1e-3}
+WISE = {"label": "WiSE-FT", "kind": "full", "baseline": "wise_ft", "start": "full"}
+LORA = {"label": "LoRA", "kind": "peft", "peft_type": "LORA", "learning_rate": 1e-3}
+LORA["settings"] = {"r": 4, "target_modules": "all-linear"}
+
+
+def study_of(folder, methods, **changes):
+    content = yaml.safe_load((PROFILE_DIR / "smoke.yaml").read_text())
+    content["exam"] = {"train_rows": 8, "validation_rows": 2, "test_rows": 4}
+    content["evaluation"] = {"probes": []}
+    content |= {"methods": methods, "keep": "full", **changes}
+    path = folder / "smoke.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return Study.load(path, folder)
+
+
+def weights_of(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def test_weights_between_base_and_finetuning_are_made_without_training(tmp_path):
+    study = study_of(
+        tmp_path,
+        {
+            "full": FULL,
+            "half": WISE | {"baseline_settings": {"alpha": 0.5}},
+            "all": WISE | {"baseline_settings": {"alpha": 1}},
+        },
+    )
+    records = {spec.run_id: run(study, spec) for spec in study.profile.runs()}
+    half = records["half-seed0"]
+    assert half.cost.steps == 0 < records["full-seed0"].cost.steps
+    assert half.cost.updated_parameters == records["full-seed0"].cost.updated_parameters > 0
+    assert half.learning_rate == 1e-3 and half.kind == "full"
+    base, full, middle, end = (
+        weights_of(model)
+        for model in (study.load_base()[0], *(study.trained(m)[0] for m in ("full", "half", "all")))
+    )
+    for name, value in middle.items():
+        torch.testing.assert_close(value, torch.lerp(base[name], full[name], 0.5))
+        assert torch.equal(end[name], full[name])
+    assert any(not torch.equal(base[name], full[name]) for name in base)
+
+
+def test_a_method_trains_on_replayed_text_with_its_own_epochs(tmp_path):
+    methods = {"lora": LORA, "replay": LORA | {"baseline": "replay", "training": {"epochs": 2}}}
+    study = study_of(tmp_path, methods)
+    lora_record, replayed = (run(study, spec) for spec in study.profile.runs())
+    assert replayed.cost.steps == 2 * 2 * lora_record.cost.steps
+    assert (
+        replayed.settings["training"]["epochs"] == 2 != lora_record.settings["training"]["epochs"]
+    )
+
+
+def test_the_key_of_a_training_holds_its_baseline_and_what_that_reads(tmp_path):
+    def parts(**fields):
+        study = study_of(
+            tmp_path, {"lora": LORA | fields}, background={"sequences": 4, "tokens": 9}
+        )
+        return training_key(study, study.profile.run("lora")).parts
+
+    plain, replayed = parts(), parts(baseline="replay")
+    other = parts(baseline="replay", baseline_settings={"share": 0.2})
+    kl = parts(baseline="kl_to_base")
+    assert replayed.keys() - plain.keys() == {"code of the baseline", "text of the baseline"}
+    assert kl.keys() - plain.keys() == {"code of the baseline"}
+    assert {n for n in replayed if replayed[n] != other[n]} == {"method settings"}
+    longer = parts(training={"epochs": 3})
+    assert {n for n in plain if plain[n] != longer[n]} == {"training settings"}
+
+
+@pytest.mark.parametrize(
+    "methods, changes, message",
+    [
+        ({"full": FULL, "wise": WISE}, {"keep": "adapters"}, "methods.wise: .*set `keep: full`"),
+        ({"full": LORA, "wise": WISE}, {}, "start='full' must name a full finetuning with one"),
+        ({"wise": WISE}, {}, "start='full' must name a full finetuning"),
+        (
+            {"lora": LORA | {"baseline": "replay", "baseline_settings": {"text": "retrofit"}}},
+            {},
+            "methods.lora: text='retrofit' needs the profile's `retrofit` settings",
+        ),
+        ({"lora": LORA | {"training": {"epochs": 0}}}, {}, "methods.lora: .*epochs"),
+    ],
+)
+def test_what_a_baseline_needs_is_said_when_the_profile_is_loaded(
+    tmp_path, methods, changes, message
+):
+    with pytest.raises(ValueError, match=message.replace(": .*", r": [\s\S]*")):
+        study_of(tmp_path, methods, **changes)

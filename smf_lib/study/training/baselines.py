@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..baselines import Change, Start
+from ..precision import autocast
 from ..tasks.formats import IGNORED, training_row
 
 
@@ -56,7 +57,7 @@ def kl_to_base(start: Start, weight: Annotated[float, Field(gt=0)] = 1.0) -> Cha
 
     def loss(model: nn.Module, batch: dict, output) -> Tensor:
         known = {name: value for name, value in batch.items() if name not in _LABELS}
-        with torch.no_grad():
+        with torch.no_grad(), autocast(output.logits.device.type, start.precision):
             if frozen is None:
                 plain = extract_model_from_parallel(model)
                 with plain.disable_adapter():
