@@ -35,7 +35,7 @@ TEXTS = [[40 + i, 41, 42] for i in range(5)]
 
 
 def start(model=None, rows=ROWS, seed=0, parent=None):
-    return Start(model, rows, {"background": TEXTS, "retrofit": []}.get, seed, parent)
+    return Start(model, rows, {"background": TEXTS, "retrofit": []}.get, seed, parent=parent)
 
 
 def lora(model):
@@ -121,8 +121,9 @@ def test_the_distance_and_its_gradient_are_those_of_the_formula():
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.25, 1.0])
-def test_weights_lie_on_the_line_from_the_base_to_the_finetuning(alpha):
-    base, trained = tiny_model(seed=0), tiny_model(seed=1)
+@pytest.mark.parametrize("tied", [False, True])
+def test_weights_lie_on_the_line_from_the_base_to_the_finetuning(alpha, tied):
+    base, trained = (tiny_model(seed=seed, tie_word_embeddings=tied) for seed in (0, 1))
     model = copy.deepcopy(base)
     change = change_of(start(model, parent=lambda: trained), "wise_ft", {"alpha": alpha})
     assert not change.trains

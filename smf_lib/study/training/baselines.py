@@ -99,11 +99,10 @@ def wise_ft(start: Start, alpha: Annotated[float, Field(ge=0, le=1)] = 0.5) -> C
     """
 
     def finish(model: nn.Module) -> None:
-        trained = start.parent().state_dict()
+        trained = dict(start.parent().named_parameters())
         with torch.no_grad():
-            for name, value in model.state_dict().items():
-                if value.is_floating_point():
-                    value.copy_(torch.lerp(value, trained[name].to(value), alpha))
+            for name, value in model.named_parameters():  # tied weights once
+                value.copy_(torch.lerp(value, trained[name].to(value), alpha))
 
     return Change(finish=finish, trains=False)
 
