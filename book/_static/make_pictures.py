@@ -1,4 +1,4 @@
-"""Draw the book's icon and the picture that links to it show: `python book/_static/make_pictures.py`.
+"""Draw the book's icon and the picture of links to it: `python book/_static/make_pictures.py`.
 
 Both are the nine rows of the chapter "Memory layers and product keys": two are read.
 """

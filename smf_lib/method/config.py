@@ -102,7 +102,7 @@ class SparseMemoryConfig(PeftConfig):
             _choice(name, getattr(self, name), (True, False))
         _number("initial_scale", self.initial_scale)
         if not isinstance(self.seed, int) or isinstance(self.seed, bool):
-            raise ValueError(f"seed={self.seed!r} must be a whole number")
+            raise ValueError(f"seed={self.seed!r} must be a whole number")  # noqa: TRY004
         if self.num_subkeys > 4096:
             raise ValueError(
                 f"num_subkeys={self.num_subkeys} makes {self.num_subkeys**2} rows; at most 4096 "

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all: made under a scratch name, then put in place."""
+"""Files and folders that appear whole or not at all: made under another name, then renamed."""
 
 import os
 import secrets

@@ -225,6 +225,7 @@ class ProductKeyMemory(nn.Module):
         self.tape.write((indices, weights, grad), goes_on=self.anchor.grad is not None)
 
     def extra_repr(self) -> str:
+        """What `repr` says of the layer, as in torch."""
         rows, width = self.table.values.shape
         return f"rows={rows}, width={width}, heads={self.num_heads}, top_k={self.top_k}"
 

@@ -1,8 +1,8 @@
 """Row selection: which of the rows that a batch read are updated in this optimizer step.
 
 A rule turns the reads of the batch, and the reads of background text, into one score per row; the
-`rows_per_step` rows with the highest scores are updated. To add a rule, write one function and register
-it; it is then known to every configuration and notebook by its name:
+`rows_per_step` rows with the highest scores are updated. To add a rule, write one function and
+register it; it is then known to every configuration and notebook by its name:
 
     @register_rule("rare")
     def rare(reads, background):

@@ -50,7 +50,7 @@ class MemoryMLP(nn.Module, BaseTunerLayer):
         self.configs[adapter_name] = config
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """x is what the wrapped module gets; the memory reads what the MLP as a whole gets."""
+        """Of `x`, what the wrapped module gets; the memory reads what the whole MLP gets."""
         mlp_input = x if self.tap is None else self.tap.take()
         active = [name for name in self.active_adapters if name in self.smf_memory]
         if self.disable_adapters or not active:
@@ -127,6 +127,7 @@ class InputTap:
         self.x: Tensor | None = None
 
     def __call__(self, module: nn.Module, args: tuple) -> None:
+        """Keep what the MLP gets."""
         self.x = args[0]
 
     def take(self) -> Tensor:

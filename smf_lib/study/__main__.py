@@ -1,4 +1,4 @@
-"""The study from the command line:
+"""The study from the command line.
 
     python -m smf_lib.study run --profile medmcqa --method lora smf-kl --seed 1 2
     accelerate launch --num_processes 4 -m smf_lib.study run --profile paper --method lora --seed 1

@@ -272,8 +272,12 @@ class Study(Materials):
         build.read_background(self, model, text)
 
     def check_selection(self, layer: int | None, batches: int, rules: list[str]) -> None:
-        """Raise ValueError unless the layer has a memory, there are so many training batches, and
-        every rule is registered."""
+        """Check what the notebook about selection is asked to show.
+
+        Raises:
+            ValueError: the layer has no memory, there are not so many training batches, or a rule
+                is not registered.
+        """
         layers = self.memory_config().layers
         if layer is not None and layer not in layers:
             raise ValueError(f"layer={layer!r} has no memory; choose one of {layers}, or None")
@@ -316,6 +320,6 @@ def _check_targets(method: str, config: PeftConfig, shape: nn.Module) -> None:
             n.rpartition(".")[2] for n, m in shape.named_modules() if isinstance(m, nn.Linear)
         }
         raise ValueError(
-            f"methods.{method}: target_modules={sorted(targets)} are not in the model, whose linear "
-            f"maps are {', '.join(sorted(linear))}"
+            f"methods.{method}: target_modules={sorted(targets)} are not in the model, whose "
+            f"linear maps are {', '.join(sorted(linear))}"
         )

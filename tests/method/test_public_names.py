@@ -1,4 +1,4 @@
-"""The names that users import: a change of one of them breaks their code, so it is made here too."""
+"""The names that users import: changing one breaks their code, so it is made here too."""
 
 from __future__ import annotations
 

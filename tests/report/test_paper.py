@@ -147,7 +147,7 @@ def finding_of(measured, published=2.0, text="LoRA learns more than additive SMF
 
 
 def test_items_needed_settle_in_four_of_five_cases():
-    """By simulation: answers that change both ways, so that the published difference is the true one."""
+    """By simulation: answers change both ways, so that the published difference is true."""
     wide = claims.items_needed(finding_of(Interval(1.0, -3.0, 5.0, 500)))
     half = claims.items_needed(finding_of(Interval(1.0, -1.0, 3.0, 500)))
     assert wide == pytest.approx(4 * half)

@@ -1,4 +1,4 @@
-"""What the book's prose promises: code that runs, references that are whole, pictures from scripts."""
+"""What the book's prose promises: code that runs, whole references, pictures from scripts."""
 
 import importlib.util
 import re

@@ -224,7 +224,7 @@ def test_intervals_of_the_divergence_cover(seeds):
 
 
 def test_windows_of_one_text_are_taken_in_blocks():
-    """Correlated within 24 articles of 9 windows: alone they cover 7 in 10, in 12 blocks 9 in 10."""
+    """Within 24 articles of 9 windows correlated: alone they cover 7 in 10, in 12 blocks 9."""
     rng = np.random.default_rng(0)
     alone = blocked = 0
     for _ in range(400):

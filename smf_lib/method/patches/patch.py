@@ -197,7 +197,7 @@ class RowPatch:
 def _changed_rows(
     name: str, memory: ProductKeyMemory, origin: ProductKeyMemory | None
 ) -> TableRows:
-    """Rows updated since `origin` (None: a table of zeros), after checking that no other differs."""
+    """Rows updated since `origin` (None: zeros), after checking that no other row differs."""
     values = memory.values.detach()
     if values.dtype != torch.float32:
         raise ValueError(f"the values of {name} are {values.dtype}; keep them in torch.float32")

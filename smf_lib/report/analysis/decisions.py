@@ -15,7 +15,7 @@ def holm(
     decided: Callable[[Comparison, float], bool],
     level: float = 0.95,
 ) -> set[Comparison]:
-    """The comparisons of a family that are decided together, with at most 1 - `level` for any error.
+    """The comparisons of a family, decided together, with at most 1 - `level` for any error.
 
     Holm's step-down procedure (Scandinavian Journal of Statistics 6, 1979), by intervals: of m
     comparisons those are decided that an interval of level 1 - (1 - level) / m decides, then m is

@@ -7,11 +7,11 @@ lowest crossing counts. KL divergence is joined by its square root, which grows 
 the weights have moved does. Nothing is extrapolated beyond a method's largest gain.
 
 Intervals are those of simulated estimates (Krinsky and Robb, Review of Economics and Statistics 68,
-1986): gains and drifts of all points are drawn from Student's distribution around what was measured,
-with the covariance of the items, shared by all methods, and for each point that of its seeds, with
-n - 1 and S - 1 degrees of freedom; each draw is a set of curves, of which the drifts are read off. A
-drawn curve that does not reach the gain is extended to it from the point of the largest measured gain,
-as steep as the measured curve is there.
+1986): gains and drifts of all points are drawn from Student's distribution around what was
+measured, with the covariance of the items, shared by all methods, and for each point that of its
+seeds, with n - 1 and S - 1 degrees of freedom; each draw is a set of curves, of which the drifts
+are read off. A drawn curve that does not reach the gain is extended to it from the point of the
+largest measured gain, as steep as the measured curve is there.
 """
 
 import functools
@@ -137,7 +137,7 @@ def _passed(gains: Array, heights: Array, at: float, power: int) -> tuple[Array,
     return found**power, float(missed[1:].mean())
 
 
-# A probe: items (seeds, n) of a point against the base model, and what makes heights of their means.
+# A probe: items (seeds, n) of a point against the base model, and what makes their means heights.
 Heights = tuple[Array, Callable[[Array], Array]]
 
 

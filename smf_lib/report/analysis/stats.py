@@ -132,7 +132,7 @@ def spread_of_seeds(runs: Sequence[Array]) -> tuple[Array, Array]:
     """Variance of a sum of means over seeds, and its degrees of freedom.
 
     runs: for each independent set of runs what each gave, (..., seeds); a single run adds nothing.
-    Degrees of freedom of several sets are Welch's and Satterthwaite's (Biometrics Bulletin 2, 1946).
+    Degrees of freedom of several sets: Welch and Satterthwaite (Biometrics Bulletin 2, 1946).
     """
     parts = [(x.var(-1, ddof=1) / x.shape[-1], x.shape[-1] - 1) for x in runs if x.shape[-1] > 1]
     total = np.asarray(sum(part for part, _ in parts) if parts else 0.0)

@@ -151,8 +151,8 @@ def learning_sentence(records: Sequence[Record]) -> str:
     """Which arms learned the exam at all: those whose gain has an interval above zero.
 
     Where the answers are letters, also which are above the majority class, and which gain in
-    balanced accuracy: the others may have learned no more than a letter. Each of these is one family
-    of comparisons, corrected by Holm's procedure.
+    balanced accuracy: the others may have learned no more than a letter. Each of these is one
+    family of comparisons, corrected by Holm's procedure.
     """
     arms = arms_of(records)
     base, where = arms.get("base"), f"{records[0].profile}/{records[0].study}"

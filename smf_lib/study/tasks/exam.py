@@ -40,9 +40,9 @@ class ExamQuestion:
 class Exam:
     """An exam's three disjoint splits; ``sha256`` names the content of all of them.
 
-    ``format`` names how questions become text (``smf_lib.study.tasks.formats``), ``notes`` says in words which
-    rows these are, where there is more to say than how many, ``groups`` gives the group (such as a
-    chapter) of each option where options have one.
+    `format` names how questions become text (`smf_lib.study.tasks.formats`), `notes` says in words
+    which rows these are, where there is more to say than how many, `groups` gives the group (such
+    as a chapter) of each option where options have one.
     """
 
     name: str
