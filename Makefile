@@ -35,7 +35,7 @@ help:
 	@echo "make book PROFILE=x  the same for profiles/x.yaml, or for the path of a profile"
 	@echo "make study           run the study and write its records, but build no pages"
 	@echo "make test            make the environment and pass all tests"
-	@echo "make lint            check format and style"
+	@echo "make lint            check format, style, docstrings, types, dead code and dependencies"
 	@echo "make lock            write requirements.lock again from pyproject.toml (needs uv)"
 	@echo "make clean           remove what the study computed and trained (work/PROFILE); records stay"
 	@echo
@@ -56,6 +56,13 @@ test: $(READY)
 lint: $(READY)
 	@$(RUN)ruff format --check --quiet --diff .
 	@$(RUN)ruff check --quiet .
+	@$(RUN)mypy
+	@$(RUN)vulture
+	@$(RUN)deptry smf_lib/method --ignore DEP002 \
+		--optional-dependencies-dev-groups study,book,test,lint
+	@$(RUN)deptry smf_lib/study --ignore DEP002 --optional-dependencies-dev-groups book,test,lint
+	@$(RUN)deptry smf_lib benchmarks tests
+	@$(RUN)check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 lock:
 	@uv pip compile pyproject.toml --extra lint --universal --python-version 3.11.0 \
