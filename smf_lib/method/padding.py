@@ -20,6 +20,7 @@ class PaddingMask:
     mask: Tensor | None = None
 
     def __call__(self, decoder: nn.Module, args: tuple, kwargs: dict) -> None:
+        """Note the mask of a forward pass that begins."""
         given = inspect.signature(decoder.forward).bind_partial(*args, **kwargs).arguments
         self.mask = token_mask(given.get("attention_mask", kwargs.get("attention_mask")))
 
