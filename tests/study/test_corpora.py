@@ -103,6 +103,28 @@ def test_triviaqa_of_the_hub(hub, data):
     ]
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"answer": {"value": "<unk>", "aliases": [], "normalized_value": "<unk>"}},
+        {"answer": {"value": "x", "aliases": [" "], "normalized_value": "x"}},
+        {"answer": {"value": None, "aliases": ["x"], "normalized_value": "x"}},
+        {"answer": None},
+        {"question": None},
+    ],
+    ids=["hidden", "empty alias", "no value", "no answer", "no question"],
+)
+def test_a_question_that_nobody_can_answer_right_is_refused(tmp_path, datasets_cache, changes):
+    write_rows(tmp_path, validation=[trivia_row(1), trivia_row(2, **changes)])
+    with pytest.raises(ValueError, match=r"^probes.triviaqa: row 1 of 'validation' has .*alias"):
+        triviaqa("/nowhere", source=str(tmp_path))
+
+
+def test_lines_that_are_null_are_empty_lines(tmp_path, datasets_cache):
+    write_rows(tmp_path, test=[{"text": " = A = "}, {"text": None}, {"text": " b "}])
+    assert wikitext("/nowhere", source=str(tmp_path)) == [" = A = ", " b "]
+
+
 # ---------------------------------------------------------------------- replies
 
 

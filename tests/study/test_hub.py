@@ -1,9 +1,11 @@
 """Rows from the Hub or from a folder: the same rows, and one clear error when there are none."""
 
+import gzip
 import logging
 import os
 import subprocess
 import sys
+from functools import partial
 
 import datasets
 import pytest
@@ -53,6 +55,47 @@ def test_other_formats(tmp_path, datasets_cache, extension):
     getattr(made, f"to_{extension}")(str(tmp_path / f"train.{extension}"))
     found = load_rows("f", str(tmp_path), "train", {"response"}, "/nowhere")
     assert found.to_list() == rows
+
+
+def shards(folder, rows, name):
+    folder.mkdir(parents=True, exist_ok=True)
+    half = len(rows) // 2
+    for number, part in enumerate((rows[:half], rows[half:])):
+        path = folder / f"{name}-{number:05d}-of-00002.parquet"
+        datasets.Dataset.from_list(part).to_parquet(str(path))
+
+
+@pytest.mark.parametrize("config", [None, "rc.nocontext"])
+def test_shards_as_the_hub_keeps_them(tmp_path, datasets_cache, config):
+    rows = [dolly_row(number) for number in range(5)]
+    folder = tmp_path / (config or "data")
+    shards(folder, rows, "train")
+    shards(folder, rows[:2], "test")
+    (tmp_path / "README.md").write_text("a card")
+    load = partial(load_rows, "f", str(tmp_path), columns={"response"}, root="/", config=config)
+    assert load(split="train").to_list() == rows
+    assert load(split="test+train[:1]").to_list() == [*rows[:2], rows[0]]
+
+
+def test_what_save_to_disk_left(tmp_path, datasets_cache):
+    rows = [dolly_row(number) for number in range(4)]
+    splits = {"train": rows, "test": rows[:1]}
+    made = datasets.DatasetDict({n: datasets.Dataset.from_list(r) for n, r in splits.items()})
+    made.save_to_disk(str(tmp_path / "saved"), num_shards={"train": 2, "test": 1})
+    for split, wanted in splits.items():
+        assert load_rows("f", "saved", split, {"response"}, tmp_path).to_list() == wanted
+    assert load_rows("f", "saved", "train[:50%]", set(), tmp_path).to_list() == rows[:2]
+
+
+@pytest.mark.parametrize("extension", ["jsonl", "csv"])
+def test_compressed_files(tmp_path, datasets_cache, extension):
+    rows = [dolly_row(number) for number in range(3)]
+    made = datasets.Dataset.from_list(rows)
+    plain = tmp_path / f"plain.{extension}"
+    getattr(made, "to_json" if extension == "jsonl" else "to_csv")(str(plain))
+    (tmp_path / f"train.{extension}.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    plain.unlink()
+    assert load_rows("f", str(tmp_path), "train", {"response"}, "/").to_list() == rows
 
 
 @pytest.mark.parametrize(

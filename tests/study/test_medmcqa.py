@@ -81,6 +81,19 @@ def test_equal_or_empty_options_have_no_single_answer(tmp_path, datasets_cache):
     assert "(3 with equal options and 0 repeats or also in training left out)" in made.notes
 
 
+@pytest.mark.parametrize("column", ["question", "opa", "opd"])
+def test_a_row_without_a_question_or_an_option_is_left_out_and_counted(
+    tmp_path, datasets_cache, column
+):
+    train = [medmcqa_row(n, **{column: None} if n == 1 else {}) for n in range(4)]
+    test = [medmcqa_row(n, **{column: None} if n == 101 else {}) for n in range(100, 104)]
+    made = exam(written(tmp_path, train, test), single_choice=False, order="file")
+    assert sorted(ids(made.train)) == ["id-0", "id-2", "id-3"]
+    assert ids(made.test) == ["id-100", "id-102", "id-103"]
+    assert "; 2 rows without a question or an option left out" in made.notes
+    assert not any("None" in (q.question, *q.options) for q in made.train + made.test)
+
+
 def test_repeats_are_trained_on_once_and_never_tested_on(tmp_path, datasets_cache):
     def turned(number):  # the same question, other case, blanks, order and id
         row = medmcqa_row(number)

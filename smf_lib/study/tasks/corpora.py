@@ -37,7 +37,7 @@ def load_wikitext(settings: WikiTextSettings, root: str | Path) -> list[str]:
         settings.config,
         settings.revision,
     )
-    lines = [line for line in rows["text"] if line.strip()]
+    lines = [line for line in rows["text"] if isinstance(line, str) and line.strip()]
     return _first("probes.wikitext.lines", lines, settings.lines)
 
 
@@ -63,7 +63,8 @@ def load_triviaqa(
     An example's answer is the `value` that the source picked from the aliases.
 
     Raises:
-        ValueError: see `hub.load_rows`; fewer questions than asked for.
+        ValueError: see `hub.load_rows`; fewer questions than asked for; a row without a question,
+            an answer or an alias, as all rows of the Hub's hidden test split are.
     """
 
     def read(split: str) -> list[KnowledgeQuestion]:
@@ -76,16 +77,7 @@ def load_triviaqa(
             settings.config,
             settings.revision,
         )
-        return [
-            KnowledgeQuestion(
-                id=row["question_id"],
-                subject="trivia",
-                question=row["question"],
-                answer=row["answer"]["value"],
-                aliases=list(row["answer"]["aliases"]),
-            )
-            for row in rows
-        ]
+        return [_trivia(row, number, split) for number, row in enumerate(rows)]
 
     found, shots = read(settings.split), []
     if settings.shots:
@@ -99,6 +91,20 @@ def load_triviaqa(
     if settings.order == "shuffled":
         found = random.Random(f"triviaqa {settings.seed}").sample(found, len(found))
     return _first("probes.triviaqa.questions", found, settings.questions), shots
+
+
+def _trivia(row: dict, number: int, split: str) -> KnowledgeQuestion:
+    answer = row["answer"] or {}
+    aliases = [alias for alias in answer.get("aliases") or [] if alias and alias.strip()]
+    if not row["question"] or not answer.get("value") or not aliases:
+        raise ValueError(
+            f"probes.triviaqa: row {number} of {split!r} has question={row['question']!r} and "
+            f"answer={answer!r}; without an alias no answer can be right: name a split with "
+            "answers (the test split on the Hub hides them)"
+        )
+    return KnowledgeQuestion(
+        row["question_id"], "trivia", row["question"], answer["value"], aliases
+    )
 
 
 def load_texts(
@@ -136,7 +142,7 @@ def load_texts(
             f"{field}.source={settings.source!r} has the columns {', '.join(sorted(names))}; "
             "texts are taken from `text` or `response`"
         )
-    found = [text for text in found if len(text or "") >= settings.min_characters]
+    found = [t for t in found if isinstance(t, str) and len(t) >= settings.min_characters]
     found = random.Random(f"texts {settings.seed}").sample(found, len(found))
     return _first(rows_field or f"{field}.rows", found, settings.rows, rows_field is None)
 

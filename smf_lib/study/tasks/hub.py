@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
 
 EXTENSIONS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
+CARDS = ("dataset_dict.json", "dataset_info.json", "dataset_infos.json")  # about the data
+SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}")  # the stem of a shard, as the Hub names it
 
 
 def locate(source: str, root: str | Path) -> str:
@@ -38,11 +41,13 @@ def load_rows(
 
     Args:
         field: where the profile names this source, for error messages ("exam.source").
-        source: a folder of `<split>.jsonl` (or .json, .parquet, .csv) files, or a Hub id.
+        source: a folder of `<split>.jsonl` (or .json, .parquet, .csv, each also as .gz) files, a
+            copy of a Hub repository (shards, in `data/` or a folder a configuration), what
+            `save_to_disk` left of several splits, or a Hub id.
         split: in the notation of `datasets`, such as "train+validation[:50%]".
         columns: columns that the rows must have; others are kept too.
         root: folder that a relative path starts from.
-        config: name of the configuration on the Hub; a folder has none.
+        config: name of the configuration on the Hub; of a folder, a folder in it if there is one.
         revision: of the Hub repository, or None for its newest.
 
     Raises:
@@ -53,7 +58,7 @@ def load_rows(
     local = Path(place).is_dir()
     try:
         if local:
-            rows = _folder_rows(Path(place), split)
+            rows = _folder_rows(Path(place), split, config)
         else:
             with _quiet_retries():
                 rows = datasets.load_dataset(source, config, split=split, revision=revision)
@@ -91,17 +96,51 @@ def _quiet_retries() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _folder_rows(folder: Path, split: str) -> datasets.Dataset:
-    files = [f for f in sorted(folder.iterdir()) if f.suffix in EXTENSIONS]
-    named = {file.stem: str(file) for file in files}
-    kinds = {EXTENSIONS[file.suffix] for file in files}
+def _folder_rows(folder: Path, split: str, config: str | None) -> datasets.Dataset:
+    """The rows of a split of a folder, in whichever layout the Hub's own clients leave it."""
+    if config and (folder / config).is_dir():
+        folder = folder / config
+    files = _data_files(folder) or _data_files(folder / "data")
+    kinds = {kind for found in files.values() for kind, _ in found}
     if len(kinds) != 1:
-        raise ValueError(f"it holds {len(files)} data files of {len(kinds)} formats")
-    if len(named) != len(files):
-        raise ValueError("it holds two data files of one split")
+        number = sum(map(len, files.values()))
+        raise ValueError(f"it holds {number} data files of {len(kinds)} formats")
     wanted = {part.partition("[")[0].strip() for part in split.split("+")}
-    if not wanted <= set(named):
-        raise ValueError(f"it has {', '.join(file.name for file in files)}")
+    if not wanted <= set(files):
+        names = [Path(path).name for found in files.values() for _, path in found]
+        raise ValueError(f"it has {', '.join(names)}")
     # only these: the columns of all files that are read together have to agree
-    chosen = {name: file for name, file in named.items() if name in wanted}
+    chosen = {name: [path for _, path in files[name]] for name in wanted}
     return datasets.load_dataset(kinds.pop(), data_files=chosen, split=split)
+
+
+def _data_files(folder: Path) -> dict[str, list[tuple[str, str]]]:
+    """(Format, path) of the data files of each split.
+
+    A file is named after its split, whole (`train.jsonl`, `train.jsonl.gz`) or as one of its
+    shards (`train-00000-of-00002.parquet`); `save_to_disk` makes a folder of Arrow files a split.
+
+    Raises:
+        ValueError: two whole files of one split, or shards beside a whole file.
+    """
+    if not folder.is_dir():
+        return {}
+    files: dict[str, list[tuple[str, str]]] = {}
+    whole: set[str] = set()
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and (path / "state.json").is_file():
+            shards = [("arrow", str(shard)) for shard in sorted(path.glob("*.arrow"))]
+            files.setdefault(path.name, []).extend(shards)
+            continue
+        plain = path.with_suffix("") if path.suffix == ".gz" else path
+        if not path.is_file() or plain.suffix not in EXTENSIONS or path.name in CARDS:
+            continue
+        shard = SHARD.fullmatch(plain.stem)
+        name = shard[1] if shard else plain.stem
+        if not shard:
+            whole.add(name)
+        files.setdefault(name, []).append((EXTENSIONS[plain.suffix], str(path)))
+    twice = [name for name in whole if len(files[name]) > 1]
+    if twice and len({kind for name in twice for kind, _ in files[name]}) == 1:
+        raise ValueError("it holds two data files of one split")
+    return files

@@ -1,14 +1,15 @@
 """MedMCQA as an exam: four-option questions of Indian medical entrance examinations.
 
 Pal, Umapathi and Sankarasubbu 2022 (arXiv 2203.14371). Rows come in the columns of
-`openlifescienceai/medmcqa` on the Hub. Three things are dealt with here, and counted in the
+`openlifescienceai/medmcqa` on the Hub. Four things are dealt with here, and counted in the
 exam's `notes`: a label outside 0 to 3 (the hidden test split has -1) is an error and never an
-answer; a question of two equal options has no single answer; and a test question whose words and
+answer; a row without a question or an option asks nothing; a question of two equal options has no single answer; and a test question whose words and
 options stand in the training rows as well would test memory of the letter.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Iterable
@@ -65,8 +66,11 @@ def build_medmcqa(settings: MedMCQASettings, root: str | Path) -> MedMCQA:
         rows = load_rows(
             "exam.source", settings.source, split, COLUMNS, root, revision=settings.revision
         )
-        return _questions(field, rows, settings.single_choice)
+        found, without = _questions(field, rows, settings.single_choice)
+        missing.append(without)
+        return found
 
+    missing: list[int] = []
     pool, test = read("train_split", settings.train_split), read("test_split", settings.test_split)
     train, repeated = without_repeats(pool)
     test, ambiguous = _clear(test)
@@ -85,14 +89,22 @@ def build_medmcqa(settings: MedMCQASettings, root: str | Path) -> MedMCQA:
         f"{settings.source}: trained on {len(train)} of {len(pool)} rows of {settings.train_split}"
         f" ({repeated} repeats left out), tested on {len(test)} rows of {settings.test_split} "
         f"({ambiguous} with equal options and {seen} repeats or also in training left out)"
+        + (
+            f"; {sum(missing)} rows without a question or an option left out"
+            if any(missing)
+            else ""
+        )
         + ("; single-choice questions only" if settings.single_choice else "")
     )
     sha = content_sha256(train, validation, test)
     return MedMCQA("medmcqa", train, validation, test, sha, settings.format, notes)
 
 
-def _questions(field: str, rows: Iterable[dict], single_choice: bool) -> list[MedMCQAQuestion]:
-    found = []
+def _questions(
+    field: str, rows: Iterable[dict], single_choice: bool
+) -> tuple[list[MedMCQAQuestion], int]:
+    """The questions of rows; and how many rows lack the question or an option."""
+    found, missing = [], 0
     for number, row in enumerate(rows):
         if single_choice and row.get("choice_type") != "single":
             continue
@@ -102,12 +114,16 @@ def _questions(field: str, rows: Iterable[dict], single_choice: bool) -> list[Me
                 f"exam.{field}: row {number} has cop={label!r}; labels are 0 to 3, so name a "
                 "split with answers (the test split on the Hub hides them)"
             )
-        options = [str(row[name]).strip() for name in OPTION_COLUMNS]
-        question = str(row["question"]).strip()
-        explanation = (row.get("exp") or "").strip()
+        texts = [row["question"], *(row[name] for name in OPTION_COLUMNS)]
+        if any(text is None or (isinstance(text, float) and math.isnan(text)) for text in texts):
+            missing += 1
+            continue
+        question, *options = (str(text).strip() for text in texts)
+        explanation = row.get("exp")
+        explanation = explanation.strip() if isinstance(explanation, str) else ""
         name = str(row.get("id") or f"{field}-{number}")
         found.append(MedMCQAQuestion(name, question, options, label, explanation))
-    return found
+    return found, missing
 
 
 def _clear(questions: list) -> tuple[list, int]:
