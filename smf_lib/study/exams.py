@@ -84,6 +84,6 @@ def _ship(name: str, settings: type[Settings], build: str, *code: str) -> None:
     EXAMS.add(name, ExamSpec(name, settings, build, code), build)
 
 
-_ship("icd10", ExamSettings, "tasks.exam:build_icd10", "tasks.exam")
+_ship("icd10", ExamSettings, "tasks.icd10:build_icd10", "tasks.icd10", "tasks.exam")
 _ship("medmcqa", MedMCQASettings, "tasks.medmcqa:build_medmcqa", "tasks.medmcqa", "tasks.exam")
 _ship("choice", ChoiceSettings, "tasks.choice:build_choice", "tasks.choice", "tasks.exam")

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from smf_lib.study.exams import EXAMS, build_exam, register_exam
 from smf_lib.study.settings import ChoiceSettings, ExamSettings, OwnExamSettings, Settings
-from smf_lib.study.tasks.exam import ExamQuestion, build_icd10, fault, make_exam
+from smf_lib.study.tasks.exam import ExamQuestion, fault, make_exam
 from smf_lib.study.tasks.formats import FORMATS, LETTERS
+from smf_lib.study.tasks.icd10 import build_icd10
 
 
 def row(number, options=3, **changes):
