@@ -150,7 +150,7 @@ class Study(Materials):
                 spec.learning_rate,
                 spec.seed,
                 files.folder,
-                change.loss,
+                extra_loss=change.loss,
             )
         if change.finish is not None:
             change.finish(model)
