@@ -124,8 +124,8 @@ class BaselineSpec:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"]))
             raise ValueError(
-                f"baseline_settings.{place} = {first['input']!r}: {first['msg']}; {self.name} takes "
-                f"{', '.join(fields) or 'no settings'}"
+                f"baseline_settings.{place} = {first['input']!r}: {first['msg']}; {self.name} "
+                f"takes {', '.join(fields) or 'no settings'}"
             ) from None
 
 

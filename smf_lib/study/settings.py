@@ -319,7 +319,8 @@ class MethodSettings(Settings):
         unknown = sorted(set(self.training) - set(OWN_TRAINING))
         if unknown:
             raise ValueError(
-                f"training has the fields {unknown}; a method's own can be {', '.join(OWN_TRAINING)}"
+                f"training has the fields {unknown}; a method's own can be "
+                f"{', '.join(OWN_TRAINING)}"
             )
         if self.baseline is None:
             if self.baseline_settings:

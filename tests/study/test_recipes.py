@@ -1,4 +1,4 @@
-"""The examples in the registries' docstrings work as they stand, from a file that a profile imports."""
+"""The examples in the registries' docstrings work as they stand, from an imported file."""
 
 import re
 import textwrap
