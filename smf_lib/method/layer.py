@@ -187,11 +187,12 @@ class ProductKeyMemory(nn.Module):
         recording = sparse and torch.is_grad_enabled() and values.requires_grad
         if recording:
             check_recording(self.anchor, x.device.type)
+        mask = self.padding.of_this_pass()
         with torch.autocast(x.device.type, enabled=False):
             flat = flat.float()
             indices, weights = self.lookup(flat)
             if self.observer is not None:
-                self.observer(indices, real_tokens(self.padding.mask, len(flat)))
+                self.observer(indices, real_tokens(mask, len(flat)))
             read = F.embedding_bag(
                 indices,
                 values.detach() if sparse else values,
@@ -200,7 +201,7 @@ class ProductKeyMemory(nn.Module):
             ).float()
             if recording:
                 read = RecordReads.apply(
-                    read, self.anchor, indices, weights, self.padding.mask, self._write_down
+                    read, self.anchor, indices, weights, mask, self._write_down
                 )
             if self.gate_weight is not None and self.output_weight is not None:
                 gate = F.silu(F.linear(flat, self.gate_weight.float()))

@@ -4,25 +4,73 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+MASK = "smf_mask"
+
 
 @dataclass
 class PaddingMask:
-    """Which tokens of the running forward pass are real. Shared by all memories of a model.
+    """Which tokens of a forward pass are real. Shared by all memories of a model.
 
     It is itself the forward pre-hook of the decoder, which sees the attention mask of every pass.
-    `mask`: (batch, length), true for a real token, or None where every token is real.
+
+    Reentrant gradient checkpointing runs a layer without gradients first, and again in the
+    backward pass, when the decoder may long have run on other tokens. So the mask is also left
+    where only that repetition finds it: at the pass's nodes of the autograd graph.
+
+    Attributes:
+        mask: (batch, length), true for a real token, or None where every token is real; of the
+            decoder's last pass.
+        trains: whether that pass runs with gradients.
+        repeats: whether a memory in it ran without, and so will run again.
+        repeated: whether any pass so far was such a one.
     """
 
     mask: Tensor | None = None
+    trains: bool = False
+    repeats: bool = False
+    repeated: bool = False
 
     def __call__(self, decoder: nn.Module, args: tuple, kwargs: dict) -> None:
         """Note the mask of a forward pass that begins."""
         given = inspect.signature(decoder.forward).bind_partial(*args, **kwargs).arguments
         self.mask = token_mask(given.get("attention_mask", kwargs.get("attention_mask")))
+        self.trains, self.repeats = torch.is_grad_enabled(), False
+
+    def after(self, decoder: nn.Module, args: tuple, output: Any) -> None:
+        """The decoder's forward hook: leaves the mask in the graph for layers that run again."""
+        if not self.repeats:
+            return
+        nodes: list[Any] = [output[0].grad_fn]
+        seen: set[Any] = set()
+        while nodes:
+            node = nodes.pop()
+            if node is not None and node not in seen:
+                seen.add(node)
+                node.metadata[MASK] = self.mask
+                nodes += [below for below, _ in node.next_functions]
+
+    def of_this_pass(self) -> Tensor | None:
+        """The mask of the pass that the calling memory runs in, also if that is a repetition."""
+        if self.trains and not torch.is_grad_enabled():
+            self.repeats = self.repeated = True
+        if self.repeated:
+            node = running_node()
+            if node is not None and MASK in node.metadata:
+                return node.metadata[MASK]
+        return self.mask
+
+
+def running_node() -> Any:
+    """The node of the autograd graph whose backward runs now, or None outside of a backward pass.
+
+    torch has no public name for it; its own `torch.utils.checkpoint` and compiler use this one.
+    """
+    return torch._C._current_autograd_node()
 
 
 def token_mask(mask: Tensor | dict | None) -> Tensor | None:

@@ -177,7 +177,10 @@ class SparseMemoryModel(BaseTuner):
         if "padding" not in self.__dict__:
             self.padding = PaddingMask()
             decoder = model.get_submodule(prefix.rpartition(".")[0])
-            self.padding_hook = decoder.register_forward_pre_hook(self.padding, with_kwargs=True)
+            self.padding_hooks = (
+                decoder.register_forward_pre_hook(self.padding, with_kwargs=True),
+                decoder.register_forward_hook(self.padding.after),
+            )
         if peft_config.update == "sparse":
             step_rows_after_other_optimizers()
 
@@ -239,7 +242,8 @@ class SparseMemoryModel(BaseTuner):
         """Give back the base model as it was before any memory was inserted."""
         layers = [module for module in self.model.modules() if isinstance(module, MemoryMLP)]
         model = super().unload()
-        self.padding_hook.remove()
+        for hook in self.padding_hooks:
+            hook.remove()
         for layer in layers:
             if layer.tap_hook is not None:
                 layer.tap_hook.remove()
