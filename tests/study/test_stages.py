@@ -347,9 +347,9 @@ def trainings(monkeypatch):
     """The methods that are trained, in order."""
     done, finetune = [], study_module.finetune
 
-    def counted(model, *arguments):
+    def counted(model, *arguments, **named):
         done.append(arguments[-1].name.rpartition("-seed")[0])
-        return finetune(model, *arguments)
+        return finetune(model, *arguments, **named)
 
     monkeypatch.setattr(study_module, "finetune", counted)
     return done
