@@ -1,10 +1,11 @@
 """MedMCQA as an exam: four-option questions of Indian medical entrance examinations.
 
 Pal, Umapathi and Sankarasubbu 2022 (arXiv 2203.14371). Rows come in the columns of
-`openlifescienceai/medmcqa` on the Hub. Four things are dealt with here, and counted in the
-exam's `notes`: a label outside 0 to 3 (the hidden test split has -1) is an error and never an
-answer; a row without a question or an option asks nothing; a question of two equal options has no single answer; and a test question whose words and
-options stand in the training rows as well would test memory of the letter.
+`openlifescienceai/medmcqa` on the Hub. Four things are dealt with here, and counted in the exam's
+`notes`: a label outside 0 to 3 (the hidden test split has -1) is an error and never an answer; a
+row without a question or an option asks nothing; a question of two equal options has no single
+answer; and a test question whose words and options stand in the training rows as well would test
+memory of the letter.
 """
 
 from __future__ import annotations
