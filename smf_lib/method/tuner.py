@@ -49,6 +49,29 @@ class MemoryMLP(nn.Module, BaseTunerLayer):
             self.smf_scale[adapter_name] = nn.Parameter(scale)
         self.configs[adapter_name] = config
 
+    def _move_adapter_to_device_of_base_layer(
+        self, adapter_name: str, device: torch.device | None = None
+    ) -> None:
+        """Move an adapter to where the MLP is, or to `device`; PEFT calls this after loading.
+
+        PEFT's own looks for the `weight` that a linear map has, and takes its dtype as well; a
+        memory keeps its own.
+        """
+        if device is None:
+            device = next(self.base_layer.parameters()).device
+            if device.type == "meta":  # its weights are elsewhere, or not loaded yet
+                return
+        if adapter_name not in self.smf_memory:
+            return
+        memory = self.smf_memory[adapter_name]
+        if memory.keys.device.type == "meta":
+            return
+        memory.to(device)
+        if adapter_name in self.smf_scale:
+            scale = self.smf_scale[adapter_name]
+            moved = scale.detach().to(device)
+            self.smf_scale[adapter_name] = nn.Parameter(moved, scale.requires_grad)
+
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Of `x`, what the wrapped module gets; the memory reads what the whole MLP gets."""
         mlp_input = x if self.tap is None else self.tap.take()

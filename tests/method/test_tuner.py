@@ -23,6 +23,8 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 
 from smf_lib import SparseMemoryConfig
 from smf_lib.method.background import memories
+from smf_lib.method.layer import ProductKeyMemory
+from smf_lib.method.tuner import MemoryMLP
 
 IDS = tokens(3, 9)
 
@@ -369,3 +371,31 @@ def test_parameter_count_of_the_paper_from_the_configuration_alone():
     assert values == 3 * 16_384 * 896 == 44_040_192
     linear_maps = 4 * 256 * 896 + 4 * 2 * 128 * 128 + 2 * 896**2
     assert total == values + 3 * (linear_maps + 2) == 52_002_822  # and two scalars a layer
+
+
+@pytest.mark.parametrize("settings", SHAPES, ids=str)
+def test_an_adapter_moves_as_a_whole_and_alone(settings):
+    """The device that every machine has beside the CPU is meta."""
+    model = memory_model(model=tiny_model().bfloat16(), **settings)
+    model.add_adapter("second", memory_config(**settings))
+    for layer in model.modules():
+        if isinstance(layer, MemoryMLP):
+            layer._move_adapter_to_device_of_base_layer("default", torch.device("meta"))
+    named = [*model.named_parameters(), *model.named_buffers()]
+    devices = {n: str(t.device) for n, t in named if "smf_" in n}
+    assert devices == {n: "meta" if ".default" in n else "cpu" for n in devices}
+    assert {t.dtype for n, t in named if "smf_" in n and t.is_floating_point()} == {torch.float32}
+
+
+@pytest.mark.parametrize("base", ["cpu", "meta"])
+def test_a_loaded_adapter_is_moved_to_the_device_of_its_layer(base, tmp_path, monkeypatch):
+    """PEFT reads a file onto a GPU where there is one, wherever the model is, and then moves it.
+
+    Where the layer is on meta, its weights are offloaded: the adapter stays where it is.
+    """
+    memory_model().save_pretrained(tmp_path)
+    moves = []
+    monkeypatch.setattr(ProductKeyMemory, "to", lambda self, *place: moves.append(place))
+    model = PeftModel.from_pretrained(tiny_model().to(base), tmp_path, low_cpu_mem_usage=True)
+    assert moves == ([(torch.device("cpu"),)] * 2 if base == "cpu" else [])
+    assert all(t.values.device.type == "cpu" for t in tables(model))
