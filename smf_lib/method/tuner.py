@@ -1,164 +1,24 @@
-"""Sparse memory finetuning as a PEFT method: the wrapped MLP and the tuner that inserts it."""
+"""Sparse memory finetuning as a PEFT method: the tuner that inserts memories into a model."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
-import torch
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
-from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
+from peft.tuners.tuners_utils import BaseTuner
+from torch import nn
 
+from .adapters import check_adapter_name, check_row_adapters, check_rows
 from .config import SparseMemoryConfig
 from .layer import ProductKeyMemory
+from .mlp import MemoryMLP
 from .padding import PaddingMask
 from .registration import PREFIX, register
 from .row_adam import step_rows_after_other_optimizers
 from .rules import get_rule
 from .sites import MLPSite, decoder_layers, default_layers, find_mlps
-
-
-class MemoryMLP(nn.Module, BaseTunerLayer):
-    """An MLP with a memory per adapter: MLP(x) + scale * memory(x), or memory(x) in its place."""
-
-    adapter_layer_names = ("smf_memory", "smf_scale")
-    smf_memory: MutableMapping[str, ProductKeyMemory]
-    smf_scale: MutableMapping[str, nn.Parameter]
-
-    def __init__(self, base_layer: nn.Module, entry: nn.Module) -> None:
-        super().__init__()
-        self.base_layer = base_layer
-        self.smf_memory = nn.ModuleDict()  # type: ignore[assignment]
-        self.smf_scale = nn.ParameterDict()  # type: ignore[assignment]
-        self.configs: dict[str, SparseMemoryConfig] = {}
-        self.tap: InputTap | None = None
-        self.tap_hook: RemovableHandle | None = None
-        if entry is not base_layer:  # the MLP's input is seen by another module than its output
-            self.tap = InputTap()
-            self.tap_hook = entry.register_forward_pre_hook(self.tap)
-
-    def add_memory(
-        self, adapter_name: str, config: SparseMemoryConfig, memory: ProductKeyMemory
-    ) -> None:
-        """Give this layer a memory for the adapter."""
-        self.smf_memory[adapter_name] = memory
-        if config.integration == "additive":
-            scale = torch.tensor(float(config.initial_scale), device=memory.keys.device)
-            self.smf_scale[adapter_name] = nn.Parameter(scale)
-        self.configs[adapter_name] = config
-
-    def _move_adapter_to_device_of_base_layer(
-        self, adapter_name: str, device: torch.device | None = None
-    ) -> None:
-        """Move an adapter to where the MLP is, or to `device`; PEFT calls this after loading.
-
-        PEFT's own looks for the `weight` that a linear map has, and takes its dtype as well; a
-        memory keeps its own.
-        """
-        if device is None:
-            device = next(self.base_layer.parameters()).device
-            if device.type == "meta":  # its weights are elsewhere, or not loaded yet
-                return
-        if adapter_name not in self.smf_memory:
-            return
-        memory = self.smf_memory[adapter_name]
-        if memory.keys.device.type == "meta":
-            return
-        memory.to(device)
-        if adapter_name in self.smf_scale:
-            scale = self.smf_scale[adapter_name]
-            moved = scale.detach().to(device)
-            self.smf_scale[adapter_name] = nn.Parameter(moved, scale.requires_grad)
-
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Of `x`, what the wrapped module gets; the memory reads what the whole MLP gets."""
-        mlp_input = x if self.tap is None else self.tap.take()
-        active = [name for name in self.active_adapters if name in self.smf_memory]
-        if self.disable_adapters or not active:
-            return self.base_layer(x, *args, **kwargs)
-        replaced = [name for name in active if name not in self.smf_scale]
-        if replaced and len(active) > 1:
-            raise ValueError(
-                f"adapters {active} are active together and {replaced} replace the MLP; activate "
-                "a replacement memory alone, with set_adapter(name)"
-            )
-        if replaced and (args or kwargs):
-            raise ValueError(
-                f"integration='replacement' cannot stand in for {type(self.base_layer).__name__}, "
-                "which does more than map hidden states (it takes further arguments); use "
-                "integration='additive'"
-            )
-        if replaced:
-            return self.smf_memory[active[0]](mlp_input)
-        output = self.base_layer(x, *args, **kwargs)
-        for name in active:
-            added = self.smf_scale[name] * self.smf_memory[name](mlp_input)
-            output = output + added.to(output.dtype)
-        return output
-
-    def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
-        """Activate adapters and train, of each, what its `trainable` says."""
-        super().set_adapter(adapter_names, inference_mode)
-        self._keep_to_scopes()
-
-    def set_requires_grad(
-        self, adapter_names: str | Sequence[str], requires_grad: bool = True
-    ) -> None:
-        """Train, of these adapters, what their `trainable` says, or nothing."""
-        super().set_requires_grad(adapter_names, requires_grad)
-        self._keep_to_scopes()
-
-    def _keep_to_scopes(self) -> None:
-        """Freeze what is outside of an adapter's scope (PEFT trains whole adapters)."""
-        for name, memory in self.smf_memory.items():
-            scope = self.configs[name].trainable
-            if scope == "memory":
-                continue
-            kept = {id(memory.table.values), id(memory.anchor)}
-            for parameter in memory.parameters():
-                if id(parameter) not in kept:
-                    parameter.requires_grad_(False)
-            if scope == "values" and name in self.smf_scale:
-                self.smf_scale[name].requires_grad_(False)
-
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Refused: what a memory adds depends on the input.
-
-        Raises:
-            ValueError: always.
-        """
-        raise ValueError(
-            "a memory cannot be merged into dense weights: which rows it reads depends on the "
-            "input; keep the adapter, or use save_pretrained and PeftModel.from_pretrained"
-        )
-
-    def unmerge(self) -> None:
-        """Refused, since `merge` is.
-
-        Raises:
-            ValueError: always.
-        """
-        raise ValueError("a memory is never merged, so there is nothing to unmerge")
-
-
-class InputTap:
-    """A forward pre-hook that keeps a module's input until it is taken."""
-
-    def __init__(self) -> None:
-        self.x: Tensor | None = None
-
-    def __call__(self, module: nn.Module, args: tuple) -> None:
-        """Keep what the MLP gets."""
-        self.x = args[0]
-
-    def take(self) -> Tensor:
-        """The input of the running forward pass, which is then let go."""
-        x, self.x = self.x, None
-        if x is None:
-            raise RuntimeError("an MLP's second part ran without its first in this forward pass")
-        return x
 
 
 class SparseMemoryModel(BaseTuner):
@@ -167,6 +27,7 @@ class SparseMemoryModel(BaseTuner):
     prefix = PREFIX
     peft_config: dict[str, SparseMemoryConfig]  # type: ignore[assignment]
     tuner_layer_cls = MemoryMLP
+    row_adapters: Sequence[str] | None = None  # during a call with `adapter_names`
     target_module_mapping: ClassVar[dict] = {}  # type: ignore[misc]
 
     def inject_adapter(
@@ -175,9 +36,10 @@ class SparseMemoryModel(BaseTuner):
         """Insert the memories of an adapter. The model keeps a copy of the configuration.
 
         Raises:
-            ValueError: see `find_mlps`; a quantised MLP; a rule that is not registered, unless the
-                adapter is inserted for inference.
+            ValueError: see `find_mlps` and `check_adapter_name`; a quantised MLP; a rule that is
+                not registered, unless the adapter is inserted for inference.
         """
+        check_adapter_name(adapter_name, model)
         self.peft_config[adapter_name] = copy.deepcopy(self.peft_config[adapter_name])
         super().inject_adapter(model, adapter_name, *args, **kwargs)
 
@@ -260,6 +122,31 @@ class SparseMemoryModel(BaseTuner):
         self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module
     ) -> None:
         setattr(parent, child_name, new_module)
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """PEFT's way to say `adapter_names`, an adapter for each row, for one call of the model."""
+        names = kwargs.pop("adapter_names", None)
+        layers = [module for module in self.model.modules() if isinstance(module, MemoryMLP)]
+        if names is not None:
+            known = {name for layer in layers for name in layer.smf_memory}
+            check_row_adapters(names, known, self.training)
+            check_rows(names, args, kwargs)
+        self.row_adapters = names
+        for layer in layers:
+            layer.row_adapters = names
+        try:
+            yield
+        finally:
+            self.row_adapters = None
+            for layer in layers:
+                layer.row_adapters = None
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's own forward; PEFT does not show its inputs to the method above."""
+        if self.row_adapters is not None:
+            check_rows(self.row_adapters, args, kwargs)
+        return super().forward(*args, **kwargs)
 
     def unload(self) -> nn.Module:
         """Give back the base model as it was before any memory was inserted."""

@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 from smf_lib import SparseMemoryConfig
 from smf_lib.method.background import memories
 from smf_lib.method.layer import ProductKeyMemory
-from smf_lib.method.tuner import MemoryMLP
+from smf_lib.method.mlp import MemoryMLP
 
 IDS = tokens(3, 9)
 

@@ -18,8 +18,9 @@ from peft.config import PeftConfig
 from torch import Tensor, nn
 
 from ..config import SparseMemoryConfig
+from ..mlp import MemoryMLP
 from ..registration import PREFIX
-from ..tuner import MemoryMLP, SparseMemoryModel
+from ..tuner import SparseMemoryModel
 
 CHUNK = 1 << 20  # numbers hashed at a time, which bounds the memory that a conversion takes
 

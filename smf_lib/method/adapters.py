@@ -1,0 +1,81 @@
+"""Which names an adapter may have, and batches of which each row has an adapter of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+BASE = "__base__"  # PEFT's name for a row that no adapter changes
+
+
+def check_adapter_name(name: str, model: nn.Module) -> None:
+    """Refuse a name by which PEFT could not find the adapter's parameters, or another's.
+
+    Raises:
+        ValueError: the name is empty or has a dot; it is an attribute of the dictionaries that hold
+            adapters; or it is part of the name of a module of the model.
+    """
+    taken = set(dir(nn.ModuleDict())) | set(dir(nn.ParameterDict())) | _parts(model)
+    if not name or "." in name or name in taken:
+        raise ValueError(
+            f"adapter_name={name!r} cannot name an adapter: it is empty, has a dot, or is the name "
+            "of something in the model or in PyTorch's modules; choose another, such as 'default'"
+        )
+
+
+def _parts(model: nn.Module) -> set[str]:
+    """The names of all modules and parameters outside of tuners' layers, and of a memory's."""
+    parts = {"base_model", "base_layer", "smf_memory", "smf_scale"}
+    waiting = [model]
+    while waiting:
+        module = waiting.pop()
+        if isinstance(module, BaseTunerLayer):  # what is in it may be named after adapters
+            module = module.get_base_layer()
+        parts |= {name for name, _ in module.named_parameters(recurse=False)}
+        for name, child in module.named_children():
+            parts.add(name)
+            waiting.append(child)
+    return parts
+
+
+def check_row_adapters(names: Sequence[str], known: set[str], training: bool) -> None:
+    """Refuse `adapter_names` that are no adapters of the model, or that would be trained with.
+
+    Args:
+        names: an adapter's name, or `__base__`, for each row of a batch.
+        known: the names of the adapters that the model has.
+        training: whether the model is in training mode.
+
+    Raises:
+        ValueError: not a list of names; an unknown name; or in training mode.
+    """
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"adapter_names={names!r} must be a list of names, one for each row")
+    if training:
+        raise ValueError(
+            f"adapter_names={list(names)} cannot be trained with: rows of a batch share a step; "
+            "call model.eval() to infer, or train each adapter by itself after set_adapter(name)"
+        )
+    unknown = sorted(set(names) - known - {BASE})
+    if unknown:
+        raise ValueError(
+            f"adapter_names={list(names)} holds {', '.join(unknown)}; choose from "
+            f"{', '.join([BASE, *sorted(known)])}"
+        )
+
+
+def check_rows(names: Sequence[str], args: tuple, kwargs: dict) -> None:
+    """Refuse other than one name for each row of what the model is called with.
+
+    Raises:
+        ValueError: more or fewer names than rows.
+    """
+    given: Any = [kwargs.get(key) for key in ("input_ids", "inputs_embeds", "inputs")]
+    rows = next((len(batch) for batch in [*args[:1], *given] if isinstance(batch, Tensor)), None)
+    if rows is not None and rows != len(names):
+        raise ValueError(
+            f"adapter_names={list(names)} are {len(names)} names for {rows} rows; give one for each"
+        )
