@@ -83,7 +83,8 @@ class MemoryMLP(nn.Module, BaseTunerLayer):
             )
         if replaced:
             self._check_replaced(args, kwargs)
-            return self.smf_memory[active[0]](mlp_input)
+            # a copy: some decoders (Falcon) add to it in place, which a view of a read forbids
+            return self.smf_memory[active[0]](mlp_input).clone()
         output = self.base_layer(x, *args, **kwargs)
         for name in active:
             added = self.smf_scale[name] * self.smf_memory[name](mlp_input)

@@ -399,3 +399,15 @@ def test_a_loaded_adapter_is_moved_to_the_device_of_its_layer(base, tmp_path, mo
     model = PeftModel.from_pretrained(tiny_model().to(base), tmp_path, low_cpu_mem_usage=True)
     assert moves == ([(torch.device("cpu"),)] * 2 if base == "cpu" else [])
     assert all(t.values.device.type == "cpu" for t in tables(model))
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_a_replacing_memory_where_the_decoder_adds_in_place(parallel):
+    shape = {"hidden_size": 32, "ffn_hidden_size": 48}
+    shape |= {"num_hidden_layers": 4, "num_attention_heads": 4}
+    base = tiny_model("Falcon", parallel_attn=parallel, **shape)
+    model = memory_model(model=base, integration="replacement", initial_values="random")
+    expected = logits(model)
+    losses = [train_step(model, adamw(model, 1e-1), IDS) for _ in range(3)]
+    assert losses[2] < losses[0] and not torch.equal(logits(model), expected)
+    assert all((t.row_updates > 0).any() for t in tables(model))
