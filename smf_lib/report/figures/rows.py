@@ -6,6 +6,7 @@ All functions take plain arrays of one layer: counts are reads a row, rows are r
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import seaborn as sns
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike, NDArray
 
@@ -205,23 +206,21 @@ def overlap_heatmap(picked: Mapping[str, ArrayLike]) -> Figure:
     shares = np.array([[len(sets[a] & sets[b]) / len(sets[a]) for b in names] for a in names])
     figure = new_figure(1.4 + 0.62 * len(names))
     ax = figure.subplots()
-    ax.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    for i, j in np.ndindex(shares.shape):
-        ax.text(
-            j,
-            i,
-            f"{_percent(shares[i, j])}",
-            ha="center",
-            va="center",
-            size=11,
-            color="white" if shares[i, j] > 0.55 else "#222222",
-        )
-    sizes = [f"{name} ({len(sets[name]):,})" for name in names]
-    ax.set_yticks(range(len(names)), sizes)
-    ax.set_xticks(range(len(names)), names)
+    sns.heatmap(
+        shares,
+        ax=ax,
+        cmap="Blues",
+        vmin=0,
+        vmax=1,
+        cbar=False,
+        annot=[[_percent(share) for share in row] for row in shares],
+        fmt="",
+        annot_kws={"size": 11},
+        xticklabels=names,
+        yticklabels=[f"{name} ({len(sets[name]):,})" for name in names],
+    )
     ax.set(xlabel="are also picked by", ylabel="of the rows picked by")
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0, labelrotation=0)
     pairs = [
         f"{len(sets[a] & sets[b]):,} rows are picked by both {a} and {b}"
         for i, a in enumerate(names)
