@@ -99,3 +99,12 @@ def test_interleaving_starts_each_round_with_another_action(monkeypatch):
     assert seconds == {"a": [1.0] * 3, "b": [4.0] * 3}
     assert common.ratio(seconds, "b", "a") == {"median": 4.0, "least": 4.0, "most": 4.0}
     assert common.medians(seconds) == {"a": 1.0, "b": 4.0}
+
+
+def test_scoring_vs_hflm(run_small):
+    results = run_small("scoring_vs_hflm")
+    assert results.keys() == {"exam", "knowledge"}
+    for found in results.values():
+        assert found["questions"] == found["same_outcome"] == 6
+        assert found["median_seconds"].keys() == {"shared", "hflm"}
+        assert_ratio(found["hflm_against_shared"])
