@@ -28,6 +28,17 @@ def fixed_seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def rules_as_they_were():
+    """Leave the registered rules as they were: tests register some of their own."""
+    from smf_lib.method.rules import RULES
+
+    before = dict(RULES)
+    yield
+    RULES.clear()
+    RULES.update(before)
+
+
 @pytest.fixture
 def llama():
     """A random Llama of 4 layers and width 32."""

@@ -47,10 +47,13 @@ def check(folder: Path, method: str) -> list[tuple[bool, str]]:
 
 def _compare(arms, method: str, metric: str, holds, asked: str) -> tuple[bool, str]:
     """Whether the drift of `method` minus the reference's, at equal gain, is as asked."""
-    compared = equal_gain(arms, metric, reference=REFERENCE)
-    interval = compared.excess.get(method)
+    compared = equal_gain(arms, metric)
+    interval = compared.excess.get((method, REFERENCE))
     if interval is None or not interval.bounded:
-        reason = compared.reason or interval.reason
+        missing = [
+            compared.missing[name] for name in (method, REFERENCE) if name in compared.missing
+        ]
+        reason = compared.reason or "; ".join(missing) or interval.reason
         return False, f"{metric}: no comparison at equal gain ({reason})"
     text = (
         f"{metric}: at a gain of {100 * compared.at:.1f} points, drift minus {REFERENCE}'s is "
