@@ -18,12 +18,11 @@ from pydantic import Field, SerializeAsAny, ValidationError, field_validator, mo
 from .baselines import BASELINES
 from .exams import EXAMS
 from .imports import import_file
+from .methods import MemorySettings, MethodSettings
 from .settings import (
     BackgroundSettings,
     EvaluationSettings,
     ExamSettings,
-    MemorySettings,
-    MethodSettings,
     ModelSettings,
     ProbeSettings,
     RetrofitSettings,

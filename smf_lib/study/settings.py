@@ -1,20 +1,15 @@
-"""The parts of a profile as pydantic models: each field with its type, its range and its default.
+"""The parts of a profile as pydantic models: each field with its type, range and default.
 
-`profiles.Profile` puts them together.
+`profiles.Profile` puts them together; its methods are in `methods`.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import PurePath
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-import peft
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from ..method.config import SparseMemoryConfig
-from ..method.registration import NAME as SPARSE_MEMORY
-from .baselines import BASELINES
 from .metrics import probe_names, register_lm_eval_task
 
 
@@ -201,16 +196,6 @@ class TrainingSettings(Settings):
     checkpoint_every: int = Field(40, ge=1)
 
 
-OWN_TRAINING = (
-    "epochs",
-    "batch_size",
-    "gradient_accumulation",
-    "warmup_ratio",
-    "warmup_steps",
-    "max_grad_norm",
-)  # what a method can have of its own; the others decide rows, precision or checkpoints
-
-
 class RetrofitSettings(Settings):
     """The paper's stage 1: methods of `stage: retrofit` learn to write these texts."""
 
@@ -255,148 +240,3 @@ class EvaluationSettings(Settings):
         for named in value:
             register_lm_eval_task(named)
         return value
-
-
-class MethodSettings(Settings):
-    """One arm of the study.
-
-    kind: "base" (no training), "full" (all weights) or "peft". peft_type and settings: a PEFT
-    method's name and the fields of its configuration; any method of PEFT works. learning_rate: one
-    value, or a list for a sweep. label: the method's name in figures and tables. stage: "exam", or
-    "retrofit" for a memory that is trained as a language model (the profile's `retrofit`). start:
-    the method whose trained memory this one goes on from, with its settings. baseline: what else
-    it changes about its training, with settings (`baselines`). training: fields of the profile's
-    `training` that differ for this method.
-    """
-
-    label: str
-    kind: Literal["base", "full", "peft"]
-    peft_type: str | None = None
-    settings: dict[str, Any] = {}
-    learning_rate: float | list[float] | None = None
-    stage: Literal["exam", "retrofit"] = "exam"
-    start: str | None = None
-    baseline: str | None = None
-    baseline_settings: dict[str, Any] = {}
-    training: dict[str, Any] = {}
-
-    @field_validator("learning_rate")
-    @classmethod
-    def _positive(cls, value):
-        for rate in value if isinstance(value, list) else [value]:
-            if rate is not None and not rate > 0:
-                raise ValueError(f"learning_rate={rate} must be positive")
-        return value
-
-    @model_validator(mode="after")
-    def _consistent(self):
-        if (self.kind == "peft") != (self.peft_type is not None):
-            raise ValueError(
-                f"kind={self.kind!r} and peft_type={self.peft_type!r} do not fit: "
-                "peft_type is for kind='peft', and needed there"
-            )
-        if self.kind != "peft" and self.settings:
-            raise ValueError(f"settings={self.settings} are only for kind='peft'")
-        self._check_baseline()
-        goes_on = self.baseline is not None and BASELINES.find(self.baseline).needs_start
-        if (self.kind == "base" or goes_on) != (self.learning_rate is None):
-            raise ValueError(
-                f"learning_rate={self.learning_rate}: kind='base' takes none, nor does a "
-                "baseline that does not train; all others need one"
-            )
-        if self.peft_type != SPARSE_MEMORY and (
-            (self.start and not goes_on) or self.stage == "retrofit"
-        ):
-            raise ValueError(
-                f"stage={self.stage!r} and start={self.start!r} are for "
-                f"peft_type={SPARSE_MEMORY!r} only"
-            )
-        return self
-
-    def _check_baseline(self) -> None:
-        if self.kind == "base" and (self.baseline or self.training):
-            raise ValueError("kind='base' is not trained; it takes no baseline and no training")
-        unknown = sorted(set(self.training) - set(OWN_TRAINING))
-        if unknown:
-            raise ValueError(
-                f"training has the fields {unknown}; a method's own can be "
-                f"{', '.join(OWN_TRAINING)}"
-            )
-        if self.baseline is None:
-            if self.baseline_settings:
-                raise ValueError(f"baseline_settings={self.baseline_settings} need a baseline")
-            return
-        spec = BASELINES.find(self.baseline)
-        if self.kind not in spec.kinds:
-            raise ValueError(f"baseline={self.baseline!r} is for kind={' or '.join(spec.kinds)}")
-        if spec.needs_start and self.start is None:
-            raise ValueError(f"baseline={self.baseline!r} needs `start`, a full finetuning")
-        spec.settings(self.baseline_settings)
-
-    def trained_with(self, training: TrainingSettings) -> TrainingSettings:
-        """The training settings of this method: the profile's, with its own put over them."""
-        return TrainingSettings(**{**training.model_dump(), **self.training})
-
-    def peft_config(
-        self, memory: MemorySettings, max_grad_norm: float | None = None
-    ) -> peft.PeftConfig:
-        """The PEFT configuration of this method; sparse memory starts from the profile's memory.
-
-        max_grad_norm: the limit that training sets for all methods, for a memory without its own.
-        """
-        known = peft.mapping.PEFT_TYPE_TO_CONFIG_MAPPING
-        if self.peft_type not in known:
-            raise ValueError(
-                f"peft_type={self.peft_type!r} is unknown; PEFT has "
-                f"{', '.join(sorted(str(getattr(k, 'value', k)) for k in known))}"
-            )
-        cls = known[self.peft_type]
-        fields = {f.name for f in dataclasses.fields(cls)}
-        unknown = sorted(set(self.settings) - fields)
-        if unknown:
-            raise ValueError(
-                f"settings has unknown fields {unknown} for {self.peft_type}; allowed are "
-                f"{', '.join(sorted(fields))}"
-            )
-        settings = dict(self.settings)
-        if self.peft_type == SPARSE_MEMORY:
-            general = {} if max_grad_norm is None else {"max_grad_norm": max_grad_norm}
-            settings = {**general, **memory.model_dump(), **settings}
-        return cls(task_type="CAUSAL_LM", **settings)
-
-    def after(self, parent: MethodSettings) -> MethodSettings:
-        """This method with the memory of `parent`, whose shape it shares; updates are its own."""
-        if self.kind == "full":  # a baseline that takes the trained weights as they are
-            rate = parent.learning_rate
-            return self.model_copy(update={"learning_rate": rate, "training": parent.training})
-        own = ("update", "trainable", "rule", "rows_per_step", "max_grad_norm")
-        shape = {name: value for name, value in parent.settings.items() if name not in own}
-        changed = sorted(set(self.settings) - set(own))
-        if changed:
-            raise ValueError(
-                f"settings {changed} cannot differ from those of start={self.start!r}, whose "
-                "memory this method goes on from; set them there"
-            )
-        return self.model_copy(update={"settings": {**shape, **self.settings}})
-
-
-class MemorySettings(Settings):
-    """The memory of all sparse memory methods: settings of `SparseMemoryConfig`, checked by it.
-
-    What is left out has the default that it has there. A method's own `settings` go over these.
-    """
-
-    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
-
-    @model_validator(mode="after")
-    def _valid(self):
-        given = self.model_dump()
-        general = {field.name for field in dataclasses.fields(peft.PeftConfig)} | {"target_modules"}
-        known = {field.name for field in dataclasses.fields(SparseMemoryConfig)} - general
-        unknown = sorted(given.keys() - known)
-        if unknown:
-            raise ValueError(
-                f"memory has unknown fields {unknown}; allowed are {', '.join(sorted(known))}"
-            )
-        SparseMemoryConfig(**given)
-        return self

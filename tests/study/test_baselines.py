@@ -20,9 +20,10 @@ from smf_lib.study.baselines import (
     register_baseline,
 )
 from smf_lib.study.keys import training_key
+from smf_lib.study.methods import MethodSettings
 from smf_lib.study.models import load_model, tiny_random_model
 from smf_lib.study.profiles import PROFILE_DIR
-from smf_lib.study.settings import MethodSettings, TrainingSettings
+from smf_lib.study.settings import TrainingSettings
 from smf_lib.study.study import Study, run
 from smf_lib.study.training.baselines import scored
 from smf_lib.study.training.train import finetune

@@ -9,9 +9,9 @@ from peft import PeftConfig
 
 from smf_lib.method.config import SparseMemoryConfig
 from smf_lib.method.rules import RULES
+from smf_lib.study.methods import MemorySettings
 from smf_lib.study.profiles import PROFILE_DIR, Profile, load_profile
 from smf_lib.study.registry import source_of
-from smf_lib.study.settings import MemorySettings
 
 
 def changed(tmp_path, change):
