@@ -171,6 +171,15 @@ def _ship(name: str, title: str, unit: Unit, data: str, measure: str, **more) ->
     METRICS.add(name, MetricSpec(name, title, unit, data, measure, describe, **more), measure)
 
 
+def _beside_the_papers(probe: str, source: str) -> Callable[[Any], bool]:
+    """Whether a profile measures a probe on a source of the paper's, and lm-eval's protocol too."""
+    return lambda profile: (
+        profile.evaluation.standard
+        and probe in profile.evaluation.probes
+        and getattr(profile.probes, source) is not None
+    )
+
+
 _ship(
     "exam_accuracy", "Exam accuracy", "accuracy", "exam", "exam",
     wanted=lambda profile: True,
@@ -194,11 +203,7 @@ _ship(
 )  # fmt: skip
 _ship(
     "word_perplexity", "Prose perplexity, a word", "perplexity", "prose", "words",
-    wanted=lambda profile: (
-        profile.evaluation.standard
-        and "prose" in profile.evaluation.probes
-        and profile.probes.wikitext is not None
-    ),
+    wanted=_beside_the_papers("prose", "wikitext"),
     code=("evaluation.protocols", "tasks.corpora"),
 )  # fmt: skip
 _ship(
@@ -207,11 +212,7 @@ _ship(
 )  # fmt: skip
 _ship(
     "exact_match", "Knowledge, exact match", "accuracy", "knowledge", "exact_match",
-    wanted=lambda profile: (
-        profile.evaluation.standard
-        and "knowledge" in profile.evaluation.probes
-        and profile.probes.triviaqa is not None
-    ),
+    wanted=_beside_the_papers("knowledge", "triviaqa"),
     code=("evaluation.protocols",),
 )  # fmt: skip
 _ship("self_kl", "KL from the base", "nats", "self_text", "self_kl")
