@@ -40,7 +40,7 @@ TRAINING = (
     "study/training/[!b]*.py",
 )
 BASELINES_CODE = ("study/baselines.py", "study/training/baselines.py")
-WRITING = ("study/precision.py", "study/tasks/probes.py")
+WRITING = ("study/precision.py", "study/tasks/own_text.py")
 Parts = dict[
     str, Callable[[], str]
 ]  # the digest of each part's content, found when it is asked for

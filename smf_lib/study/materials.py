@@ -18,7 +18,7 @@ from .files import write_json
 from .keys import own_text_key
 from .models import ModelFiles, load_model, resolve_model
 from .profiles import Profile
-from .tasks import corpora, probes
+from .tasks import corpora, own_text, probes
 from .tasks.exam import Exam, ExamQuestion
 from .tasks.formats import FORMATS, Cloze, Lettered
 from .tasks.hub import locate
@@ -99,11 +99,12 @@ class Materials:
         return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
 
     def _own_text(self, name: str, sequences: int, tokens: int, seed: int, base=None):
+        """What the base model writes: as it came with the library, as kept, or written now."""
         key = own_text_key(self, sequences, tokens, seed)
-        path = self.work / f"{name}-{key.digest}.json"
+        path = own_text.shipped(key.digest) or self.work / f"{name}-{key.digest}.json"
         if not path.is_file():
             model, tokenizer = base or self.load_base()
-            text = probes.write_self_text(model, tokenizer, sequences, tokens, seed)
+            text = own_text.write_self_text(model, tokenizer, sequences, tokens, seed)
             write_json(path, text)
         return json.loads(path.read_text())
 

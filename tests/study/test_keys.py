@@ -156,7 +156,7 @@ NEW_RULE = '\n\n@register_rule("mine")\ndef mine(reads, background):\n    return
          MEMORIES, set()),
         ("method/rules.py", "\n\ndef select_rows", NEW_RULE + "\n\ndef select_rows", set(), set()),
         ("study/evaluation/lm.py", "import torch\n", "import torch\n\nX = 1\n", set(), METRICS),
-        ("study/tasks/probes.py",
+        ("study/tasks/own_text.py",
          "WRITING_BATCH =", "X = 1\nWRITING_BATCH =", MEMORIES, {"self_kl"}),
         ("study/records/record.py", "SCHEMA_VERSION = 1", "SCHEMA_VERSION = 2", set(), set()),
         ("report/figures/style.py", "import", "X = 1\nimport", set(), set()),
