@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .config import SparseMemoryConfig
 from .padding import PaddingMask, real_tokens
 from .rules import BackgroundReads, check_background
 from .tape import ReadTape, RecordReads, check_recording
@@ -229,6 +230,37 @@ class ProductKeyMemory(nn.Module):
         """What `repr` says of the layer, as in torch."""
         rows, width = self.table.values.shape
         return f"rows={rows}, width={width}, heads={self.num_heads}, top_k={self.top_k}"
+
+
+def new_memory(
+    config: SparseMemoryConfig,
+    hidden_size: int,
+    layer: int,
+    table: ProductKeyMemory | None = None,
+) -> ProductKeyMemory:
+    """A decoder layer's memory as its configuration starts it, on the CPU.
+
+    Args:
+        config: the settings of the memory.
+        hidden_size: width of the model's hidden states.
+        layer: number of the decoder layer, from 0, which the random start depends on.
+        table: another memory whose value table it shares, or None.
+    """
+    return ProductKeyMemory(
+        hidden_size=hidden_size,
+        num_subkeys=config.num_subkeys,
+        num_heads=config.num_heads,
+        top_k=config.top_k,
+        key_dim=config.key_dim,
+        query_norm=config.query_norm,
+        gated=config.gated,
+        initial_values=config.initial_values,
+        rule=config.rule if config.update == "sparse" else None,
+        rows_per_step=config.rows_per_step,
+        max_grad_norm=config.max_grad_norm,
+        seed=config.seed * 1000 + layer,
+        table=table,
+    )
 
 
 def memory_of(parameter: Tensor) -> ProductKeyMemory | None:

@@ -12,7 +12,7 @@ from torch import nn
 
 from .adapters import check_adapter_name, check_row_adapters, check_rows
 from .config import SparseMemoryConfig
-from .layer import ProductKeyMemory
+from .layer import ProductKeyMemory, new_memory
 from .mlp import MemoryMLP
 from .padding import PaddingMask
 from .registration import PREFIX, register
@@ -173,37 +173,6 @@ class SparseMemoryModel(BaseTuner):
                     own.append("values")
                 names += [f"base_model.model.{name}.{n}" for n in own]
         return names
-
-
-def new_memory(
-    config: SparseMemoryConfig,
-    hidden_size: int,
-    layer: int,
-    table: ProductKeyMemory | None = None,
-) -> ProductKeyMemory:
-    """A decoder layer's memory as its configuration starts it, on the CPU.
-
-    Args:
-        config: the settings of the memory.
-        hidden_size: width of the model's hidden states.
-        layer: number of the decoder layer, from 0, which the random start depends on.
-        table: another memory whose value table it shares, or None.
-    """
-    return ProductKeyMemory(
-        hidden_size=hidden_size,
-        num_subkeys=config.num_subkeys,
-        num_heads=config.num_heads,
-        top_k=config.top_k,
-        key_dim=config.key_dim,
-        query_norm=config.query_norm,
-        gated=config.gated,
-        initial_values=config.initial_values,
-        rule=config.rule if config.update == "sparse" else None,
-        rows_per_step=config.rows_per_step,
-        max_grad_norm=config.max_grad_norm,
-        seed=config.seed * 1000 + layer,
-        table=table,
-    )
 
 
 def _refuse_quantised(name: str, mlp: nn.Module) -> None:

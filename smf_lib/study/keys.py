@@ -30,7 +30,10 @@ from .profiles import Profile, RunSpec
 from .registry import load_function
 from .tasks.formats import FORMATS
 
-METHOD = ("method/*.py",)
+METHOD = tuple(  # what decides the numbers; settings count by their values
+    f"method/{name}.py"
+    for name in ("background", "layer", "mlp", "padding", "row_adam", "rules", "sites", "tape")
+)
 TRAINING = (
     "method/row_adam.py",  # the optimizer of every method
     "study/build.py",
@@ -297,9 +300,16 @@ def _precision(study: Any) -> str:
 
 
 def _memory_settings(config: SparseMemoryConfig) -> dict:
-    """The settings of a memory that are its own, without those of every PEFT configuration."""
+    """The settings of a memory that are its own, without those of every PEFT configuration.
+
+    What is None is left out, so that a new setting that changes nothing changes no key.
+    """
     inherited = {f.name for f in dataclasses.fields(type(config).__mro__[1])} | {"target_modules"}
-    return {n: v for n, v in vars(config).items() if n not in inherited and not n.startswith("_")}
+    return {
+        name: value
+        for name, value in vars(config).items()
+        if value is not None and name not in inherited and not name.startswith("_")
+    }
 
 
 def _model(study: Any) -> str:

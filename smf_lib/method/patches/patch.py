@@ -15,9 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..layer import ProductKeyMemory
+from ..layer import ProductKeyMemory, new_memory
 from ..sites import layer_number
-from ..tuner import new_memory
 from .file import read_patch_file, write_patch_file
 from .identity import Identity, memory_mlps, smf_tuner
 
