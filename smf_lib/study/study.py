@@ -34,6 +34,7 @@ from ..method.sites import default_layers, find_mlps
 from . import build
 from .baselines import Change, Start, change_of
 from .evaluation.measuring import measure_metric
+from .evaluation.reading import check_readable
 from .files import find_root, write_json
 from .kept import RunFiles, load_weights, save_weights
 from .keys import parent_of
@@ -57,8 +58,9 @@ class Study(Materials):
 
         Raises:
             ValueError: as `load_profile`; too few exam questions for the rows asked for; data or a
-                model that cannot be found; a model with too few layers or no recognisable MLP, or
-                too short for the texts to be measured on; a method's modules that it lacks.
+                model that cannot be found; a model that keeps a recurrent state, has too few layers
+                or no recognisable MLP, or is too short for the texts to be measured on; a method's
+                modules that it lacks.
         """
         study = cls(load_profile(profile), Path(root) if root else find_root())
         _ = study.exam, study.prose, study.knowledge, study.texts("background")
@@ -66,6 +68,7 @@ class Study(Materials):
             study.texts("retrofit")
         describe_data(study, [n for n in metric_names(study.profile) if not METRICS[n].is_shipped])
         shape = study.empty_model()
+        check_readable(shape)
         study._check_lengths(shape)
         for name, method in study.profile.methods.items():
             if method.kind != "peft":

@@ -7,9 +7,12 @@ from helpers_text import WORDS, word_tokenizer
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
+from transformers import LlamaForCausalLM
 
+from smf_lib.study.evaluation.evaluate import measure_self_kl as measure_kl
 from smf_lib.study.evaluation.lm import Generation, SharedContextLM
 from smf_lib.study.evaluation.reading import RowReader, batches, common_prefix, inference
+from smf_lib.study.study import Study
 
 PAIRS = [
     ("Question one two three Answer", " four"),
@@ -102,10 +105,40 @@ def test_rolling_loglikelihood_agrees_with_lm_eval(length):
     assert given == pytest.approx(wanted, abs=1e-3)
 
 
-def test_a_sliding_window_shorter_than_the_text():
-    model = tiny_model("Mistral", sliding_window=4)
-    scores = loglikelihoods(SharedContextLM(model, word_tokenizer(), 16), PAIRS[:2])
-    assert_close(scores, one_by_one(model, word_tokenizer(), PAIRS[:2]))
+_SMALL = {"num_hidden_layers": 4, "num_attention_heads": 4, "hidden_size": 32}
+BY_COLUMN = {  # models whose attention goes by where a token stands, not by its position number
+    "Mistral": {"sliding_window": 4},
+    "Qwen2": {"sliding_window": 4, "use_sliding_window": True, "max_window_layers": 0},
+    "Gemma3Text": {
+        **_SMALL, "intermediate_size": 48, "num_key_value_heads": 2, "head_dim": 8,
+        "sliding_window": 4, "max_position_embeddings": 64,
+    },
+    "GPTNeo": {
+        "num_layers": 2, "num_heads": 4, "hidden_size": 32, "window_size": 4,
+        "attention_types": [[["global", "local"], 1]], "max_position_embeddings": 64,
+    },
+    "Bloom": {"n_layer": 2, "n_head": 4, "hidden_size": 32},
+    "Mpt": {"n_layers": 2, "n_heads": 4, "d_model": 32, "max_seq_len": 64},
+    "Falcon": {**_SMALL, "alibi": True},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("batch_tokens", [8, 256])
+@pytest.mark.parametrize("architecture", BY_COLUMN)
+def test_scores_do_not_depend_on_neighbours_where_attention_goes_by_column(
+    architecture, batch_tokens
+):
+    model = tiny_model(architecture, **BY_COLUMN[architecture])
+    scores = loglikelihoods(SharedContextLM(model, word_tokenizer(), batch_tokens))
+    assert_close(scores, one_by_one(model, word_tokenizer()), 1e-4)
+
+
+@pytest.mark.parametrize("architecture", BY_COLUMN)
+def test_divergence_does_not_depend_on_neighbours_where_attention_goes_by_column(architecture):
+    model, base = (tiny_model(architecture, seed, **BY_COLUMN[architecture]) for seed in (0, 1))
+    texts = [list(range(3, 3 + length)) for length in (9, 5, 9, 2)]
+    alone = [measure_kl(model, base, [text]).value for text in texts]
+    assert measure_kl(model, base, texts, batch_size=4).items == pytest.approx(alone, abs=1e-4)
 
 
 def adapted(kind: str):
@@ -257,3 +290,9 @@ def test_a_recurrent_model_is_refused():
     model._is_stateful = True
     with pytest.raises(ValueError, match="LlamaForCausalLM keeps a recurrent state"):
         RowReader(model)
+
+
+def test_a_recurrent_model_is_refused_before_anything_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr(LlamaForCausalLM, "_is_stateful", True)
+    with pytest.raises(ValueError, match="LlamaForCausalLM keeps a recurrent state"):
+        Study.load("smoke", tmp_path)

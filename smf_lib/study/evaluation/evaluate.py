@@ -21,7 +21,7 @@ from ..tasks.exam import ExamQuestion, continuation, prompt
 from .harness import MEAN, make_task, multiple_choice, run_task
 from .lm import SharedContextLM
 from .measurement import Measurement
-from .reading import RowReader, inference
+from .reading import RowReader, batches, inference
 
 ANSWER_TOKENS = 12  # most tokens of a generated answer
 ARTICLES = {"a", "an", "the"}
@@ -182,7 +182,7 @@ def measure_self_kl(
 
     Args:
         model, base_model: causal models with the same vocabulary, on any devices.
-        sequences: token ids, one list a sequence; batch_size: sequences per forward pass.
+        sequences: token ids, one list a sequence; batch_size: sequences of the longest length per forward pass.
         precision: "bf16" (autocast) or "fp32" (the type of the weights), for both models.
 
     Raises:
@@ -199,11 +199,10 @@ def measure_self_kl(
         )
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1")
-    order = sorted(range(len(sequences)), key=lambda i: -lengths[i])
     sums = [math.nan] * len(sequences)
+    cut = list(batches(lengths, batch_size * max(lengths), readers[0].equal_lengths))
     with inference(base_model, precision), inference(model, precision):
-        for start in tqdm(range(0, len(order), batch_size), desc="comparing", unit="batch"):
-            batch = order[start : start + batch_size]
+        for batch in tqdm(cut, desc="comparing", unit="batch"):
             texts = [sequences[i] for i in batch]
             base_logits, logits = (_read_from_start(reader, texts) for reader in readers)
             for i, p, q in zip(batch, base_logits, logits):

@@ -185,7 +185,8 @@ class SharedContextLM(TemplateLM):
         prefix = common_prefix(contexts)
         shared = self.reader.start(prefix)
         rests = [context[len(prefix) :] for context in contexts]
-        for batch in batches([len(rest) for rest in rests], self.batch_tokens):
+        lengths = [len(rest) for rest in rests]
+        for batch in batches(lengths, self.batch_tokens, self.reader.equal_lengths):
             rows = shared.select([0] * len(batch))
             yield batch, rows, self.reader.read(rows, [rests[i] for i in batch])
 
@@ -232,7 +233,8 @@ class SharedContextLM(TemplateLM):
         """
         owners = [(n, row) for n, row in owners if pairs[n][1]]
         texts = [pairs[n][1] for n, _ in owners]
-        for batch in batches([len(text) - 1 for text in texts], self.batch_tokens):
+        lengths = [len(text) - 1 for text in texts]
+        for batch in batches(lengths, self.batch_tokens, self.reader.equal_lengths):
             later = None
             if len(texts[batch[0]]) > 1:
                 batch_rows = rows.select([owners[i][1] for i in batch])

@@ -79,6 +79,10 @@ class RowReader:
     The virtual tokens of PEFT's prompt-learning methods stand before every text; they are read
     here, once, and then the model inside the wrapper reads on.
 
+    Attributes:
+        equal_lengths: whether the rows of a `read` must have equally many new tokens, since
+            padding would shift what they attend to (`attends_by_column`).
+
     Raises:
         ValueError: the model keeps a recurrent state, which cannot be cut and padded like a
             key-value cache.
@@ -87,11 +91,7 @@ class RowReader:
     def __init__(self, model: nn.Module):
         wrapped = isinstance(model, PeftModel)
         base = model.get_base_model() if wrapped else model
-        if getattr(base, "_is_stateful", False):
-            raise ValueError(
-                f"model={type(base).__name__} keeps a recurrent state; evaluation needs a model "
-                "whose layers all have a key-value cache"
-            )
+        check_readable(base)
         prompted = wrapped and model.active_peft_config.is_prompt_learning
         self.model, self.base = model, base
         self.virtual_tokens = model.active_peft_config.num_virtual_tokens if prompted else 0
@@ -99,6 +99,7 @@ class RowReader:
         self.config = base.config.get_text_config()
         self._forward = base if prompted else model
         self._takes_positions = "position_ids" in inspect.signature(base.forward).parameters
+        self.equal_lengths = attends_by_column(base)
 
     @property
     def max_length(self) -> int | None:
@@ -146,6 +147,31 @@ class RowReader:
         ).logits
 
 
+def check_readable(model: nn.Module) -> None:
+    """Raise ValueError for a model (with or without weights) that `RowReader` cannot read."""
+    if getattr(model, "_is_stateful", False):
+        raise ValueError(
+            f"model={type(model).__name__} keeps a recurrent state; evaluation needs a model "
+            "whose layers all have a key-value cache"
+        )
+
+
+def attends_by_column(model: nn.Module) -> bool:
+    """Whether what a token attends to depends on the column it stands in, so on padding before it.
+
+    So it is with windows and chunks of attention (Mistral, Gemma 3, GPT-Neo, Llama 4) and with
+    ALiBi (Press et al., arXiv 2108.12409; Bloom, MPT, Falcon), and it is taken to be so where a
+    model cannot be told the position of a token.
+    """
+    config = model.config.get_text_config()
+    windows = ("sliding_window", "attention_chunk_size", "window_size")
+    return (
+        any(getattr(config, name, None) for name in windows)
+        or bool(getattr(config, "alibi", False))
+        or "position_ids" not in inspect.signature(model.forward).parameters
+    )
+
+
 def common_prefix(texts: Sequence[Sequence[int]]) -> list[int]:
     """The tokens that all texts begin with, but never the whole of one: its last token is left."""
     first, last = min(texts), max(texts)
@@ -156,10 +182,10 @@ def common_prefix(texts: Sequence[Sequence[int]]) -> list[int]:
     return list(first[:length])
 
 
-def batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+def batches(lengths: Sequence[int], budget: int, equal: bool = False) -> Iterator[list[int]]:
     """Cut texts, longest first, into batches of their indices of at most `budget` tokens.
 
-    Padding counts. A batch that is large enough to be computed well also ends where more than a
+    equal: whether all texts of a batch must have the same length. Padding counts. A batch that is large enough to be computed well also ends where more than a
     fifth of the next row would be padding. A text longer than the budget is a batch of its own.
     """
     batch: list[int] = []
@@ -167,7 +193,8 @@ def batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
         longest = lengths[batch[0]] if batch else 0
         full = (len(batch) + 1) * longest > budget
         padded = lengths[item] < 0.8 * longest and len(batch) * longest >= ENOUGH_TOKENS
-        if batch and (full or padded):
+        differs = equal and lengths[item] != longest
+        if batch and (full or padded or differs):
             yield batch
             batch = []
         batch.append(item)
