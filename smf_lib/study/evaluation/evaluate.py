@@ -182,7 +182,8 @@ def measure_self_kl(
 
     Args:
         model, base_model: causal models with the same vocabulary, on any devices.
-        sequences: token ids, one list a sequence; batch_size: sequences of the longest length per forward pass.
+        sequences: token ids, one list a sequence.
+        batch_size: how many sequences as long as the longest one forward pass reads.
         precision: "bf16" (autocast) or "fp32" (the type of the weights), for both models.
 
     Raises:

@@ -185,8 +185,9 @@ def common_prefix(texts: Sequence[Sequence[int]]) -> list[int]:
 def batches(lengths: Sequence[int], budget: int, equal: bool = False) -> Iterator[list[int]]:
     """Cut texts, longest first, into batches of their indices of at most `budget` tokens.
 
-    equal: whether all texts of a batch must have the same length. Padding counts. A batch that is large enough to be computed well also ends where more than a
-    fifth of the next row would be padding. A text longer than the budget is a batch of its own.
+    equal: whether all texts of a batch must have the same length. Padding counts. A batch that is
+    large enough to be computed well also ends where more than a fifth of the next row would be
+    padding. A text longer than the budget is a batch of its own.
     """
     batch: list[int] = []
     for item in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
