@@ -1,4 +1,4 @@
-"""A cache of model folders: each built whole or not at all, and verified by checksums.
+"""A cache of folders of models and of data: each built whole or not at all, verified by checksums.
 
 Every folder carries a manifest with the SHA-256 of each of its files. Two processes that want
 the same folder wait for each other; what a killed one left behind is removed by the next.
@@ -30,11 +30,11 @@ def check_sha256(path: str | Path, expected: str, remedy: str = "fetch it again"
     """Raise ValueError, naming the file and both sums, unless its SHA-256 is ``expected``."""
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"the model file {path} is missing (sha256 {expected}); {remedy}")
+        raise ValueError(f"the cached file {path} is missing (sha256 {expected}); {remedy}")
     found = file_sha256(path)
     if found != expected:
         raise ValueError(
-            f"the model file {path} is wrong or truncated: its sha256 is {found}, "
+            f"the cached file {path} is wrong or truncated: its sha256 is {found}, "
             f"expected {expected}; {remedy}"
         )
 

@@ -13,18 +13,21 @@ one other chapter. Nothing but what training teaches gives the answer away:
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from ..model_cache import cached_folder
 from .exam import Exam, ExamQuestion, content_sha256
 
 if TYPE_CHECKING:
@@ -81,14 +84,7 @@ def titles() -> list[Title]:
     Left out: titles that occur twice, that say "other", "unspecified" or "not", or that share
     four letters in a row with the title of their own block.
     """
-    import simple_icd_10_cm as icd
-
-    found = []
-    for code in sorted(set(icd.get_all_codes(True))):
-        if icd.is_category(code) or (icd.is_subcategory(code) and len(code) == len("A00.0")):
-            *_, block, chapter = icd.get_ancestors(code)
-            name = _CODE_RANGE.sub("", icd.get_description(block, prioritize_blocks=True)).strip()
-            found.append(Title(code, icd.get_description(code).strip(), name, chapter))
+    found = all_titles()
     times = Counter(title.text.lower() for title in found)
     return [
         title
@@ -97,6 +93,32 @@ def titles() -> list[Title]:
         and not _VAGUE.search(title.text)
         and not _runs(title.text) & _runs(title.block)
     ]
+
+
+def all_titles() -> list[Title]:
+    """Every category and four-character code, in the order of their codes.
+
+    Parsing the package's 98,000 codes takes seconds, so the titles are kept in the user's cache.
+    """
+    name = f"icd-10-cm-{metadata.version('simple-icd-10-cm')}"
+    folder, _ = cached_folder(name, _write_titles)
+    rows = json.loads((folder / "titles.json").read_text(encoding="utf-8"))
+    return [
+        Title(code, text, _CODE_RANGE.sub("", block).strip(), chapter)
+        for code, text, block, chapter in rows
+    ]
+
+
+def _write_titles(folder: Path) -> None:
+    import simple_icd_10_cm as icd
+
+    rows = []
+    for code in sorted(set(icd.get_all_codes(True))):
+        if icd.is_category(code) or (icd.is_subcategory(code) and len(code) == len("A00.0")):
+            *_, block, chapter = icd.get_ancestors(code)
+            name = icd.get_description(block, prioritize_blocks=True)
+            rows.append([code, icd.get_description(code).strip(), name, chapter])
+    (folder / "titles.json").write_text(json.dumps(rows), encoding="utf-8")
 
 
 def _runs(text: str) -> frozenset[str]:
