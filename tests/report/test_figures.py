@@ -18,7 +18,7 @@ from matplotlib.text import Annotation, Text
 
 from smf_lib.report import figures
 from smf_lib.report.analysis import tables
-from smf_lib.report.analysis.rates import best_learning_rates
+from smf_lib.report.analysis.rates import equal_gain_rates
 from smf_lib.report.figures.labels import Label, _spread, place_labels
 from smf_lib.report.figures.style import (
     COLOURS,
@@ -294,7 +294,7 @@ def test_diverged_run_is_named_and_not_drawn():
 
 def test_sweep_rings_the_chosen_rates():
     records = sweep_records()
-    chosen = best_learning_rates(records)
+    chosen = equal_gain_rates(records)
     figure = drawn("rates", "a sweep")
     rings = [line for line in figure.fig.axes[0].lines if line.get_markerfacecolor() == "none"]
     assert sorted(line.get_xdata()[0] for line in rings) == sorted(chosen.values())

@@ -3,7 +3,7 @@
 import pytest
 from helpers_records import make_record
 
-from smf_lib.report.analysis.rates import best_learning_rates
+from smf_lib.report.analysis.rates import best_learning_rates, equal_gain_rates
 from smf_lib.study.records.results import ResultsError
 
 
@@ -36,3 +36,28 @@ def test_a_rate_at_which_training_diverged_is_not_chosen():
     records = [make_record("lora", rate=rate, exam=exam) for rate, exam in rates.items()]
     assert best_learning_rates(records)["lora"] == 1e-4
     assert best_learning_rates(records[2:]) == {}
+
+
+def test_methods_take_the_lowest_rate_that_learns_as_much_as_the_reference():
+    lora = {1e-4: [1] * 40 + [0] * 60, 1e-3: [1] * 60 + [0] * 40}
+    full = {
+        1e-5: [1] * 40 + [0] * 60,
+        1e-4: [0] * 2 + [1] * 60 + [0] * 38,
+        1e-3: [1] * 80 + [0] * 20,
+    }
+    weak = {1e-2: [1] * 30 + [0] * 70, 1e-1: [1] * 45 + [0] * 55}
+    records = [
+        make_record(method, rate=rate, exam=exam)
+        for method, runs in (("lora", lora), ("full", full), ("smf-kl", weak))
+        for rate, exam in reversed(runs.items())
+    ]
+    assert equal_gain_rates(records) == {"lora": 1e-3, "full": 1e-4, "smf-kl": 1e-1}
+    assert best_learning_rates(records)["full"] == 1e-3
+    with pytest.raises(ValueError, match="reference='osf' was not swept"):
+        equal_gain_rates(records, "osf")
+
+
+def test_a_goal_on_other_questions_is_refused():
+    records = [make_record("lora", rate=1e-3), make_record("full", rate=1e-4, split="validation")]
+    with pytest.raises(ResultsError, match="different data or splits"):
+        equal_gain_rates(records)

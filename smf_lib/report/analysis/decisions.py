@@ -55,3 +55,19 @@ def first_within_one_error(outcomes: Sequence[ArrayLike]) -> int:
     best = max(settings, key=lambda items: items.mean())
     behind = [combine([(1.0, best), (-1.0, items)]) for items in settings]
     return next(i for i, lag in enumerate(behind) if lag.value <= lag.error)
+
+
+def first_reaching(goal: ArrayLike, outcomes: Sequence[ArrayLike]) -> int | None:
+    """Place of the first setting that is as accurate as `goal`, within one standard error.
+
+    The error is that of the paired difference. None if no setting reaches the goal.
+
+    goal: answers (seeds, n); outcomes: answers (seeds, n) of each setting to the same questions,
+        the one that changes least first.
+    """
+    wanted = by_seed(goal)
+    for place, items in enumerate(outcomes):
+        lag = combine([(1.0, wanted), (-1.0, by_seed(items))])
+        if lag.value <= lag.error:
+            return place
+    return None
