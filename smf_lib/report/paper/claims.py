@@ -218,17 +218,6 @@ def claims_sentence(studies: Mapping[str, Sequence[Record]], published: Publishe
     return " ".join(sentences)
 
 
-def open_claims(studies: Mapping[str, Sequence[Record]], published: Published) -> list[Claim]:
-    """Claims that no study supports or contradicts."""
-    settled = {
-        finding.claim.text
-        for records in studies.values()
-        for finding in findings(records, published)
-        if finding.verdict in ("supported", "contradicted")
-    }
-    return [claim for claim in published.claims if claim.text not in settled]
-
-
 def unanswered_sentence(records: Sequence[Record]) -> str:
     """Which of `QUESTIONS` lack a record of one of their two arms; "" if none does."""
     arms = arms_of(records)
