@@ -15,6 +15,7 @@ from ..method.config import SparseMemoryConfig
 from ..method.files import whole
 from ..method.registration import PEFT_TYPE
 from ..method.sites import default_layers
+from .files import making
 from .kept import RunFiles, load_adapter
 from .keys import parent_of, reads_key
 from .materials import Materials
@@ -91,11 +92,12 @@ def read_background(
     path = study.work / f"reads-{key.digest}.pt"
     tables = {id(m.table): m.table for m in memories(model).values()}.values()
     names = ("background_counts", "background_documents", "n_background_documents")
-    if not path.is_file():
-        with autocast(model.device.type, resolve_precision(study.profile.training.precision)):
-            collect_background(model, text)
-        with whole(path) as scratch:
-            torch.save([[getattr(t, n).cpu() for n in names] for t in tables], scratch)
+    with making(path) as missing:
+        if missing:
+            with autocast(model.device.type, resolve_precision(study.profile.training.precision)):
+                collect_background(model, text)
+            with whole(path) as scratch:
+                torch.save([[getattr(t, n).cpu() for n in names] for t in tables], scratch)
     for table, counted in zip(tables, torch.load(path, weights_only=True)):
         for name, counts in zip(names, counted):
             getattr(table, name).copy_(counts)

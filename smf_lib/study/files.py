@@ -3,7 +3,11 @@
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock
 
 from ..method.files import whole
 
@@ -28,6 +32,17 @@ def write_whole(path: str | Path, content: str | bytes) -> None:
 def write_json(path: Path, content) -> None:
     """Write JSON whole or not at all, making the folder."""
     write_whole(path, json.dumps(content))
+
+
+@contextmanager
+def making(path: Path) -> Iterator[bool]:
+    """Yield whether `path` is missing, to one process at a time; others wait until it is made."""
+    if path.is_file():
+        yield False
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        yield not path.is_file()
 
 
 def short_hash(*parts) -> str:

@@ -165,6 +165,11 @@ class Left:
     measure: list[str]
     why: str
 
+    @property
+    def nothing(self) -> bool:
+        """Whether the record is current."""
+        return not (self.train or self.measure or self.why)
+
     def __str__(self) -> str:
         if not self.train and not self.measure:
             return "nothing to train or measure"

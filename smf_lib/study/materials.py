@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from .exams import build_exam
-from .files import write_json
+from .files import making, write_json
 from .keys import own_text_key
 from .models import ModelFiles, load_model, resolve_model
 from .profiles import Profile
@@ -102,10 +102,11 @@ class Materials:
         """What the base model writes: as it came with the library, as kept, or written now."""
         key = own_text_key(self, sequences, tokens, seed)
         path = own_text.shipped(key.digest) or self.work / f"{name}-{key.digest}.json"
-        if not path.is_file():
-            model, tokenizer = base or self.load_base()
-            text = own_text.write_self_text(model, tokenizer, sequences, tokens, seed)
-            write_json(path, text)
+        with making(path) as missing:
+            if missing:
+                model, tokenizer = base or self.load_base()
+                text = own_text.write_self_text(model, tokenizer, sequences, tokens, seed)
+                write_json(path, text)
         return json.loads(path.read_text())
 
     def background_text(self, base=None) -> list[list[int]]:

@@ -1,9 +1,13 @@
 """Files and folders appear whole or not at all."""
 
+import json
+import threading
+import time
+
 import pytest
 
 from smf_lib.method.files import put_in_place, whole
-from smf_lib.study.files import write_whole
+from smf_lib.study.files import making, write_json, write_whole
 
 
 @pytest.mark.parametrize("content", ["a line\nßé\r\n", b"\x00\xff"])
@@ -71,3 +75,21 @@ def test_writers_of_one_file_do_not_meet(tmp_path):
         first.write_text("1")
         second.write_text("2")
     assert (tmp_path / "a").read_text() == "1"
+
+
+def test_one_process_makes_a_file_and_the_others_wait_for_it(tmp_path):
+    made, path = [], tmp_path / "folder" / "text.json"
+
+    def make(number: int) -> None:
+        with making(path) as missing:
+            if missing:
+                made.append(number)
+                time.sleep(0.2)
+                write_json(path, number)
+
+    threads = [threading.Thread(target=make, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 1 and json.loads(path.read_text()) == made[0]
