@@ -1,12 +1,14 @@
 """The study from the command line.
 
     python -m smf_lib.study run --profile medmcqa --method lora smf-kl --seed 1 2
+    python -m smf_lib.study run --profile quick sweep --jobs 4 --seconds 3500
     accelerate launch --num_processes 4 -m smf_lib.study run --profile paper --method lora --seed 1
     python -m smf_lib.study keys --profile quick
 
 `run` does what the notebook `02_finetune` does, on one process or on several that share each batch,
 and both find what the other has finished: train on several GPUs here, and `make book` then only
-draws. `keys` says which runs would be trained or measured again, and why, and does nothing.
+draws. With `--jobs` it does so many runs side by side (see `many`), all of a profile if no method
+is named. `keys` says which runs would be trained or measured again, and why, and does nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a subcommand.
 
     Raises:
-        SystemExit: a setting that cannot work, with one line that says which.
+        SystemExit: a setting that cannot work, with one line that says which; runs that failed.
     """
     parser = argparse.ArgumentParser(
         prog="python -m smf_lib.study",
@@ -33,17 +35,23 @@ def main(arguments: list[str] | None = None) -> None:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="build, train, measure and record runs")
-    run.add_argument("--method", nargs="+", required=True, help="of the profile's methods")
-    run.add_argument("--seed", type=int, nargs="+", help="default: the profile's first")
-    run.add_argument("--learning-rate", type=float, help="default: the profile's")
+    run.add_argument("--profile", nargs="+", required=True, help="names, or YAML files' paths")
+    run.add_argument("--method", nargs="+", help="default: all of the profile")
+    run.add_argument("--seed", type=int, nargs="+", help="default: all of the method")
+    run.add_argument("--learning-rate", type=float, help="default: all of the method")
+    run.add_argument(
+        "--jobs", type=int, help="how many runs side by side, in processes of their own"
+    )
+    run.add_argument("--seconds", type=float, help="with --jobs: how long there is")
     keys = commands.add_parser("keys", help="what would be trained or measured again, and why")
-    for command in (run, keys):
-        command.add_argument("--profile", required=True, help="a name, or a YAML file's path")
+    keys.add_argument("--profile", required=True, help="a name, or a YAML file's path")
     options = parser.parse_args(arguments)
     if options.command == "keys":
         print_keys(options.profile)
     else:
-        run_all(options.profile, options.method, options.seed, options.learning_rate)
+        if options.seconds is not None and options.jobs is None:
+            parser.error(f"--seconds {options.seconds:g} needs --jobs; add --jobs 1")
+        run_all(options)
 
 
 def print_keys(profile: str) -> None:
@@ -57,27 +65,43 @@ def print_keys(profile: str) -> None:
         print(f"{run_id}: {what}")
 
 
-def run_all(
-    profile: str, methods: list[str], seeds: list[int] | None, learning_rate: float | None
-) -> None:
-    """Build, train, measure and record runs; measuring is done by the first process alone."""
-    from .study import Study, run  # with the evaluation harness, which is slow to import
+def run_all(options: argparse.Namespace) -> None:
+    """Build, train, measure and record the runs that the options of `run` name."""
+    from .many import Job, check_limits, chosen_runs, run_many
+    from .study import Study  # with the evaluation harness, which is slow to import
     from .training import processes
 
     try:
-        study = Study.load(profile)
-        seeds = seeds or study.profile.seeds[:1]
-        specs = [study.profile.run(m, seed, learning_rate) for m in methods for seed in seeds]
-        processes.check_share("training.batch_size", study.profile.training.batch_size)
+        jobs = []
+        for profile in dict.fromkeys(options.profile):
+            study = Study.load(profile)
+            processes.check_share("training.batch_size", study.profile.training.batch_size)
+            runs = chosen_runs(study.profile, options.method, options.seed, options.learning_rate)
+            jobs += [Job(profile, study, spec) for spec in runs]
+        if options.jobs is not None:
+            check_limits(options.jobs, options.seconds)
     except ValueError as error:
         sys.exit(f"error: {error}")
-    specs = list({spec.run_id: spec for spec in specs}.values())  # the base model has one seed
+    if options.jobs is None:
+        run_here(jobs)
+        return
+    outcome = run_many(jobs, options.jobs, options.seconds)
+    print("\n".join(outcome.lines()))
+    if outcome.failed or outcome.interrupted:
+        sys.exit(1)
+
+
+def run_here(jobs: list) -> None:
+    """Do runs one after another in this process; measuring is done by the first process alone."""
+    from .study import run
+    from .training import processes
+
     processes.join()
-    for spec in specs:
-        record = run(study, spec)
+    for job in jobs:
+        record = run(job.study, job.spec)
         for name, metric in record.metrics.items() if record else ():
             print(
-                f"{spec.run_id}: {name} {metric.value:.4g} "
+                f"{job.spec.run_id}: {name} {metric.value:.4g} "
                 f"(standard error {metric.stderr:.2g}, n {metric.n})"
             )
     processes.leave()
