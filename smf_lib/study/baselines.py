@@ -33,6 +33,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pydantic import ConfigDict, ValidationError, create_model
@@ -74,12 +75,15 @@ class Change:
             tokens that bear loss; see `training.baselines.scored`.
         finish: function of the model that changes its weights in place after the last step.
         trains: whether there is a training at all before `finish`.
+        optimizer: the class of the optimizer instead of `RowAdamW`, or a `functools.partial` of it
+            with settings of its own. It gets those of AdamW's (`lr`, `betas`, `eps`) that it takes.
     """
 
     rows: Sequence[dict] | None = None
     loss: Callable[[Any, dict, Any], Any] | None = None
     finish: Callable[[Any], None] | None = None
     trains: bool = True
+    optimizer: type | partial | None = None
 
 
 NO_CHANGE = Change()
@@ -94,12 +98,14 @@ class BaselineSpec:
         apply: function of a `Start` and of settings that gives a `Change`.
         kinds: the kinds of methods that can have it, "full" and "peft".
         needs_start: whether the method names in `start` a full finetuning to go on from.
+        needs_memory: whether it is for sparse memories only.
     """
 
     name: str
     apply: Callable[..., Change] | str
     kinds: tuple[str, ...] = ("full", "peft")
     needs_start: bool = False
+    needs_memory: bool = False
 
     def settings(self, given: dict[str, Any]) -> dict[str, Any]:
         """All settings, the given ones checked and the others by default.
@@ -133,20 +139,25 @@ BASELINES: Registry[BaselineSpec] = Registry("baseline")
 
 
 def register_baseline(
-    name: str, kinds: tuple[str, ...] = ("full", "peft"), needs_start: bool = False
+    name: str,
+    kinds: tuple[str, ...] = ("full", "peft"),
+    needs_start: bool = False,
+    needs_memory: bool = False,
 ):
     """Decorator that makes a function known as the baseline `name`; see `BaselineSpec`.
 
     Raises:
         ValueError: a name that another function has, or a kind that is neither full nor peft.
     """
-    if not kinds or not set(kinds) <= {"full", "peft"} or (needs_start and kinds != ("full",)):
+    alone = ("full",) if needs_start else ("peft",) if needs_memory else None
+    if not kinds or not set(kinds) <= {"full", "peft"} or (alone and kinds != alone):
         raise ValueError(
-            f"kinds={kinds!r} must be of 'full' and 'peft', and ('full',) with needs_start"
+            f"kinds={kinds!r} must be of 'full' and 'peft', ('full',) with needs_start and "
+            "('peft',) with needs_memory"
         )
 
     def register(apply):
-        BASELINES.add(name, BaselineSpec(name, apply, kinds, needs_start), apply)
+        BASELINES.add(name, BaselineSpec(name, apply, kinds, needs_start, needs_memory), apply)
         return apply
 
     return register
@@ -160,8 +171,8 @@ def change_of(start: Start, name: str | None, given: dict[str, Any]) -> Change:
     return load_function(spec.apply)(start, **spec.settings(given))
 
 
-def _ship(name: str, **more: Any) -> None:
-    apply = f"training.baselines:{name}"
+def _ship(name: str, module: str = "baselines", **more: Any) -> None:
+    apply = f"training.{module}:{name}"
     BASELINES.add(name, BaselineSpec(name, apply, **more), apply)
 
 
@@ -169,3 +180,5 @@ _ship("replay")
 _ship("kl_to_base")
 _ship("l2_to_base", kinds=("full",))
 _ship("wise_ft", kinds=("full",), needs_start=True)
+_ship("sgd")
+_ship("released", "baseline_released", kinds=("peft",), needs_memory=True)

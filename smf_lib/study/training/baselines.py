@@ -13,6 +13,7 @@ from peft import PeftModel
 from pydantic import Field
 from torch import Tensor, nn
 
+from ...method.row_adam import RowSGD
 from ..baselines import Change, Start
 from ..precision import autocast
 from ..tasks.formats import IGNORED, training_row
@@ -105,6 +106,15 @@ def wise_ft(start: Start, alpha: Annotated[float, Field(ge=0, le=1)] = 0.5) -> C
                 value.copy_(torch.lerp(value, trained[name].to(value), alpha))
 
     return Change(finish=finish, trains=False)
+
+
+def sgd(start: Start) -> Change:
+    """Plain gradient descent in the place of Adam, also for the rows of a memory.
+
+    No momentum and no weight decay; Lin et al. (arXiv 2510.15103) train rows with it. Its steps are
+    as large as the gradients, so that it wants other learning rates than Adam.
+    """
+    return Change(optimizer=RowSGD)
 
 
 def scored(batch: dict, logits: Tensor) -> Tensor:

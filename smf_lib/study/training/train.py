@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +57,12 @@ def finetune(
     seed: int,
     work_dir: Path,
     extra_loss: Callable[[nn.Module, dict, Any], Tensor] | None = None,
+    optimizer: type[torch.optim.Optimizer] | partial | None = None,
 ) -> TrainingOutcome:
     """Train `model` in place on rows; goes on from the last checkpoint in `work_dir`.
 
     extra_loss: function of (model, batch, its output), a scalar that is added to the batch's loss.
+    optimizer: what makes the optimizer instead of `RowAdamW`, see `baselines.Change`.
 
     A row has `input_ids`, `attention_mask` and `labels`, lists of token ids of one text.
 
@@ -108,7 +112,7 @@ def finetune(
         train_dataset=list(rows),
         data_collator=AnswerCollator(tokenizer, model),
         callbacks=[clock],
-        optimizer_cls_and_kwargs=_optimizer(arguments),
+        optimizer_cls_and_kwargs=_optimizer(arguments, optimizer or RowAdamW),
         extra_loss=extra_loss,
     )
     trainer.remove_callback(PrinterCallback)
@@ -142,10 +146,14 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _optimizer(arguments: TrainingArguments) -> tuple[type[torch.optim.Optimizer], dict]:
-    """AdamW as the Trainer would make it, which also moves memory rows where there are any."""
+def _optimizer(
+    arguments: TrainingArguments, make: type[torch.optim.Optimizer] | partial
+) -> tuple[type[torch.optim.Optimizer], dict]:
+    """The optimizer's class, and of the Trainer's settings of AdamW those that it takes."""
     _, settings = Trainer.get_optimizer_cls_and_kwargs(arguments)
-    return RowAdamW, settings
+    kind, own = (make.func, make.keywords) if isinstance(make, partial) else (make, {})
+    taken = inspect.signature(kind).parameters
+    return kind, {name: value for name, value in settings.items() if name in taken} | own
 
 
 class _ResumableTrainer(Trainer):
