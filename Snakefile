@@ -19,7 +19,7 @@ from snakemake.logging import logger
 
 from smf_lib.report.book.plan import describe_plan, other_builds
 from smf_lib.study.code import code_digest, notebook_digest
-from smf_lib.study.keys import memory_key, run_keys
+from smf_lib.study.keys import memory_key, parent_of, run_keys
 from smf_lib.study.materials import Materials
 from smf_lib.study.profiles import load_profile
 
@@ -101,10 +101,8 @@ def run_parameters(wildcards):
 
 def start_of(wildcards):
     """The record of the run that this one goes on from, so that the two come in order."""
-    run = RUNS[wildcards.run_id]
-    if run.settings.start is None:
-        return []
-    return f"{RESULTS}/local/{PROFILE.run(run.settings.start, run.seed).run_id}.json"
+    parent = parent_of(PROFILE, RUNS[wildcards.run_id])
+    return [] if parent is None else f"{RESULTS}/local/{parent.run_id}.json"
 
 
 def view_parameters(wildcards):

@@ -22,6 +22,7 @@ from .materials import Materials
 from .models import load_tokenizer
 from .precision import autocast, resolve_precision
 from .profiles import RunSpec
+from .settings import BackgroundSettings
 from .tasks.formats import training_row
 
 
@@ -54,12 +55,14 @@ def build(study: Materials, spec: RunSpec) -> tuple[nn.Module, PreTrainedTokeniz
     if config.peft_type != PEFT_TYPE:
         return get_peft_model(model, config), tokenizer
     config.seed += spec.seed
-    text = study.background_text((model, tokenizer)) if config.update == "sparse" else None
+    background, text = study.profile.background_of(spec.settings), None
+    if config.update == "sparse":
+        text = study.background_text((model, tokenizer), background)
     model = get_peft_model(model, config)
     if start is not None:
         load_adapter(model, start)
     if text is not None:
-        read_background(study, model, text, parent)
+        read_background(study, model, text, parent, background)
     return model, tokenizer
 
 
@@ -82,13 +85,18 @@ def build_memory(study: Materials) -> tuple[nn.Module, PreTrainedTokenizerBase]:
 
 
 def read_background(
-    study: Materials, model: nn.Module, text: list[list[int]], parent: RunSpec | None = None
+    study: Materials,
+    model: nn.Module,
+    text: list[list[int]],
+    parent: RunSpec | None = None,
+    background: BackgroundSettings | None = None,
 ) -> None:
     """Give a model's memories their background reads; counted once for a shape, then kept.
 
-    `parent` is the run that trained the memory before, None for a new memory.
+    `parent` is the run that trained the memory before, None for a new memory; `background` the
+    settings that `text` is made by, None for the profile's.
     """
-    key = reads_key(study, model.peft_config["default"], parent)
+    key = reads_key(study, model.peft_config["default"], parent, background)
     path = study.work / f"reads-{key.digest}.pt"
     tables = {id(m.table): m.table for m in memories(model).values()}.values()
     names = ("background_counts", "background_documents", "n_background_documents")
@@ -103,11 +111,12 @@ def read_background(
             getattr(table, name).copy_(counts)
 
 
-def general_text(study: Materials, name: str) -> list[list[int]]:
-    """Token ids of the profile's "background" or "retrofit" text, cut to training.max_length."""
+def general_text(study: Materials, spec: RunSpec, name: str) -> list[list[int]]:
+    """Token ids of a run's "background" or "retrofit" text, cut to training.max_length."""
     longest = study.profile.training.max_length
     if name == "background":
-        return [ids[:longest] for ids in study.background_text()]
+        background = study.profile.background_of(spec.settings)
+        return [ids[:longest] for ids in study.background_text(settings=background)]
     tokenizer = load_tokenizer(study.model_files)
     return [tokenizer(text).input_ids[:longest] for text in study.texts(name) or ()]
 

@@ -3,7 +3,8 @@
 work/<profile>/runs/<run>-<training key>/
     adapter/                 what was trained, for `PeftModel.from_pretrained`
     rows.safetensors         for sparse memory also as a row patch, for `smf_lib.RowPatch`
-    weights/                 of full finetuning, where the profile says `keep: full`
+    weights/                 of full finetuning, where the profile says `keep: full` or another
+                             method starts from it
     training.json            what training took; written last
     <metric>-<metric key>.json
     provenance.json, footprint.json
@@ -39,18 +40,20 @@ class RunFiles:
         folder: where they lie.
         kind: "base", "full" or "peft", the run's kind.
         keys: what they depend on.
+        keeps: whether what is trained is kept.
     """
 
     folder: Path
     kind: str
     keys: RunKeys
+    keeps: bool
 
     @classmethod
     def of(cls, study: Materials, spec: RunSpec) -> RunFiles:
         """The files of a run under today's keys."""
         keys = run_keys(study, spec)
         folder = study.work / "runs" / f"{spec.run_id}-{keys.training.digest}"
-        return cls(folder, spec.settings.kind, keys)
+        return cls(folder, spec.settings.kind, keys, study.profile.is_kept(spec))
 
     @property
     def training(self) -> Path:
@@ -91,7 +94,7 @@ class RunFiles:
         """Whether training has to be done: it was not, or its weights are needed and gone."""
         if self.kind == "base":
             return False
-        needed = self.kind == "peft" or bool(self.unmeasured)
+        needed = self.keeps or bool(self.unmeasured)
         return not self.is_trained or (needed and self.weights is None)
 
 

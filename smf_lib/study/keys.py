@@ -28,6 +28,7 @@ from .metrics import COMMON_CODE, METRICS, metric_names
 from .precision import resolve_precision
 from .profiles import Profile, RunSpec
 from .registry import load_function
+from .settings import BackgroundSettings
 from .tasks.formats import FORMATS
 
 METHOD = tuple(  # what decides the numbers; settings count by their values
@@ -42,7 +43,7 @@ TRAINING = (
     "study/tasks/formats.py",
     "study/training/[!b]*.py",
 )
-BASELINES_CODE = ("study/baselines.py", "study/training/baselines.py")
+BASELINES_CODE = ("study/baselines.py", "study/training/b*.py")
 WRITING = ("study/precision.py", "study/tasks/own_text.py")
 Parts = dict[
     str, Callable[[], str]
@@ -101,17 +102,23 @@ def run_keys(study: Any, spec: RunSpec) -> RunKeys:
     return RunKeys(training, {n: metric_key(study, spec, n, training) for n in names})
 
 
-def reads_key(study: Any, config: SparseMemoryConfig, parent: RunSpec | None = None) -> Key:
+def reads_key(
+    study: Any,
+    config: SparseMemoryConfig,
+    parent: RunSpec | None = None,
+    background: BackgroundSettings | None = None,
+) -> Key:
     """What the background reads of a memory depend on.
 
-    `parent` is the run that trained the memory before, None for a new memory.
+    `parent` is the run that trained the memory before, None for a new memory; `background` the
+    settings of the text, None for the profile's.
     """
     unread = ("rule", "rows_per_step", "max_grad_norm", "trainable", "update")
     shape = {n: v for n, v in _memory_settings(config).items() if n not in unread}
     return Key(
         {
             "memory settings": short_hash(shape),
-            "background": _background(study),
+            "background": _background(study, background or study.profile.background),
             "model": _model(study),
             "precision": _precision(study),
             "run that it goes on from": training_key(study, parent).digest if parent else "",
@@ -141,9 +148,12 @@ def own_text_key(study: Any, sequences: int, tokens: int, seed: int) -> Key:
 
 
 def parent_of(profile: Profile, spec: RunSpec) -> RunSpec | None:
-    """The run whose trained memory this one goes on from, or None."""
+    """The run whose trained memory or weights this one goes on from, or None."""
     start = spec.settings.start
-    return None if start is None else profile.run(start, spec.seed)
+    if start is None:
+        return None
+    rate = spec.learning_rate if spec.settings.kind == "full" else None
+    return profile.run(start, spec.seed, rate)
 
 
 # ---------------------------------------------------------------------- comparing
@@ -221,9 +231,9 @@ def _training_parts(study: Any, spec: RunSpec) -> Parts:
     retrofit = method.stage == "retrofit"
     training = profile.training_of(method)
     sparse = method.peft_type == SPARSE_MEMORY
-    own = method.model_dump(
-        exclude={"label", "start", "training", *({"settings"} if sparse else ())}
-    )
+    background = profile.background_of(method)
+    apart = {"label", "curve", "seeds", "start", "training", "background"}
+    own = method.model_dump(exclude=apart | ({"settings"} if sparse else set()))
     shared = training.model_dump(exclude={"checkpoint_every", "precision"})
     parts = {
         "method settings": lambda: short_hash(own),
@@ -239,7 +249,7 @@ def _training_parts(study: Any, spec: RunSpec) -> Parts:
         parts["memory settings"] = lambda: short_hash(_memory_settings(config))
         parts["code of the method"] = lambda: code_digest(*METHOD)
         if config.update == "sparse":
-            parts["background"] = lambda: _background(study)
+            parts["background"] = lambda: _background(study, background)
             parts["code of the rule"] = lambda: rule_digest(config.rule)
     if method.baseline is not None:
         baseline = BASELINES.find(method.baseline)
@@ -252,7 +262,7 @@ def _training_parts(study: Any, spec: RunSpec) -> Parts:
         if text == "retrofit":
             parts["text of the baseline"] = lambda: _training_rows(study, True)
         elif text == "background":
-            parts["text of the baseline"] = lambda: _background(study)
+            parts["text of the baseline"] = lambda: _background(study, background)
     parent = parent_of(profile, spec)
     if parent is not None:
         parts["run that it goes on from"] = lambda: training_key(study, parent).digest
@@ -345,12 +355,12 @@ def _questions(study: Any, questions: list) -> list:
     return [[dataclasses.asdict(q), form.prompt(q), form.continuations(q)] for q in questions]
 
 
-def _background(study: Any) -> str:
-    settings = study.profile.background
+def _background(study: Any, settings: BackgroundSettings) -> str:
     if settings.text is None:
         return own_text_key(study, settings.sequences, settings.tokens, settings.seed).digest
+    name = f"background {short_hash(settings.model_dump())}"
     return short_hash(
-        _once(study, "background", lambda: study.texts("background")), settings.tokens
+        _once(study, name, lambda: study.texts("background", settings)), settings.tokens
     )
 
 

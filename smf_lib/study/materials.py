@@ -18,6 +18,7 @@ from .files import making, write_json
 from .keys import own_text_key
 from .models import ModelFiles, load_model, resolve_model
 from .profiles import Profile
+from .settings import BackgroundSettings
 from .tasks import corpora, own_text, probes
 from .tasks.exam import Exam, ExamQuestion
 from .tasks.formats import FORMATS, Cloze, Lettered
@@ -73,9 +74,12 @@ class Materials:
         questions, shots = probes.load_knowledge(settings.knowledge_questions)
         return questions, shots[: settings.knowledge_shots]
 
-    def texts(self, field: str) -> list[str] | None:
-        """Texts of the profile's `background` or `retrofit` settings; None if they name none."""
-        settings = getattr(self.profile, field)
+    def texts(self, field: str, settings: BackgroundSettings | None = None) -> list[str] | None:
+        """Texts of the profile's `background` or `retrofit` settings; None if they name none.
+
+        `settings`: those of a background other than the profile's.
+        """
+        settings = settings or getattr(self.profile, field)
         if settings is None or settings.text is None:
             return None
         wanted, rows_field = settings.text, None
@@ -83,9 +87,10 @@ class Materials:
             wanted = wanted.model_copy(update={"rows": settings.sequences})
             rows_field = "background.sequences"
         kept = self.__dict__.setdefault("kept_texts", {})
-        if field not in kept:
-            kept[field] = corpora.load_texts(f"{field}.text", wanted, self.root, rows_field)
-        return kept[field]
+        place = field, wanted.model_dump_json()
+        if place not in kept:
+            kept[place] = corpora.load_texts(f"{field}.text", wanted, self.root, rows_field)
+        return kept[place]
 
     def empty_model(self) -> nn.Module:
         """The base model's modules without their weights."""
@@ -109,9 +114,15 @@ class Materials:
                 write_json(path, text)
         return json.loads(path.read_text())
 
-    def background_text(self, base=None) -> list[list[int]]:
-        """Token ids of the background text: the profile's, or what the base model writes once."""
-        s, texts = self.profile.background, self.texts("background")
+    def background_text(
+        self, base=None, settings: BackgroundSettings | None = None
+    ) -> list[list[int]]:
+        """Token ids of a background text, by default the profile's.
+
+        Without texts of its own it is what the base model writes, once for all runs.
+        """
+        s = settings or self.profile.background
+        texts = self.texts("background", s)
         if texts is None:
             return self._own_text("background", s.sequences, s.tokens, s.seed, base)
         _, tokenizer = base or self.load_base()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import peft
 from pydantic import ConfigDict, Field, field_validator, model_validator
@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from ..method.config import SparseMemoryConfig
 from ..method.registration import NAME as SPARSE_MEMORY
 from .baselines import BASELINES
-from .settings import Settings, TrainingSettings
+from .settings import BackgroundSettings, Settings, TrainingSettings
 
 OWN_TRAINING = (
     "epochs",
@@ -28,11 +28,14 @@ class MethodSettings(Settings):
 
     kind: "base" (no training), "full" (all weights) or "peft". peft_type and settings: a PEFT
     method's name and the fields of its configuration; any method of PEFT works. learning_rate: one
-    value, or a list for a sweep. label: the method's name in figures and tables. stage: "exam", or
-    "retrofit" for a memory that is trained as a language model (the profile's `retrofit`). start:
-    the method whose trained memory this one goes on from, with its settings. baseline: what else
-    it changes about its training, with settings (`baselines`). training: fields of the profile's
-    `training` that differ for this method.
+    value, or a list for a sweep. label: the method's name in figures and tables. curve: the name
+    that methods share which are points of one curve; its own name if left out. seeds: those of the
+    profile if left out. stage: "exam", or "retrofit" for a memory that is trained as a language
+    model (the profile's `retrofit`). start: the method whose trained memory this one goes on from,
+    with its settings; or the full finetuning whose weights it takes, of which `learning_rate` names
+    one if that is a sweep. baseline: what else it changes about its training, with settings
+    (`baselines`). training, background: fields of the profile's `training` and `background` that
+    differ for this method.
     """
 
     label: str
@@ -40,11 +43,14 @@ class MethodSettings(Settings):
     peft_type: str | None = None
     settings: dict[str, Any] = Field(default_factory=dict)
     learning_rate: float | list[float] | None = None
+    curve: str | None = Field(None, min_length=1)
+    seeds: list[Annotated[int, Field(ge=0)]] | None = Field(None, min_length=1)
     stage: Literal["exam", "retrofit"] = "exam"
     start: str | None = None
     baseline: str | None = None
     baseline_settings: dict[str, Any] = Field(default_factory=dict)
     training: dict[str, Any] = Field(default_factory=dict)
+    background: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("learning_rate")
     @classmethod
@@ -52,6 +58,13 @@ class MethodSettings(Settings):
         for rate in value if isinstance(value, list) else [value]:
             if rate is not None and not rate > 0:
                 raise ValueError(f"learning_rate={rate} must be positive")
+        return value
+
+    @field_validator("seeds")
+    @classmethod
+    def _different(cls, value):
+        if value is not None and len(set(value)) < len(value):
+            raise ValueError(f"seeds={value} must differ; leave out what stands twice")
         return value
 
     @model_validator(mode="after")
@@ -65,10 +78,9 @@ class MethodSettings(Settings):
             raise ValueError(f"settings={self.settings} are only for kind='peft'")
         self._check_baseline()
         goes_on = self.baseline is not None and BASELINES.find(self.baseline).needs_start
-        if (self.kind == "base" or goes_on) != (self.learning_rate is None):
+        if not goes_on and (self.kind == "base") != (self.learning_rate is None):
             raise ValueError(
-                f"learning_rate={self.learning_rate}: kind='base' takes none, nor does a "
-                "baseline that does not train; all others need one"
+                f"learning_rate={self.learning_rate}: kind='base' takes none; all others need one"
             )
         if self.peft_type != SPARSE_MEMORY and (
             (self.start and not goes_on) or self.stage == "retrofit"
@@ -80,14 +92,16 @@ class MethodSettings(Settings):
         return self
 
     def _check_baseline(self) -> None:
-        if self.kind == "base" and (self.baseline or self.training):
-            raise ValueError("kind='base' is not trained; it takes no baseline and no training")
+        own = [n for n in ("baseline", "training", "background", "seeds") if getattr(self, n)]
+        if self.kind == "base" and own:
+            raise ValueError(f"kind='base' is not trained; it takes no {' and no '.join(own)}")
         unknown = sorted(set(self.training) - set(OWN_TRAINING))
         if unknown:
             raise ValueError(
                 f"training has the fields {unknown}; a method's own can be "
                 f"{', '.join(OWN_TRAINING)}"
             )
+        self._check_background()
         if self.baseline is None:
             if self.baseline_settings:
                 raise ValueError(f"baseline_settings={self.baseline_settings} need a baseline")
@@ -97,11 +111,37 @@ class MethodSettings(Settings):
             raise ValueError(f"baseline={self.baseline!r} is for kind={' or '.join(spec.kinds)}")
         if spec.needs_start and self.start is None:
             raise ValueError(f"baseline={self.baseline!r} needs `start`, a full finetuning")
+        sparse = self.peft_type == SPARSE_MEMORY and self.settings.get("update") != "dense"
+        if spec.needs_memory and not sparse:
+            raise ValueError(
+                f"baseline={self.baseline!r} is for peft_type={SPARSE_MEMORY!r} with "
+                "update='sparse': it changes how rows are chosen and moved"
+            )
         spec.settings(self.baseline_settings)
+
+    def _check_background(self) -> None:
+        reads = self.peft_type == SPARSE_MEMORY or self.reads_background
+        if self.background and not reads:
+            raise ValueError(
+                f"background={self.background} changes nothing: this method reads no background; "
+                "leave it out"
+            )
+
+    @property
+    def reads_background(self) -> bool:
+        """Whether the method's baseline trains on the background text."""
+        if self.baseline is None:
+            return False
+        settings = BASELINES.find(self.baseline).settings(self.baseline_settings)
+        return settings.get("text") == "background"
 
     def trained_with(self, training: TrainingSettings) -> TrainingSettings:
         """The training settings of this method: the profile's, with its own put over them."""
         return TrainingSettings(**{**training.model_dump(), **self.training})
+
+    def background_with(self, background: BackgroundSettings) -> BackgroundSettings:
+        """The background settings of this method: the profile's, with its own put over them."""
+        return BackgroundSettings(**{**background.model_dump(), **self.background})
 
     def peft_config(
         self, memory: MemorySettings, max_grad_norm: float | None = None
@@ -133,7 +173,7 @@ class MethodSettings(Settings):
     def after(self, parent: MethodSettings) -> MethodSettings:
         """This method with the memory of `parent`, whose shape it shares; updates are its own."""
         if self.kind == "full":  # a baseline that takes the trained weights as they are
-            rate = parent.learning_rate
+            rate = self.learning_rate or parent.learning_rate
             return self.model_copy(update={"learning_rate": rate, "training": parent.training})
         own = ("update", "trainable", "rule", "rows_per_step", "max_grad_norm")
         shape = {name: value for name, value in parent.settings.items() if name not in own}

@@ -88,6 +88,7 @@ class Profile(Settings):
                     raise ValueError("stage='retrofit' needs the profile's `retrofit` settings")
                 self._check_start(method)
                 self.training_of(method)
+                self.background_of(method)
                 if method.baseline_settings.get("text") == "retrofit" and self.retrofit is None:
                     raise ValueError("text='retrofit' needs the profile's `retrofit` settings")
                 if method.kind == "peft":
@@ -111,22 +112,49 @@ class Profile(Settings):
             )
 
     def _check_finetuning(self, method: MethodSettings, parent: MethodSettings | None) -> None:
-        """Raise ValueError unless `start` names a full finetuning whose weights are kept."""
-        plain = parent is not None and parent.kind == "full" and parent.start is None
-        if not plain or isinstance(parent.learning_rate, list):
+        """Raise ValueError unless `start`, and the learning rate, name a full finetuning."""
+        if parent is None or parent.kind != "full" or parent.start is not None:
+            raise ValueError(f"start={method.start!r} must name a full finetuning")
+        rates, own = _listed(parent.learning_rate), _listed(method.learning_rate)
+        if not own and len(rates) > 1:
             raise ValueError(
-                f"start={method.start!r} must name a full finetuning with one learning rate"
+                f"start={method.start!r} is swept over {rates}; name one of them as this method's "
+                "learning_rate"
             )
-        if self.keep != "full":
+        if not set(own) <= set(rates):
             raise ValueError(
-                f"baseline={method.baseline!r} needs the weights of {method.start!r}; set "
-                "`keep: full` in the profile"
+                f"learning_rate={method.learning_rate} must be of start={method.start!r}, which "
+                f"has {rates}"
             )
 
     def training_of(self, method: MethodSettings) -> TrainingSettings:
         """The training settings of a method: those of its stage, with its own put over them."""
         retrofit = self.retrofit if method.stage == "retrofit" else None
         return method.trained_with(retrofit.training if retrofit else self.training)
+
+    def background_of(self, method: MethodSettings) -> BackgroundSettings:
+        """The background settings of a method: the profile's, with its own put over them."""
+        return method.background_with(self.background)
+
+    def seeds_of(self, method: str) -> list[int]:
+        """The seeds of a method: its own, or the profile's; the base model has one."""
+        settings = self.methods[method]
+        return [0] if settings.kind == "base" else settings.seeds or self.seeds
+
+    def is_kept(self, spec: RunSpec) -> bool:
+        """Whether a run keeps what it trained.
+
+        Adapters always do. Weights of full finetuning are kept where the profile says so, and where
+        another method starts from them (of seeds that no one listed, all of them).
+        """
+        if spec.settings.kind != "full" or self.keep == "full":
+            return True
+        return any(
+            method.start == spec.method
+            and spec.learning_rate in _listed(self.complete(method).learning_rate)
+            and (spec.seed in self.seeds_of(name) or spec.seed not in self.seeds_of(spec.method))
+            for name, method in self.methods.items()
+        )
 
     def complete(self, method: MethodSettings) -> MethodSettings:
         """The method with the settings that it takes over from the one it starts from."""
@@ -139,11 +167,14 @@ class Profile(Settings):
         return self.exam.name == "medmcqa" and None not in needed
 
     def runs(self) -> list[RunSpec]:
-        """Every run of this profile: base once, all others for each learning rate and seed."""
+        """Every run of this profile: base once, all others for each seed and learning rate.
+
+        Methods come in the profile's order, of each its seeds, of each seed its learning rates.
+        """
         runs = []
         for name, method in self.methods.items():
             rates = method.learning_rate
-            for seed in self.seeds if method.kind != "base" else self.seeds[:1]:
+            for seed in self.seeds_of(name):
                 for rate in rates if isinstance(rates, list) else [rates]:
                     runs.append(self.run(name, seed, rate))
         return runs
@@ -212,6 +243,11 @@ def load_profile(name_or_path: str | Path, directory: Path = PROFILE_DIR) -> Pro
             f"{path.stem!r}, since results are kept under it"
         )
     return profile
+
+
+def _listed(rates: float | list[float] | None) -> list[float]:
+    """One learning rate, several or none as a list."""
+    return rates if isinstance(rates, list) else [] if rates is None else [rates]
 
 
 def _error_line(place: tuple, value: object, message: str) -> str:

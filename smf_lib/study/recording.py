@@ -14,6 +14,7 @@ from .evaluation.parts import source
 from .files import short_hash
 from .keys import Key, RunKeys
 from .materials import Materials
+from .methods import MethodSettings
 from .metrics import METRICS, describe_data
 from .precision import resolve_precision
 from .profiles import RunSpec
@@ -93,7 +94,7 @@ def build_record(
     profile, exam = study.profile, study.exam
     method = spec.settings
     retrofitted = method.stage == "retrofit" or (method.kind == "peft" and method.start is not None)
-    parts = ("exam", "probes", "background", "memory", "evaluation")
+    parts = ("exam", "probes", "memory", "evaluation")
     files = study.model_files
     return Record(
         schema_version=1,
@@ -107,6 +108,7 @@ def build_record(
         settings={
             "method": spec.settings.model_dump(),
             **{name: getattr(profile, name).model_dump() for name in parts},
+            "background": profile.background_of(method).model_dump(),
             "training": spec.settings.trained_with(profile.training).model_dump(),
             **({"retrofit": profile.retrofit.model_dump()} if retrofitted else {}),
             "precision": resolve_precision(profile.training.precision),
@@ -121,7 +123,7 @@ def build_record(
             "sha256": files.sha256,
             "parameters": study.empty_model().num_parameters(),
         },
-        data=_data(study, metrics, retrofitted),
+        data=_data(study, method, metrics, retrofitted),
         metrics=metrics,
         by_answer={
             name: right_by_answer(exam.split(profile.evaluation.split), metrics[name].items)
@@ -154,17 +156,22 @@ def _key(key: Key) -> dict:
     return {"key": key.digest, "parts": dict(key.parts)}
 
 
-def _data(study: Materials, metrics: dict[str, Metric], retrofitted: bool) -> dict:
+def _data(
+    study: Materials, method: MethodSettings, metrics: dict[str, Metric], retrofitted: bool
+) -> dict:
     """Identity and size of everything that was trained and measured on."""
     found = describe_data(study, list(metrics))
     parts = {name: part for name, part in found.items() if name in DataPart.model_fields}
     parts["other"] = {name: part for name, part in found.items() if name not in parts}
-    for field in ("background", *(("retrofit",) if retrofitted else ())):
-        texts = study.texts(field)
+    settings = {"background": study.profile.background_of(method)}
+    if retrofitted:
+        settings["retrofit"] = study.profile.retrofit
+    for field, own in settings.items():
+        texts = study.texts(field, own)
         if texts is not None:
             parts[field] = {
                 "sha256": short_hash(texts),
                 "rows": len(texts),
-                "source": source(getattr(study.profile, field).text),
+                "source": source(own.text),
             }
     return parts

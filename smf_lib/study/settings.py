@@ -98,7 +98,10 @@ class ChoiceSettings(OwnExamSettings):
 
 
 class TextSettings(Settings):
-    """Texts to read: a Hub id or a folder; assistant replies, or a column `text`."""
+    """Texts to read: a Hub id or a folder; assistant replies, or a column `text`.
+
+    The source "shipped" is the prose that comes with the library, a paragraph a text.
+    """
 
     source: str = "OpenAssistant/oasst1"
     revision: str | None = None

@@ -63,7 +63,9 @@ class Study(Materials):
                 modules that it lacks.
         """
         study = cls(load_profile(profile), Path(root) if root else find_root())
-        _ = study.exam, study.prose, study.knowledge, study.texts("background")
+        _ = study.exam, study.prose, study.knowledge
+        for method in study.profile.methods.values():
+            study.texts("background", study.profile.background_of(method))
         if any(method.stage == "retrofit" for method in study.profile.methods.values()):
             study.texts("retrofit")
         describe_data(study, [n for n in metric_names(study.profile) if not METRICS[n].is_shipped])
@@ -104,7 +106,7 @@ class Study(Materials):
     # ------------------------------------------------------------------ the steps of a run
 
     def parent(self, spec: RunSpec) -> RunSpec | None:
-        """The run whose trained memory this one goes on from, or None."""
+        """The run whose trained memory or weights this one goes on from, or None."""
         return parent_of(self.profile, spec)
 
     def files(self, spec: RunSpec) -> RunFiles:
@@ -154,13 +156,14 @@ class Study(Materials):
                 spec.seed,
                 files.folder,
                 extra_loss=change.loss,
+                optimizer=change.optimizer,
             )
         if change.finish is not None:
             change.finish(model)
         model.eval()
         if processes.is_first():
             parent = self.parent(spec)
-            if spec.settings.kind == "peft" or self.profile.keep == "full":
+            if files.keeps:
                 save_weights(
                     files, model, tokenizer, None if parent is None else self.files(parent)
                 )
@@ -175,10 +178,10 @@ class Study(Materials):
         start = Start(
             model,
             self.training_rows(spec),
-            lambda name: build.general_text(self, name),
+            lambda name: build.general_text(self, spec, name),
             spec.seed,
             resolve_precision(self.profile.training.precision),
-            None if parent is None else lambda: self.trained(parent.method, parent.seed)[0],
+            None if parent is None else lambda: self._trained(parent)[0],
         )
         return change_of(start, spec.settings.baseline, spec.settings.baseline_settings)
 
@@ -242,12 +245,16 @@ class Study(Materials):
             ValueError: an unknown run, one that is not trained, or a full finetuning whose
                 weights were not kept.
         """
-        spec = self.profile.run(method, seed, learning_rate)
+        return self._trained(self.profile.run(method, seed, learning_rate))
+
+    def _trained(self, spec: RunSpec) -> tuple[nn.Module, PreTrainedTokenizerBase]:
         if spec.settings.kind == "base":
             return self.load_base()
         files = self.files(spec)
         if files.weights is None:
-            command = f"python -m smf_lib.study run --profile {self.profile.name} --method {method}"
+            command = (
+                f"python -m smf_lib.study run --profile {self.profile.name} --method {spec.method}"
+            )
             remedy = (
                 "set `keep: full` in the profile and train it again"
                 if files.is_trained

@@ -11,6 +11,7 @@ from helpers_models import tiny_model, tokens
 from peft import LoraConfig, get_peft_model
 from pydantic import Field
 
+from smf_lib.method.background import memories
 from smf_lib.study.baselines import (
     BASELINES,
     NO_CHANGE,
@@ -19,12 +20,14 @@ from smf_lib.study.baselines import (
     change_of,
     register_baseline,
 )
+from smf_lib.study.build import general_text
 from smf_lib.study.keys import training_key
 from smf_lib.study.methods import MethodSettings
-from smf_lib.study.models import load_model, tiny_random_model
+from smf_lib.study.models import load_model, load_tokenizer, tiny_random_model
 from smf_lib.study.profiles import PROFILE_DIR
 from smf_lib.study.settings import TrainingSettings
 from smf_lib.study.study import Study, run
+from smf_lib.study.tasks.probes import load_prose
 from smf_lib.study.training.baselines import scored
 from smf_lib.study.training.train import finetune
 
@@ -206,7 +209,17 @@ def method(**fields):
             "baseline='l2_to_base' is for kind=full",
         ),
         ({"baseline": "wise_ft", "learning_rate": None}, "needs `start`, a full finetuning"),
-        ({"baseline": "wise_ft", "start": "full"}, "nor does a baseline that does not train"),
+        ({"baseline": "released"}, "baseline='released' is for kind=peft"),
+        (
+            {"kind": "peft", "peft_type": "LORA", "baseline": "released"},
+            "baseline='released' is for peft_type='SPARSE_MEMORY' with update='sparse'",
+        ),
+        ({"background": {"sequences": 3}}, "this method reads no background; leave it out"),
+        ({"baseline": "kl_to_base", "background": {"sequences": 3}}, "reads no background"),
+        ({"seeds": [1, 2, 1]}, r"seeds=\[1, 2, 1\] must differ"),
+        ({"seeds": []}, "seeds"),
+        ({"seeds": [-1]}, "seeds"),
+        ({"kind": "base", "learning_rate": None, "seeds": [1]}, "it takes no seeds"),
         ({"training": {"max_length": 9}}, r"fields \['max_length'\]; a method's own can be epochs"),
     ],
 )
@@ -246,6 +259,7 @@ FULL = {"label": "Full", "kind": "full", "learning_rate": 1e-3}
 WISE = {"label": "WiSE-FT", "kind": "full", "baseline": "wise_ft", "start": "full"}
 LORA = {"label": "LoRA", "kind": "peft", "peft_type": "LORA", "learning_rate": 1e-3}
 LORA["settings"] = {"r": 4, "target_modules": "all-linear"}
+SMF = {"label": "SMF", "kind": "peft", "peft_type": "SPARSE_MEMORY", "learning_rate": 1e-2}
 
 
 def study_of(folder, methods, **changes):
@@ -286,6 +300,68 @@ def test_weights_between_base_and_finetuning_are_made_without_training(tmp_path)
     assert any(not torch.equal(base[name], full[name]) for name in base)
 
 
+def test_only_weights_that_another_method_starts_from_are_kept(tmp_path):
+    methods = {
+        "full": FULL | {"learning_rate": [1e-3, 2e-3], "seeds": [0, 1]},
+        "half": WISE | {"learning_rate": 2e-3, "seeds": [0]},
+    }
+    study = study_of(tmp_path, methods, keep="adapters", seeds=[5])
+    specs = study.profile.runs()
+    assert [spec.run_id for spec in specs] == [
+        "full-lr0.001-seed0",
+        "full-lr0.002-seed0",
+        "full-lr0.001-seed1",
+        "full-lr0.002-seed1",
+        "half-seed0",
+    ]
+    kept = [spec.run_id for spec in specs if study.profile.is_kept(spec)]
+    assert kept == ["full-lr0.002-seed0"]
+    assert study.profile.is_kept(study.profile.run("full", 7, 2e-3))  # for `half` with that seed
+
+    half = specs[-1]
+    parent = study.parent(half)
+    assert parent == specs[1]
+    record = run(study, half)
+    assert record.learning_rate == 2e-3 and record.cost.steps == 0
+    assert study.files(parent).weights is not None and study.files(half).weights is None
+    full = weights_of(study.trained("full", 0, 2e-3)[0])
+    model, tokenizer = study.build(half)
+    base = weights_of(model)
+    (study.files(half).folder / "training.json").unlink()  # as if it had been killed
+    study.train(half, model, tokenizer)
+    for name, value in weights_of(model).items():
+        torch.testing.assert_close(value, torch.lerp(base[name], full[name], 0.5))
+
+
+def test_a_method_has_a_background_of_its_own(tmp_path):
+    own = {"sequences": 5, "text": {"source": "shipped"}}
+    methods = {"smf": SMF, "own": SMF | {"background": own}}
+    methods["replay"] = LORA | {"baseline": "replay", "background": own}
+    study = study_of(tmp_path, methods, background={"sequences": 4, "tokens": 9})
+    smf, other, replay = (study.profile.run(name) for name in methods)
+    counted = []
+    for spec in (smf, other):
+        table = next(iter(memories(study.build(spec)[0]).values()))
+        counted.append((int(table.n_background_documents), int(table.background_counts.sum())))
+    assert counted == [(4, 4 * 9 * 8), (5, 5 * 9 * 8)]
+    prose = "\n\n".join(article.text for article in load_prose())
+    read = load_tokenizer(study.model_files).decode
+    texts = [read(ids) for ids in general_text(study, replay, "background")]
+    assert len(set(texts)) == 5 and all(f"\n\n{text}" in f"\n\n{prose}" for text in texts)
+    plain, changed = (training_key(study, spec).parts for spec in (smf, other))
+    assert {name for name in plain if plain[name] != changed[name]} == {"background"}
+    record = run(study, other)
+    assert record.settings["background"]["sequences"] == record.data.background.rows == 5
+
+
+def test_label_curve_and_list_of_seeds_are_in_no_key(tmp_path):
+    named = {"label": "Other", "curve": "one", "seeds": [0, 3]}
+    for fields in (FULL, LORA, SMF):
+        study = study_of(tmp_path, {"plain": fields, "named": fields | named})
+        plain, other = (training_key(study, study.profile.run(n, 3)) for n in ("plain", "named"))
+        assert plain == other
+
+
 def test_a_method_trains_on_replayed_text_with_its_own_epochs(tmp_path):
     methods = {"lora": LORA, "replay": LORA | {"baseline": "replay", "training": {"epochs": 2}}}
     study = study_of(tmp_path, methods)
@@ -316,9 +392,19 @@ def test_the_key_of_a_training_holds_its_baseline_and_what_that_reads(tmp_path):
 @pytest.mark.parametrize(
     "methods, changes, message",
     [
-        ({"full": FULL, "wise": WISE}, {"keep": "adapters"}, "methods.wise: .*set `keep: full`"),
-        ({"full": LORA, "wise": WISE}, {}, "start='full' must name a full finetuning with one"),
+        (
+            {"full": FULL | {"learning_rate": [1e-3, 2e-3]}, "wise": WISE},
+            {},
+            r"start='full' is swept over \[0.001, 0.002\]; name one of them",
+        ),
+        (
+            {"full": FULL, "wise": WISE | {"learning_rate": 2e-3}},
+            {},
+            r"learning_rate=0.002 must be of start='full', which has \[0.001\]",
+        ),
+        ({"full": LORA, "wise": WISE}, {}, "start='full' must name a full finetuning"),
         ({"wise": WISE}, {}, "start='full' must name a full finetuning"),
+        ({"smf": SMF | {"background": {"sequence": 3}}}, {}, "methods.smf: .*sequence"),
         (
             {"lora": LORA | {"baseline": "replay", "baseline_settings": {"text": "retrofit"}}},
             {},

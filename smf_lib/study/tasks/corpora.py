@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .hub import load_rows
-from .probes import KnowledgeQuestion
+from .probes import KnowledgeQuestion, load_prose
 
 if TYPE_CHECKING:
     from ..settings import TextSettings, TriviaQASettings, WikiTextSettings
@@ -112,6 +112,8 @@ def load_texts(
 ) -> list[str]:
     """`rows` texts drawn from the seed: assistant replies, or whatever the column `text` holds.
 
+    The source "shipped" stands for the paragraphs of the prose that comes with the library.
+
     In the columns of OpenAssistant (`role`, `lang`, `rank`), the paper's choice: English replies
     of the assistant ranked first or second, of at least `min_characters`. In those of Dolly, the
     column `response`.
@@ -123,28 +125,35 @@ def load_texts(
     Raises:
         ValueError: see `hub.load_rows`; none of these columns, or fewer texts than asked for.
     """
+    found = _shipped() if settings.source == "shipped" else _column(field, settings, root)
+    found = [t for t in found if isinstance(t, str) and len(t) >= settings.min_characters]
+    found = random.Random(f"texts {settings.seed}").sample(found, len(found))
+    return _first(rows_field or f"{field}.rows", found, settings.rows, rows_field is None)
+
+
+def _shipped() -> list[str]:
+    return [paragraph for article in load_prose() for paragraph in article.text.split("\n\n")]
+
+
+def _column(field: str, settings: TextSettings, root: str | Path) -> list[str]:
     rows = load_rows(
         f"{field}.source", settings.source, settings.split, set(), root, revision=settings.revision
     )
     names = set(rows.column_names)
     if {"text", "role", "lang"} <= names:
-        found = [
+        return [
             row["text"]
             for row in rows
             if row["role"] == "assistant"
             and row["lang"] == "en"
             and row.get("rank", 0) in (0.0, 1.0)
         ]
-    elif names & {"response", "text"}:
-        found = list(rows["response" if "response" in names else "text"])
-    else:
-        raise ValueError(
-            f"{field}.source={settings.source!r} has the columns {', '.join(sorted(names))}; "
-            "texts are taken from `text` or `response`"
-        )
-    found = [t for t in found if isinstance(t, str) and len(t) >= settings.min_characters]
-    found = random.Random(f"texts {settings.seed}").sample(found, len(found))
-    return _first(rows_field or f"{field}.rows", found, settings.rows, rows_field is None)
+    if names & {"response", "text"}:
+        return list(rows["response" if "response" in names else "text"])
+    raise ValueError(
+        f"{field}.source={settings.source!r} has the columns {', '.join(sorted(names))}; "
+        "texts are taken from `text` or `response`"
+    )
 
 
 def _first(field: str, items: list, wanted: int | None, may_be_null: bool = True) -> list:
