@@ -13,12 +13,14 @@ from .text import signed
 
 EXAM = "exam_accuracy"  # what was learned
 DRIFTS = ("prose_perplexity", "knowledge_accuracy", "self_kl")  # what was forgotten, first of all
+TABLED = ("prose_kl",)  # what tables tell beside them where it was measured; not drawn
 # Short names beside a change ("Knowledge change"), what the items are about, titles of panels.
 SHORT = {"exam_accuracy": "Exam", "prose_perplexity": "Perplexity",
-         "knowledge_accuracy": "Knowledge", "self_kl": "KL"}  # fmt: skip
-ITEMS = {"self_kl": "KL"}
+         "knowledge_accuracy": "Knowledge", "self_kl": "KL",
+         "prose_kl": "KL on prose"}  # fmt: skip
+ITEMS = {"self_kl": "KL", "prose_kl": "KL on prose"}
 PANELS = {"prose_perplexity": "Prose", "knowledge_accuracy": "General knowledge",
-          "self_kl": "The base model's own text"}  # fmt: skip
+          "self_kl": "The base model's own text", "prose_kl": "Prose, divergence"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -99,11 +101,14 @@ def measure_of(record: Record, metric: str) -> Measure:
     return Measure(record.spec(metric))
 
 
-def drift_measures(records: Iterable[Record]) -> dict[str, Measure]:
-    """What tells of forgetting: the library's own probes, then any others that the records hold."""
+def drift_measures(records: Iterable[Record], drawn: bool = False) -> dict[str, Measure]:
+    """What tells of forgetting: the library's own probes, then any others that the records hold.
+
+    drawn: without those of the library's that figures do not draw.
+    """
     found = {name: Measure(METRICS.find(name)) for name in DRIFTS}
     for record in records:
         for name, metric in record.metrics.items():
-            if metric.about is not None:
+            if metric.about is not None or (name in TABLED and not drawn):
                 found.setdefault(name, measure_of(record, name))
     return found

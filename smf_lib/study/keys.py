@@ -374,7 +374,9 @@ def _prose(study: Any) -> list:
 
 def _knowledge(study: Any) -> list:
     form = FORMATS["cloze"]
-    return [[[dataclasses.asdict(q), form.prompt(q)] for q in rows] for rows in study.knowledge]
+    questions, shown = study.knowledge
+    asked = [[dataclasses.asdict(q), form.prompt(q)] for q in questions]
+    return [asked, [[[form.prompt(q), q.answer] for q in shots] for shots in shown]]
 
 
 def _self_text(study: Any) -> str:

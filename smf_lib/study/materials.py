@@ -59,20 +59,21 @@ class Materials:
 
     @cached_property
     def prose(self) -> list:
-        """What perplexity is measured on: shipped articles, or lines of WikiText."""
+        """What is measured on prose: sections of shipped articles, or lines of WikiText."""
         settings = self.profile.probes
         if settings.wikitext is not None:
             return corpora.load_wikitext(settings.wikitext, self.root)
-        return probes.load_prose(settings.prose_articles)
+        return probes.sections(probes.load_prose(settings.prose_articles))
 
     @cached_property
     def knowledge(self) -> tuple[list, list]:
-        """Questions of the knowledge probe, and the examples shown before each."""
+        """Questions of the knowledge probe, and for each the examples that it is asked after."""
         settings = self.profile.probes
         if settings.triviaqa is not None:
-            return corpora.load_triviaqa(settings.triviaqa, self.root)
-        questions, shots = probes.load_knowledge(settings.knowledge_questions)
-        return questions, shots[: settings.knowledge_shots]
+            questions, shots = corpora.load_triviaqa(settings.triviaqa, self.root)
+            return questions, [shots] * len(questions)
+        questions = probes.load_knowledge(settings.knowledge_questions)
+        return questions, probes.shown_before(questions, settings.knowledge_shots)
 
     def texts(self, field: str, settings: BackgroundSettings | None = None) -> list[str] | None:
         """Texts of the profile's `background` or `retrofit` settings; None if they name none.

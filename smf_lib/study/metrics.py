@@ -216,3 +216,8 @@ _ship(
     code=("evaluation.protocols",),
 )  # fmt: skip
 _ship("self_kl", "KL from the base", "nats", "self_text", "self_kl")
+_ship(
+    "prose_kl", "KL from the base on prose", "nats", "prose", "prose_kl",
+    settings=("probes.wikitext.window",),
+    code=("tasks.corpora",),
+)  # fmt: skip

@@ -152,7 +152,7 @@ class ProbeSettings(Settings):
 
     prose_articles: int | None = Field(None, ge=1)
     knowledge_questions: int | None = Field(None, ge=1)
-    knowledge_shots: int = Field(5, ge=0, le=8)
+    knowledge_shots: int = Field(5, ge=0)
     self_text_sequences: int = Field(64, ge=1)
     self_text_tokens: int = Field(128, ge=2)
     self_text_seed: int = 1
@@ -213,8 +213,9 @@ class EvaluationSettings(Settings):
     the library's and those that are registered (`metrics.register_metric`).
 
     standard: beside the paper's protocols also those of lm-eval (`evaluation.protocols`); only for
-    an exam or a probe that has both. lm_eval_tasks: further tasks of lm-eval, by name or as the
-    path of a YAML file (below the study's root if relative), scored by their first metric.
+    an exam or a probe that has both. lm_eval_tasks: further tasks, scored by their first metric:
+    those shipped here (`minimal_pairs`, `endings`) and those of lm-eval by name, others as the path
+    of a YAML file (below the study's root if relative).
     """
 
     split: Literal["validation", "test"] = "test"

@@ -83,6 +83,21 @@ def test_words_have_a_perplexity_too():
     assert level(arm, "word_perplexity").value == pytest.approx(np.exp(610 / 200))
 
 
+def test_sections_count_by_article():
+    prose = [[300.0 + i, 100] for i in range(12)]
+    record = make_record("lora", prose=prose)
+    record.metrics["prose_kl"] = record.metrics["self_kl"].model_copy(
+        update={"items": [float(i) for i in range(12)], "n": 12}
+    )
+    record.data.prose.articles, record.data.prose.sections = 4, [3, 2, 4, 3]
+    arm = Arm((record,))
+    assert arm.items("prose_perplexity").tolist()[0] == [
+        [903, 300], [607, 200], [1226, 400], [930, 300]
+    ]  # fmt: skip
+    assert arm.items("prose_kl").tolist() == [[1, 3.5, 6.5, 10]]
+    assert level(arm, "prose_perplexity").n == level(arm, "prose_kl").n == 4
+
+
 def test_windows_of_one_text_count_as_half_as_many_blocks_as_articles():
     record = make_record("lora", prose=[[300.0 + i, 100] for i in range(40)])
     record.data.prose.articles = 12

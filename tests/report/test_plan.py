@@ -55,7 +55,7 @@ def test_an_unknown_time_is_said_to_be_unknown(study):
 def test_each_run_says_what_is_left_of_it_and_why(tmp_path, study):
     record(tmp_path, "local", "base", 100)  # an old one, without keys
     lines = describe_plan(study, [job("finetune", "base"), job("finetune", "lora-seed0")])
-    metrics = "exam_accuracy, prose_perplexity, knowledge_accuracy, self_kl"
+    metrics = "exam_accuracy, prose_perplexity, knowledge_accuracy, self_kl, prose_kl"
     assert f"  base: measure {metrics} (recorded before keys were kept)" in lines
     assert f"  lora-seed0: train, measure {metrics} (no record yet)" in lines
 

@@ -13,10 +13,10 @@ from helpers_text import WORDS, word_tokenizer
 from smf_lib.study.evaluation import harness
 from smf_lib.study.evaluation.evaluate import (
     Measurement,
+    measure_divergence,
     measure_exam,
     measure_knowledge,
     measure_prose,
-    measure_self_kl,
     normalise,
 )
 from smf_lib.study.evaluation.lm import SharedContextLM
@@ -150,16 +150,21 @@ def test_knowledge_compares_normalised_answers_with_all_aliases(scripted):
         Known("three", aliases=["Guinea-Bissau"]),
         Known("four", aliases=["A"]),
     ]
-    measured = measure_knowledge(tiny_lm(), questions, [])
+    measured = measure_knowledge(tiny_lm(), questions, [[]] * 4)
     assert measured.items == [1.0, 0.0, 1.0, 0.0]
     assert (measured.value, measured.n) == (0.5, 4)
 
 
-def test_knowledge_shows_the_examples_in_their_order(scripted):
-    seen = scripted({"five": " one", "six": " two"})
-    shots = [Known("one", "two"), Known("three", "13")]
-    measured = measure_knowledge(tiny_lm(), [Known("five"), Known("six")], shots)
-    assert measured.items == [1.0, 0.0]
+def test_knowledge_shows_each_question_its_examples_in_their_order(scripted):
+    seen = scripted({"five": " one", "four": " two", "six": " two", "seven": " one"})
+    one = [Known("one", "two"), Known("three", "13")]
+    questions = [Known("five"), Known("four"), Known("six"), Known("seven")]
+    measured = measure_knowledge(tiny_lm(), questions, [one, one[::-1], one, one[:1]])
+    assert measured.items == [1.0, 0.0, 0.0, 1.0]
+    shown = {text.split("Question: ")[-1].split("\n")[0]: text for text, _ in seen}
+    assert shown["four"].startswith("Question: three\nAnswer: 13\n\nQuestion: one\nAnswer: two\n\n")
+    assert shown["six"].removesuffix("six\nAnswer:") == shown["five"].removesuffix("five\nAnswer:")
+    assert shown["seven"].startswith("Question: one\nAnswer: two\n\nQuestion: seven")
     assert seen[0][0] == (
         "Question: one\nAnswer: two\n\nQuestion: three\nAnswer: 13\n\nQuestion: five\nAnswer:"
     )
@@ -181,7 +186,7 @@ def test_knowledge_is_what_the_model_itself_generates(shots):
     questions = [Known(question, aliases=["x", said]) for question, said in texts]
     questions[1].aliases.pop()
     lm = SharedContextLM(model, tokenizer, batch_tokens=20)
-    measured = measure_knowledge(lm, questions, examples)
+    measured = measure_knowledge(lm, questions, [examples] * 3)
     assert measured.items == [1.0, 0.0, 1.0]
 
 
@@ -260,7 +265,7 @@ def test_the_error_of_one_item_is_not_a_number():
 # ---------------------------------------------------------------------- KL divergence
 
 
-def test_self_kl_is_the_mean_divergence_of_the_distributions():
+def test_divergence_is_the_mean_divergence_of_the_distributions():
     base, model = tiny_model(seed=0), tiny_model(seed=1)
     sequences = [[3, 4, 5, 6, 7], [8, 9], [10, 11, 12]]
     sums = []
@@ -268,28 +273,31 @@ def test_self_kl_is_the_mean_divergence_of_the_distributions():
         with torch.no_grad():
             p, q = (m(input_ids=torch.tensor([sequence])).logits.softmax(-1) for m in (base, model))
         sums.append((p * (p / q).log()).sum().item())
-    measured = measure_self_kl(model, base, sequences, batch_size=2)
+    measured = measure_divergence("kl", model, base, sequences, batch_tokens=8)
     lengths = [5, 2, 3]
     wanted = [total / length for total, length in zip(sums, lengths)]
     assert measured.items == pytest.approx(wanted, abs=1e-4)
-    assert measured.value == pytest.approx(sum(sums) / 10, abs=1e-4)
+    assert measured.value == pytest.approx(np.mean(wanted), abs=1e-4)
+    assert measured.name == "kl"
     assert measured.value > 1e-3
 
 
 def test_a_model_does_not_diverge_from_itself():
-    measured = measure_self_kl(tiny_model(), tiny_model(), [[3, 4, 5], [6, 7, 8]], precision="bf16")
+    measured = measure_divergence(
+        "kl", tiny_model(), tiny_model(), [[3, 4, 5], [6, 7, 8]], precision="bf16"
+    )
     assert measured.items == [0.0, 0.0]
 
 
 def test_a_memory_that_was_just_inserted_changes_nothing():
-    measured = measure_self_kl(memory_model(), tiny_model(), [[3, 4, 5], [6, 7, 8, 9]])
+    measured = measure_divergence("kl", memory_model(), tiny_model(), [[3, 4, 5], [6, 7, 8, 9]])
     assert measured.items == [0.0, 0.0]
 
 
-def test_self_kl_does_not_depend_on_the_batch_size():
+def test_divergence_does_not_depend_on_the_batch_size():
     models = memory_model(initial_values="random"), tiny_model()
     sequences = [[3 + (5 * i + j) % 40 for j in range(2 + i % 4)] for i in range(7)]
-    one, many = (measure_self_kl(*models, sequences, size).items for size in (1, 8))
+    one, many = (measure_divergence("kl", *models, sequences, n).items for n in (1, 100))
     assert one == pytest.approx(many, abs=1e-5)
 
 
@@ -310,15 +318,18 @@ def test_errors_name_the_parameter_and_what_is_allowed():
         "answer=2 and options=": lambda: exam(["two", "three"], 2),
         "no option empty": lambda: exam(["two", ""], 0),
         "request 1 has .* maximum is 64": lambda: exam(["two", some_words(0, 70)], 0),
-        "aliases=.*none empty": lambda: measure_knowledge(lm, [Known("one", aliases=["?"])], []),
-        "articles is empty": lambda: measure_prose(lm, []),
-        "articles: number 0 has 1 tokens": lambda: measure_prose(lm, [Article("one")], 8),
+        "aliases=.*none empty": lambda: measure_knowledge(lm, [Known("one", aliases=["?"])], [[]]),
+        "shown has 0 lists of examples for 1": lambda: measure_knowledge(lm, [Known("one")], []),
+        "sections is empty": lambda: measure_prose(lm, []),
+        "sections: number 0 has 1 tokens": lambda: measure_prose(lm, [Article("one")], 8),
         "window=7 must be an even": lambda: measure_prose(lm, [Article("one")], 7),
         "window=512 must .* the model's 64": lambda: measure_prose(lm, [Article("one two")]),
-        "sequences is empty": lambda: measure_self_kl(model, model, []),
-        "sequences have 0 to 2 tokens": lambda: measure_self_kl(model, model, [[3, 4], []]),
-        "allowed: 1 to 64": lambda: measure_self_kl(model, model, [[3] * 65]),
-        "batch_size=0 must be": lambda: measure_self_kl(model, model, [[3]], 0),
+        "sequences is empty": lambda: measure_divergence("kl", model, model, []),
+        "sequences have 0 to 2 tokens": lambda: measure_divergence(
+            "kl", model, model, [[3, 4], []]
+        ),
+        "allowed: 1 to 64": lambda: measure_divergence("kl", model, model, [[3] * 65]),
+        "batch_tokens=0 must be": lambda: measure_divergence("kl", model, model, [[3]], 0),
     }
     for message, call in calls.items():
         with pytest.raises(ValueError, match=message):
@@ -339,7 +350,7 @@ def test_measuring_changes_neither_the_model_nor_the_random_numbers():
     state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
     lm = SharedContextLM(model, word_tokenizer(), precision="bf16")
     measure_exam(lm, exam_questions(2))
-    measure_knowledge(lm, [Known("one")], [Known("two")])
+    measure_knowledge(lm, [Known("one")], [[Known("two")]])
     assert model.training
     assert {name for name, p in model.named_parameters() if not p.requires_grad} == frozen
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())

@@ -1,17 +1,28 @@
 """Tasks of lm-eval that a profile names: found, scored as lm-eval scores them, or refused."""
 
 import json
+import shutil
 import types
+from collections import Counter
 
 import pytest
+from datasets import Dataset
 from helpers_models import tiny_model
 from helpers_text import word_tokenizer
 from lm_eval.models.huggingface import HFLM
 
-from smf_lib.study.evaluation.harness import describe_task, find_task, measure_task, run_task
+from smf_lib.study.evaluation import harness
+from smf_lib.study.evaluation.harness import (
+    SHIPPED,
+    describe_task,
+    find_task,
+    measure_task,
+    run_task,
+)
 from smf_lib.study.evaluation.lm import SharedContextLM
 from smf_lib.study.evaluation.measuring import measure_metric
 from smf_lib.study.metrics import METRICS, describe_data, metric_names
+from smf_lib.study.models import load_model, tiny_random_model
 from smf_lib.study.profiles import load_profile
 from smf_lib.study.settings import EvaluationSettings
 
@@ -88,6 +99,51 @@ def test_a_task_that_cannot_be_had_or_is_no_mean_is_refused(task_file, tmp_path)
         find_task(named, tmp_path)
     with pytest.raises(ValueError, match="name two tasks alike; rename a file"):
         EvaluationSettings(lm_eval_tasks=["a/x.yaml", "b/x.yaml"])
+
+
+@pytest.mark.parametrize("name, rows, chance", [("minimal_pairs", 360, 2), ("endings", 120, 4)])
+def test_a_shipped_task_is_found_by_its_name_without_the_hub(
+    name, rows, chance, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    task = find_task(name, tmp_path)
+    profile = load_profile("smoke")
+    evaluation = EvaluationSettings(lm_eval_tasks=[name])
+    profile = profile.model_copy(update={"evaluation": evaluation})
+    assert metric_names(profile)[-1] == f"lm_eval:{name}"
+    study = types.SimpleNamespace(profile=profile, root=tmp_path)
+    part = describe_data(study, [f"lm_eval:{name}"])[f"lm_eval:{name}"]
+    assert part == describe_task(name, find_task(name, tmp_path))
+    assert (part["rows"], part["source"]) == (rows, name)
+    options = [task.doc_to_choice(row) for row in task.eval_docs]
+    assert {len(set(some)) for some in options} == {chance}
+    few = Dataset.from_list(list(task.eval_docs)[:12])
+    task.dataset["test"] = few
+    model, tokenizer = load_model(tiny_random_model(tmp_path / "cache"))
+    measured = measure_task(SharedContextLM(model, tokenizer), name, task)
+    wanted = measure_task(HFLM(pretrained=model, tokenizer=tokenizer), name, task)
+    assert measured.items == wanted.items and (measured.n, measured.task_version) == (12, "1.0")
+
+
+def test_what_a_shipped_task_asks_and_holds_is_in_its_sum(tmp_path, monkeypatch):
+    before = describe_task("endings", find_task("endings", tmp_path))
+    folder = shutil.copytree(harness.SHIPPED, tmp_path / "tasks")
+    monkeypatch.setattr(harness, "SHIPPED", folder)
+    assert describe_task("endings", find_task("endings", tmp_path)) == before
+    rows = folder / "endings.jsonl"
+    rows.write_text(rows.read_text().replace("umbrella", "parasol"))
+    other = describe_task("endings", find_task("endings", tmp_path))
+    assert other["sha256"] != before["sha256"]
+
+
+def test_minimal_pairs_differ_in_a_word_or_two_and_are_even_over_phenomena():
+    rows = [json.loads(line) for line in (SHIPPED / "minimal_pairs.jsonl").open()]
+    counts = Counter(row["phenomenon"] for row in rows)
+    assert len(counts) >= 10 and set(counts.values()) == {30}
+    assert len({row["good"] for row in rows}) == len({row["id"] for row in rows}) == len(rows)
+    for row in rows:
+        good, bad = row["good"].split(), row["bad"].split()
+        assert len(good) == len(bad) and sum(a != b for a, b in zip(good, bad)) == 1, row["id"]
 
 
 @pytest.mark.parametrize("bos", [False, True])

@@ -18,7 +18,7 @@ from smf_lib.study.profiles import PROFILE_DIR, load_profile
 from smf_lib.study.records.results import read_record, write_record
 from smf_lib.study.study import Study, run
 
-METRICS = {"exam_accuracy", "prose_perplexity", "knowledge_accuracy", "self_kl"}
+METRICS = {"exam_accuracy", "prose_perplexity", "knowledge_accuracy", "self_kl", "prose_kl"}
 TRAINED = {"full", "lora", "smf-kl", "smf-tfidf"}
 MEMORIES = {"smf-kl", "smf-tfidf"}
 
@@ -99,7 +99,7 @@ def edit(path, before, after):
         ("training.max_grad_norm", 2.0, TRAINED, set()),
         ("exam.train_rows", 12, TRAINED, set()),
         ("exam.test_rows", 4, set(), {"exam_accuracy"}),
-        ("probes.prose_articles", 1, set(), {"prose_perplexity"}),
+        ("probes.prose_articles", 1, set(), {"prose_perplexity", "prose_kl"}),
         ("probes.knowledge_shots", 1, set(), {"knowledge_accuracy"}),
         ("probes.self_text_seed", 5, set(), {"self_kl"}),
         ("seeds", [1], TRAINED, set()),

@@ -53,16 +53,16 @@ def test_every_shipped_metric_is_whole(name):
 def test_what_a_profile_measures_follows_from_its_probes():
     quick, paper = load_profile("quick"), load_profile("paper")
     assert metric_names(quick) == [
-        "exam_accuracy", "prose_perplexity", "knowledge_accuracy", "self_kl"
+        "exam_accuracy", "prose_perplexity", "knowledge_accuracy", "self_kl", "prose_kl"
     ]  # fmt: skip
     assert metric_names(paper) == [
         "exam_accuracy", "letter_accuracy", "prose_perplexity", "word_perplexity",
-        "knowledge_accuracy", "exact_match", "self_kl",
+        "knowledge_accuracy", "exact_match", "self_kl", "prose_kl",
     ]  # fmt: skip
     few = quick.model_copy(
         update={"evaluation": quick.evaluation.model_copy(update={"probes": ["prose"]})}
     )
-    assert metric_names(few) == ["exam_accuracy", "prose_perplexity"]
+    assert metric_names(few) == ["exam_accuracy", "prose_perplexity", "prose_kl"]
     assert probe_names() == ["prose", "knowledge", "self_text"]
 
 

@@ -208,7 +208,7 @@ def test_a_probe_added_later_trains_only_what_was_not_kept(
     after = run(later, later.profile.run(method))
     assert len(trainings) == 1 + again
     assert ("is trained again" in capsys.readouterr().out) == bool(again)
-    assert set(after.metrics) == {*before.metrics, "prose_perplexity"}
+    assert set(after.metrics) == {*before.metrics, "prose_perplexity", "prose_kl"}
     assert {name: after.metrics[name] for name in before.metrics} == before.metrics
     alone = tmp_path / "alone"
     alone.mkdir()

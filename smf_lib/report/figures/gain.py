@@ -30,7 +30,7 @@ def gain_against_forgetting(records: Sequence[Record]) -> Figure:
     """
     arms = [arm for arm in group_arms(records) if arm.has(EXAM)]
     trained = [arm for arm in arms if not arm.is_base]
-    probes = drift_measures(records)
+    probes = drift_measures(records, drawn=True)
     panels = {m: shown for m, shown in probes.items() if any(arm.has(m) for arm in trained)}
     if not panels:
         raise ValueError(f"records hold no trained run with {EXAM} and a forgetting probe")

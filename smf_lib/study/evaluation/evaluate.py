@@ -23,6 +23,7 @@ from .lm import SharedContextLM
 from .measurement import Measurement
 from .reading import RowReader, batches, inference
 
+WINDOW = 512  # tokens of prose that are read at once
 ANSWER_TOKENS = 12  # most tokens of a generated answer
 ARTICLES = {"a", "an", "the"}
 
@@ -60,7 +61,9 @@ def measure_exam(lm: SharedContextLM, questions: Sequence[ExamQuestion]) -> Meas
     return multiple_choice("exam_accuracy", "acc_norm", run_task(lm, make_task(config, rows)))
 
 
-def measure_knowledge(lm: SharedContextLM, questions: Sequence, fewshot: Sequence) -> Measurement:
+def measure_knowledge(
+    lm: SharedContextLM, questions: Sequence, shown: Sequence[Sequence]
+) -> Measurement:
     """Share of questions that greedy decoding answers right after few-shot examples.
 
     The answer is what is generated up to the end of the line, at most 12 tokens; it is right if
@@ -69,21 +72,44 @@ def measure_knowledge(lm: SharedContextLM, questions: Sequence, fewshot: Sequenc
     Args:
         lm: the model.
         questions: objects with `question` and `aliases`, the list of all right answers.
-        fewshot: objects with `question` and `answer`, shown in this order before every question.
+        shown: for each question the examples before it, in this order; objects with `question`
+            and `answer`. Questions after the same examples are asked together.
 
     Raises:
-        ValueError: no questions, a question without aliases, a text longer than the model's
-            maximum.
+        ValueError: no questions, other numbers of questions and of `shown`, a question without
+            aliases, a text longer than the model's maximum.
     """
     check_not_empty("questions", questions)
+    if len(shown) != len(questions):
+        raise ValueError(
+            f"shown has {len(shown)} lists of examples for {len(questions)} questions; give one "
+            "list a question"
+        )
     for q in questions:
         if not q.aliases or not all(normalise(alias) for alias in q.aliases):
             raise ValueError(
                 f"questions: {q.id} has aliases={q.aliases}; it needs one or more, none empty"
             )
-    shots = [{"prompt": prompt(shot), "answer": shot.answer} for shot in fewshot]
-    rows = [{"prompt": prompt(q), "answer": q.aliases[0], "aliases": q.aliases} for q in questions]
-    config = {
+    asked: dict[tuple, list[int]] = {}  # numbers of the questions after each prompt
+    for number, examples in enumerate(shown):
+        key = tuple((prompt(example), example.answer) for example in examples)
+        asked.setdefault(key, []).append(number)
+    items = [math.nan] * len(questions)
+    for examples, numbers in asked.items():
+        rows = [
+            {"prompt": prompt(q), "answer": q.aliases[0], "aliases": q.aliases}
+            for q in (questions[number] for number in numbers)
+        ]
+        samples = run_task(lm, make_task(_knowledge_task(examples), rows))
+        for number, sample in zip(numbers, samples, strict=True):
+            items[number] = float(sample["exact_match"])
+    return Measurement.of_mean("knowledge_accuracy", items)
+
+
+def _knowledge_task(examples: Sequence[tuple[str, str]]) -> dict:
+    """Questions after these (prompt, answer) pairs, as lm-eval's YAML would have it."""
+    shots = [{"prompt": text, "answer": answer} for text, answer in examples]
+    return {
         "task": "knowledge",
         "output_type": "generate_until",
         "doc_to_text": "prompt",
@@ -94,33 +120,31 @@ def measure_knowledge(lm: SharedContextLM, questions: Sequence, fewshot: Sequenc
         "process_results": _grade,
         "metric_list": [{"metric": "exact_match", **MEAN}],
     }
-    samples = run_task(lm, make_task(config, rows))
-    return Measurement.of_mean("knowledge_accuracy", [float(s["exact_match"]) for s in samples])
 
 
-def measure_prose(lm: SharedContextLM, articles: Sequence, window: int = 512) -> Measurement:
-    """Perplexity a token over articles: exp(summed negative log-likelihood / tokens).
+def measure_prose(lm: SharedContextLM, sections: Sequence, window: int = WINDOW) -> Measurement:
+    """Perplexity a token over sections: exp(summed negative log-likelihood / tokens).
 
-    Each article is read from its own start, after a BOS token if the tokenizer adds one (without
-    one its first token is not scored). An article longer than `window` is read in windows that
+    Each section is read from its own start, after a BOS token if the tokenizer adds one (without
+    one its first token is not scored). A section longer than `window` is read in windows that
     overlap by half, so that every later token has at least window / 2 tokens of context. The
-    standard error is that of a ratio over articles, carried through exp (delta method).
+    standard error is that of a ratio over sections, carried through exp (delta method).
 
     Args:
         lm: the model.
-        articles: objects with `text`; window: most tokens of context and scored text together.
+        sections: objects with `text`; window: most tokens of context and scored text together.
 
     Raises:
-        ValueError: no articles, an article of fewer than two tokens, a window that is odd, below
+        ValueError: no sections, a section of fewer than two tokens, a window that is odd, below
             two or longer than the model's maximum.
     """
-    check_not_empty("articles", articles)
+    check_not_empty("sections", sections)
     check_window(window, lm.max_length)
     texts = []
-    for number, article in enumerate(articles):
-        tokens = lm.tok_encode(article.text)
+    for number, section in enumerate(sections):
+        tokens = lm.tok_encode(section.text)
         if len(tokens) < 2:
-            raise ValueError(f"articles: number {number} has {len(tokens)} tokens; two are needed")
+            raise ValueError(f"sections: number {number} has {len(tokens)} tokens; two are needed")
         texts.append(list(windows(tokens, window)))
     return perplexity("prose_perplexity", lm, texts)
 
@@ -168,27 +192,30 @@ def perplexity_of(name: str, losses, counts, task_version: str | None = None) ->
     return Measurement(mean.name, value, value * mean.stderr, mean.n, items, task_version)
 
 
-def measure_self_kl(
+def measure_divergence(
+    name: str,
     model: nn.Module,
     base_model: nn.Module,
     sequences: Sequence[Sequence[int]],
-    batch_size: int = 8,
+    batch_tokens: int = 1536,
     precision: str = "fp32",
 ) -> Measurement:
     """Mean KL(p_base || p_model) of the next-token distributions, in nats a token.
 
-    The mean is over all tokens of all sequences, each token's softmax is taken in float32, and the
-    standard error is that of a ratio over sequences.
+    Each token's softmax is taken in float32. An item is the mean over a sequence's tokens, the
+    value the mean over sequences.
 
     Args:
+        name: of the measurement.
         model, base_model: causal models with the same vocabulary, on any devices.
         sequences: token ids, one list a sequence.
-        batch_size: how many sequences as long as the longest one forward pass reads.
+        batch_tokens: most tokens, with padding, that one forward pass reads (one sequence is
+            never cut).
         precision: "bf16" (autocast) or "fp32" (the type of the weights), for both models.
 
     Raises:
-        ValueError: no sequences, an empty one or one longer than the models' maximum, a
-            batch_size below one, an unknown precision.
+        ValueError: no sequences, an empty one or one longer than the models' maximum,
+            batch_tokens below one, an unknown precision.
     """
     check_not_empty("sequences", sequences)
     readers = RowReader(base_model), RowReader(model)
@@ -198,10 +225,10 @@ def measure_self_kl(
         raise ValueError(
             f"sequences have {min(lengths)} to {max(lengths)} tokens; allowed: 1 to {limit}"
         )
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size} must be at least 1")
-    sums = [math.nan] * len(sequences)
-    cut = list(batches(lengths, batch_size * max(lengths), readers[0].equal_lengths))
+    if batch_tokens < 1:
+        raise ValueError(f"batch_tokens={batch_tokens} must be at least 1")
+    items = [math.nan] * len(sequences)
+    cut = list(batches(lengths, batch_tokens, readers[0].equal_lengths))
     with inference(base_model, precision), inference(model, precision):
         for batch in tqdm(cut, desc="comparing", unit="batch"):
             texts = [sequences[i] for i in batch]
@@ -209,9 +236,9 @@ def measure_self_kl(
             for i, p, q in zip(batch, base_logits, logits):
                 log_p = p[-lengths[i] :].float().log_softmax(-1)
                 log_q = q[-lengths[i] :].to(p.device).float().log_softmax(-1)
-                sums[i] = F.kl_div(log_q, log_p, reduction="sum", log_target=True).item()
-    items = [total / length for total, length in zip(sums, lengths)]
-    return Measurement.of_ratio("self_kl", sums, lengths, items)
+                total = F.kl_div(log_q, log_p, reduction="sum", log_target=True).item()
+                items[i] = total / lengths[i]
+    return Measurement.of_mean(name, items)
 
 
 def normalise(text: str) -> str:

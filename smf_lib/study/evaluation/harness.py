@@ -16,6 +16,7 @@ from typing import Any
 
 import lm_eval
 import numpy as np
+import yaml
 from datasets import Dataset
 from lm_eval.api.metrics import mean
 from lm_eval.api.task import ConfigurableTask, Task
@@ -23,10 +24,12 @@ from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
 from ..tasks.hub import locate
+from ..tasks.probes import DATA
 from .measurement import Measurement
 
 MEAN = {"aggregation": "mean", "higher_is_better": True}  # of an lm-eval metric
 BUNDLED = Path(lm_eval.__file__).parent / "tasks"
+SHIPPED = DATA / "tasks"  # of this project: a YAML as lm-eval reads it, its rows beside it
 
 
 def make_task(config: dict, rows: list[dict]) -> Task:
@@ -49,13 +52,18 @@ def bundled_task(name: str, rows: list[dict], **changes: Any) -> Task:
 
 
 def find_task(named: str, root: str | Path) -> Task:
-    """The task that a profile names: a YAML file, below `root` if relative, or one of lm-eval's.
+    """The task that a profile names.
+
+    A YAML file, below `root` if relative; or by its name one that this project ships (`SHIPPED`)
+    or one of lm-eval's.
 
     Raises:
         ValueError: no such task, more than one under that name, data that cannot be had, or a task
             whose first metric is not a mean over its items.
     """
     place = Path(locate(named, root))
+    if not place.is_file() and (SHIPPED / f"{named}.yaml").is_file():
+        return _shipped_task(SHIPPED / f"{named}.yaml")
     try:
         with _quiet_lm_eval():
             # lm-eval reads thousands of files to know all its tasks; a task's folder is enough
@@ -85,6 +93,13 @@ def find_task(named: str, root: str | Path) -> Task:
     return task
 
 
+def _shipped_task(path: Path) -> Task:
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    rows = (path.parent / config.pop("dataset_kwargs")["data_files"]["test"]).read_text("utf-8")
+    config.pop("dataset_path")
+    return make_task(config, [json.loads(row) for row in rows.splitlines()])
+
+
 def measure_task(lm, name: str, task: Task) -> Measurement:
     """A task's first metric, an item being what lm-eval's log gives for a row."""
     metric = next(iter(task.aggregation()))
@@ -97,7 +112,8 @@ def describe_task(named: str, task: Task) -> dict:
     rows = [dict(row) for row in task.eval_docs]
     config = task.config.to_dict()
     asked = {name: value for name, value in config.items() if not name.startswith("dataset_")}
-    asked.pop("metadata", None)  # holds a path of this machine
+    for name in ("metadata", "custom_dataset"):  # hold a path, a place in memory of this machine
+        asked.pop(name, None)
     text = json.dumps([rows, asked, version_of(task)], sort_keys=True, default=str)
     sha = hashlib.sha256(text.encode()).hexdigest()[:12]
     return {"sha256": sha, "rows": len(rows), "source": named}

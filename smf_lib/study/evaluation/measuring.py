@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from ..metrics import METRICS
 from ..precision import resolve_precision
 from ..registry import load_function
+from ..tasks.corpora import pages
 from ..tasks.formats import FORMATS
 from . import evaluate, protocols
 from .lm import SharedContextLM
@@ -69,18 +71,38 @@ def words(study: Materials, lm: SharedContextLM) -> evaluate.Measurement:
 
 def knowledge(study: Materials, lm: SharedContextLM) -> evaluate.Measurement:
     """Share of questions of general knowledge answered right."""
-    own = study.profile.probes.triviaqa is None
-    measure = evaluate.measure_knowledge if own else protocols.measure_trivia
-    return measure(lm, *study.knowledge)
+    questions, shown = study.knowledge
+    if study.profile.probes.triviaqa is None:
+        return evaluate.measure_knowledge(lm, questions, shown)
+    return protocols.measure_trivia(lm, questions, shown[0])
 
 
 def exact_match(study: Materials, lm: SharedContextLM) -> evaluate.Measurement:
     """Share of questions of general knowledge answered by an alias and nothing else."""
-    return protocols.measure_trivia_exact(lm, *study.knowledge)
+    questions, shown = study.knowledge
+    return protocols.measure_trivia_exact(lm, questions, shown[0])
 
 
 def self_kl(study: Materials, lm: SharedContextLM) -> evaluate.Measurement:
     """Divergence from the base model on text of the base model."""
     base, base_tokenizer = study.load_base()
     text = study.self_text((base, base_tokenizer))
-    return evaluate.measure_self_kl(lm.model, base, text, precision=lm.precision)
+    return evaluate.measure_divergence(
+        "self_kl", lm.model, base, text, lm.batch_tokens, lm.precision
+    )
+
+
+def prose_kl(study: Materials, lm: SharedContextLM) -> evaluate.Measurement:
+    """Divergence from the base model on prose, which selected no row of a memory.
+
+    Texts are the shipped sections, or of WikiText the articles, each cut to the first tokens of it
+    that perplexity reads at once.
+    """
+    base, _ = study.load_base()
+    wikitext = study.profile.probes.wikitext
+    window = min(wikitext.window if wikitext else evaluate.WINDOW, lm.max_length or math.inf)
+    texts = pages(study.prose) if wikitext else [section.text for section in study.prose]
+    tokens = [lm.tok_encode(text)[:window] for text in texts]
+    return evaluate.measure_divergence(
+        "prose_kl", lm.model, base, tokens, lm.batch_tokens, lm.precision
+    )

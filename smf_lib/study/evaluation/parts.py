@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from ..files import short_hash
@@ -37,29 +38,37 @@ def exam(study: Materials) -> dict:
 
 
 def prose(study: Materials) -> dict:
-    """The record's part about the texts of the perplexity."""
+    """The record's part about prose."""
     wikitext = study.profile.probes.wikitext
     if wikitext is None:
-        articles = [[a.title, a.text] for a in study.prose]
-        words = sum(len(text.split()) for _, text in articles)
-    else:
-        articles = pages(study.prose)
-        words = sum(len(text.split()) for text in articles)
+        sections = Counter(section.article for section in study.prose)
+        return {
+            "sha256": short_hash([[s.article, s.text] for s in study.prose]),
+            "articles": len(sections),
+            "sections": list(sections.values()),
+            "words": sum(len(section.text.split()) for section in study.prose),
+        }
+    articles = pages(study.prose)
     return {
         "sha256": short_hash(articles),
         "articles": len(articles),
-        "words": words,
+        "words": sum(len(text.split()) for text in articles),
         "source": source(wikitext),
     }
 
 
 def knowledge(study: Materials) -> dict:
     """The record's part about the questions of general knowledge."""
-    questions, shots = study.knowledge
+    questions, shown = study.knowledge
     return {
-        "sha256": short_hash([dataclasses.asdict(q) for q in (*questions, *shots)]),
+        "sha256": short_hash(
+            [
+                [dataclasses.asdict(q) for q in (question, *shots)]
+                for question, shots in zip(questions, shown)
+            ]
+        ),
         "questions": len(questions),
-        "shots": len(shots),
+        "shots": len(shown[0]),
         "source": source(study.profile.probes.triviaqa),
     }
 

@@ -122,16 +122,20 @@ class ExamPart(Part):
 
 
 class ProsePart(Part):
-    """The articles of the perplexity probe; `source` says where they are from if not shipped."""
+    """The articles of the probes on prose; `source` says where they are from if not shipped.
+
+    sections: where an item is a section, how many there are of each article, in order.
+    """
 
     sha256: str
     articles: int
     words: int
+    sections: list[int] = []
     source: str = ""
 
 
 class KnowledgePart(Part):
-    """The questions of the knowledge probe and the examples shown before each."""
+    """The questions of the knowledge probe; shots: examples shown before each."""
 
     sha256: str
     questions: int

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DATA = Path(__file__).resolve().parent.parent / "data"
+PROMPTS = 8  # of the knowledge probe; each is read once, and more of them would take longer
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,23 @@ class KnowledgeQuestion:
     aliases: list[str]
 
 
+@dataclass(frozen=True)
+class Section:
+    """A paragraph of an article, read from its own start; `article` is that article's title."""
+
+    article: str
+    text: str
+
+
+def sections(articles: list[Article]) -> list[Section]:
+    """The paragraphs of the articles, in order."""
+    return [
+        Section(article.title, paragraph)
+        for article in articles
+        for paragraph in article.text.split("\n\n")
+    ]
+
+
 def load_prose(n_articles: int | None = None, seed: int = 0) -> list[Article]:
     """The shipped articles, or ``n_articles`` of them drawn from the seed, in shipped order.
 
@@ -51,22 +69,46 @@ def load_prose(n_articles: int | None = None, seed: int = 0) -> list[Article]:
     return [articles[place] for place in sorted(places[:n_articles])]
 
 
-def load_knowledge(
-    n: int | None = None, seed: int = 0
-) -> tuple[list[KnowledgeQuestion], list[KnowledgeQuestion]]:
-    """The shipped questions to score and, apart from them, those to show as examples.
+def load_knowledge(n: int | None = None, seed: int = 0) -> list[KnowledgeQuestion]:
+    """The shipped questions to score.
 
-    With ``n``, that many scored questions are drawn from the seed, equally many of each subject
-    (give or take one). A smaller ``n`` gives a part of what a larger one gives. Raises ValueError
-    if there are fewer than ``n``.
+    With ``n``, that many are drawn from the seed, equally many of each subject (give or take one).
+    A smaller ``n`` gives a part of what a larger one gives. Raises ValueError if there are fewer
+    than ``n``.
     """
     scored = [KnowledgeQuestion(**row) for row in _rows(DATA / "knowledge.jsonl")]
-    examples = [KnowledgeQuestion(**row) for row in _rows(DATA / "knowledge_fewshot.jsonl")]
     if n is None:
-        return scored, examples
+        return scored
     _check_count("probes.knowledge_questions", n, len(scored))
     kept = {question.id for question in _by_turns(scored, random.Random(f"knowledge {seed}"))[:n]}
-    return [question for question in scored if question.id in kept], examples
+    return [question for question in scored if question.id in kept]
+
+
+def load_examples() -> list[KnowledgeQuestion]:
+    """The shipped questions that are shown as examples; none is about the fact of a scored one."""
+    return [KnowledgeQuestion(**row) for row in _rows(DATA / "knowledge_fewshot.jsonl")]
+
+
+def shown_before(questions: list[KnowledgeQuestion], shots: int) -> list[list[KnowledgeQuestion]]:
+    """For each of the shipped questions the ``shots`` examples that it is asked after.
+
+    There are ``PROMPTS`` draws of examples, without repetition and in random order; the questions
+    of each subject are dealt out to them equally (give or take one), so that the luck of a prompt
+    is part of what makes answers differ. It is the same whichever other questions are asked.
+    Raises ValueError for more ``shots`` than there are examples.
+    """
+    examples = load_examples()
+    if not 0 <= shots <= len(examples):
+        raise ValueError(
+            f"probes.knowledge_shots {shots} must be from 0 to {len(examples)}, as many as are "
+            "shipped"
+        )
+    prompts = [random.Random(f"prompt {n}").sample(examples, shots) for n in range(PROMPTS)]
+    dealt = load_knowledge()
+    random.Random("prompts").shuffle(dealt)
+    dealt.sort(key=lambda question: question.subject)
+    turn = {question.id: number % PROMPTS for number, question in enumerate(dealt)}
+    return [prompts[turn[question.id]] for question in questions]
 
 
 def _rows(path: Path) -> Iterator[dict]:
