@@ -208,3 +208,87 @@ def test_no_alias_stands_in_its_question():
 def test_capitals_are_capitals():
     questions = [q for q in load_knowledge() if q.subject == "capitals"]
     assert len(questions) == 30 and all("capital of" in q.question for q in questions)
+
+
+def accepts(question, answer):
+    return normalise(answer) in {normalise(alias) for alias in question.aliases}
+
+
+WORDS = {
+    2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight", 9: "nine",
+    10: "ten", 11: "eleven", 12: "twelve", 15: "fifteen", 18: "eighteen", 20: "twenty",
+    24: "twenty-four", 26: "twenty-six", 52: "fifty-two", 60: "sixty", 64: "sixty-four",
+    88: "eighty-eight", 90: "ninety", 100: "one hundred", 180: "one hundred and eighty",
+    360: "three hundred and sixty", 366: "three hundred and sixty-six", 1000: "one thousand",
+}  # fmt: skip
+
+
+def test_every_count_is_right_in_digits_in_words_and_with_its_noun():
+    found = re.compile(r"(?:.*, )?(?:about |in .*, )?how many (\w+)", re.IGNORECASE)
+    asked = [(q, found.match(q.question)) for q in load_knowledge() if q.answer.isdigit()]
+    asked = [(q, match.group(1)) for q, match in asked if match and int(q.answer) in WORDS]
+    assert len(asked) >= 30
+    for q, noun in asked:
+        number, word = q.answer, WORDS[int(q.answer)]
+        wanted = [number, f"{int(number):,}", f"{number} {noun}", word, f"{word} {noun}"]
+        assert [answer for answer in wanted if not accepts(q, answer)] == [], q.id
+
+
+def test_every_temperature_and_angle_is_right_with_its_signs():
+    asked = [
+        q for q in load_knowledge() if "degree" in q.question and q.answer.strip("-").isdigit()
+    ]
+    assert len(asked) == 6
+    for q in asked:
+        forms = [f"{q.answer}°", f"{q.answer} °", f"{q.answer} degrees"]
+        if "Celsius" in q.question:
+            forms += [f"{q.answer}°C", f"{q.answer} °C", f"{q.answer} ℃", f"{q.answer} degrees C"]
+        forms += [form.replace("-", "−") for form in forms]
+        assert [form for form in forms if not accepts(q, form)] == [], q.id
+
+
+def test_every_formula_is_right_with_subscripts_and_no_symbol_with_a_number():
+    subscripts = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
+    for q in load_knowledge():
+        if "chemical formula" in q.question:
+            assert accepts(q, q.answer.translate(subscripts)), q.id
+        if "chemical symbol for" in q.question:
+            assert not any(accepts(q, f"{q.answer}{n}") for n in (2, 3)), q.id
+
+
+SYMBOLS = {
+    "force": "N", "energy": "J", "power": "W", "electric current": "A",
+    "electrical resistance": "Ω", "frequency": "Hz", "temperature": "K", "pressure": "Pa",
+    "length": "m", "mass": "kg", "voltage": "V", "Japan": "¥", "the United Kingdom": "£",
+    "India": "₹", "China": "¥", "Russia": "₽", "Switzerland": "Fr.", "Mexico": "Mex$",
+    "Thailand": "฿", "South Korea": "₩", "South Africa": "R",
+}  # fmt: skip
+
+
+def test_every_unit_and_currency_is_right_by_its_symbol():
+    pattern = re.compile(r"What is the (?:(?:SI (?:base )?)?unit|currency) of (.*)\?")
+    asked = [(q, pattern.match(q.question)) for q in load_knowledge()]
+    asked = [(q, match.group(1)) for q, match in asked if match]
+    assert {of for _, of in asked} == set(SYMBOLS)
+    assert [q.id for q, of in asked if not accepts(q, SYMBOLS[of])] == []
+
+
+def test_every_alias_is_right_in_any_dress():
+    """In capitals, with a full stop, in quotes or bold, after an article."""
+    for q in load_knowledge():
+        for alias in q.aliases:
+            for dress in ("{}.", '"{}"', "“{}”", "**{}**", " {}\n", "The {}"):
+                answer = dress.format(alias)
+                assert accepts(q, answer) or alias == "A", (q.id, answer)
+            assert accepts(q, alias.upper()), (q.id, alias)
+
+
+def test_no_two_questions_ask_for_one_fact_in_both_directions():
+    """Not one that gives away another: the answer of each standing in the other's question."""
+    questions = [q for q in load_knowledge() if q.subject not in ("mathematics", "astronomy")]
+    held = [f" {normalise(q.question)} " for q in questions]
+    answers = [f" {normalise(q.answer)} " for q in questions]
+    for i in range(len(questions)):
+        for j in range(i):
+            both = answers[i] in held[j] and answers[j] in held[i]
+            assert not both, (questions[i].id, questions[j].id)
