@@ -219,7 +219,7 @@ def load_profile(name_or_path: str | Path, directory: Path = PROFILE_DIR) -> Pro
 
     A profile that says `extends: other` is that other profile (a name, or a path from its own
     folder) with its own fields put over it: mappings are merged, everything else is replaced, and
-    null takes an entry out.
+    null takes an entry out. A mapping that names all entries below it has them in its own order.
 
     Raises:
         ValueError: no such profile (the message lists those there are), not YAML, profiles that
@@ -308,7 +308,10 @@ def _resolve_imports(path: Path, content: dict) -> None:
 
 
 def _merged(below: dict, above: dict) -> dict:
-    """`below` with `above` put over it, mapping by mapping; null takes an entry out."""
+    """`below` with `above` put over it, mapping by mapping; null takes an entry out.
+
+    Where `above` names all entries of a mapping, they stand in its order.
+    """
     result = dict(below)
     for name, value in above.items():
         if value is None and isinstance(below.get(name), dict):
@@ -317,4 +320,6 @@ def _merged(below: dict, above: dict) -> dict:
             result[name] = _merged(below[name], value)
         else:
             result[name] = value
+    if below.keys() <= above.keys():
+        return {name: result[name] for name in above if name in result}
     return result

@@ -354,6 +354,64 @@ def test_a_method_has_a_background_of_its_own(tmp_path):
     assert record.settings["background"]["sequences"] == record.data.background.rows == 5
 
 
+NEW_ARMS = {
+    "full": FULL,
+    "wise": WISE | {"curve": "wise"},
+    "full-replay": FULL | {"baseline": "replay", "baseline_settings": {"share": 0.1}},
+    "lora-replay": LORA | {"baseline": "replay", "baseline_settings": {"share": 0.1}},
+    "smf-replay": SMF | {"baseline": "replay", "baseline_settings": {"share": 0.1}},
+    "smf-kl-to-base": SMF | {"baseline": "kl_to_base"},
+    "smf-3": SMF | {"training": {"epochs": 3}},
+    "sgd": SMF | {"baseline": "sgd", "learning_rate": 100.0},
+    "moments": SMF | {"baseline": "released", "baseline_settings": {"dense_moments": True}},
+    "mask": SMF
+    | {
+        "baseline": "released",
+        "baseline_settings": {"mask_micro_batch": True},
+        "training": {"batch_size": 2, "gradient_accumulation": 2},
+    },
+    "padding": SMF | {"baseline": "released", "baseline_settings": {"count_padding": True}},
+    "off": SMF | {"baseline": "released"},
+    "smf": SMF,
+    "keys": SMF | {"settings": {"trainable": "memory"}},
+    "prose": SMF | {"background": {"sequences": 5, "text": {"source": "shipped"}}},
+    "lora-all": LORA | {"settings": {"r": 8, "lora_alpha": 32, "target_modules": "all-linear"}},
+    "osf": {"label": "OSF", "kind": "peft", "peft_type": "OSF", "learning_rate": 1e-3}
+    | {"settings": {"target_modules": ["q_proj", "down_proj"]}},
+}
+
+
+@pytest.fixture(scope="module")
+def arms(tmp_path_factory):
+    study = study_of(tmp_path_factory.mktemp("arms"), NEW_ARMS, keep="adapters")
+    return study, {spec.method: run(study, spec) for spec in study.profile.runs()}
+
+
+def test_every_kind_of_arm_is_trained_measured_and_recorded(arms):
+    _, records = arms
+    steps = {name: record.cost.steps for name, record in records.items()}
+    assert steps == dict.fromkeys(NEW_ARMS, 2) | {"wise": 0, "smf-3": 6} | {
+        name: 3 for name in ("full-replay", "lora-replay", "smf-replay")
+    }
+    for name, record in records.items():
+        assert record.metrics["exam_accuracy"].n == 4 and record.method == name
+        if name.startswith("smf") or name in ("sgd", "moments", "mask", "padding"):
+            assert all(layer.rows_touched > 0 for layer in record.selection.values())
+
+
+def test_each_switch_of_the_released_algorithm_changes_what_is_trained_and_none_nothing(arms):
+    study, _ = arms
+
+    def rows(name):
+        found = memories(study.trained(name)[0])
+        return torch.cat([memory.values.detach() for memory in found.values()])
+
+    plain = rows("smf")
+    assert torch.equal(rows("off"), plain) and plain.any()
+    for name in ("sgd", "moments", "mask", "padding", "smf-replay", "smf-kl-to-base", "prose"):
+        assert not torch.equal(rows(name), plain), name
+
+
 def test_label_curve_and_list_of_seeds_are_in_no_key(tmp_path):
     named = {"label": "Other", "curve": "one", "seeds": [0, 3]}
     for fields in (FULL, LORA, SMF):

@@ -419,3 +419,28 @@ def test_the_memorys_settings_and_their_defaults_are_those_of_the_method():
     for name in own.keys() - {f.name for f in fields(PeftConfig)} - {"target_modules"}:
         value = getattr(made, name)
         assert MemorySettings(**{name: value}).model_dump() == {name: value}
+
+
+def test_methods_are_run_in_the_order_of_the_profile_each_with_its_own_seeds():
+    frontier = load_profile("frontier")
+    runs = frontier.runs()
+    order = list(dict.fromkeys(spec.method for spec in runs))
+    assert order[:4] == ["base", "smf-tfidf", "lora", "full"] and order == list(frontier.methods)
+    seeds = {m: list(dict.fromkeys(s.seed for s in runs if s.method == m)) for m in order}
+    assert seeds["base"] == [0] and seeds["lora"] == [0, 1, 2, 3, 4] and seeds["osf"] == [0, 1, 2]
+    first = [spec.learning_rate for spec in runs if spec.method == "lora"][:5]
+    assert first == frontier.methods["lora"].learning_rate
+    assert all(s.seed == 0 for s in [spec for spec in runs if spec.method == "lora"][:5])
+    assert {m.curve for name, m in frontier.methods.items() if name.startswith("wise")} == {
+        "wise-ft"
+    }
+
+
+def test_a_profile_that_names_all_entries_of_another_has_them_in_its_own_order(tmp_path):
+    below = "extends: smoke\nname: below\nmethods: {smf-kl: null, smf-tfidf: null}\n"
+    (tmp_path / "below.yaml").write_text(below)
+    methods = "{lora: {}, new: {label: New, kind: full, learning_rate: 1}, base: {}, full: {}}"
+    (tmp_path / "all.yaml").write_text(f"extends: below.yaml\nname: all\nmethods: {methods}\n")
+    (tmp_path / "one.yaml").write_text("extends: below.yaml\nname: one\nmethods: {lora: {}}\n")
+    assert list(load_profile(tmp_path / "all.yaml").methods) == ["lora", "new", "base", "full"]
+    assert list(load_profile(tmp_path / "one.yaml").methods) == ["base", "full", "lora"]
