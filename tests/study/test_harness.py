@@ -4,6 +4,7 @@ import json
 import shutil
 import types
 from collections import Counter
+from functools import partial
 
 import pytest
 from datasets import Dataset
@@ -21,6 +22,8 @@ from smf_lib.study.evaluation.harness import (
 )
 from smf_lib.study.evaluation.lm import SharedContextLM
 from smf_lib.study.evaluation.measuring import measure_metric
+from smf_lib.study.keys import metric_key
+from smf_lib.study.materials import Materials
 from smf_lib.study.metrics import METRICS, describe_data, metric_names
 from smf_lib.study.models import load_model, tiny_random_model
 from smf_lib.study.profiles import load_profile
@@ -130,10 +133,16 @@ def test_what_a_shipped_task_asks_and_holds_is_in_its_sum(tmp_path, monkeypatch)
     folder = shutil.copytree(harness.SHIPPED, tmp_path / "tasks")
     monkeypatch.setattr(harness, "SHIPPED", folder)
     assert describe_task("endings", find_task("endings", tmp_path)) == before
+    profile = load_profile("smoke")
+    evaluation = EvaluationSettings(lm_eval_tasks=["endings"])
+    profile = profile.model_copy(update={"evaluation": evaluation})
+    key = partial(metric_key, spec=profile.runs()[0], metric="lm_eval:endings")
+    old = key(Materials(profile, tmp_path))
     rows = folder / "endings.jsonl"
     rows.write_text(rows.read_text().replace("umbrella", "parasol"))
     other = describe_task("endings", find_task("endings", tmp_path))
     assert other["sha256"] != before["sha256"]
+    assert key(Materials(profile, tmp_path)).changed(old.parts) == ["data of lm_eval:endings"]
 
 
 def test_minimal_pairs_differ_in_a_word_or_two_and_are_even_over_phenomena():

@@ -7,6 +7,7 @@ import pytest
 
 from smf_lib.study.evaluation.evaluate import normalise
 from smf_lib.study.tasks.probes import (
+    DATA,
     load_examples,
     load_knowledge,
     load_prose,
@@ -38,6 +39,8 @@ def test_prose_and_questions_stay_away_from_medicine():
     for article in load_prose():
         text = re.sub("tropics? of Cancer", "", article.text, flags=re.IGNORECASE)
         assert not MEDICAL.findall(f"{article.title} {text}"), article.title
+    for path in (DATA / "tasks").glob("*.jsonl"):
+        assert not MEDICAL.findall(path.read_text()), path.name
     for question in (*load_knowledge(), *load_examples()):
         assert not MEDICAL.findall(question.question + " " + question.answer), question.id
 

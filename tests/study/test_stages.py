@@ -156,6 +156,7 @@ def test_every_arm_is_trained_measured_and_recorded(runs):
     sizes = {m: metric.n for m, metric in found["base"][2].metrics.items()}
     assert (sizes["exam_accuracy"], sizes["letter_accuracy"]) == (4, 6)
     assert (sizes["knowledge_accuracy"], sizes["exact_match"], sizes["self_kl"]) == (3, 3, 2)
+    assert sizes["prose_kl"] == found["base"][2].data.prose.articles
 
 
 @pytest.mark.parametrize("method", ["smf-kl", "lora", "osf", "ia3", "ln-tuning", "full"])

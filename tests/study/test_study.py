@@ -10,6 +10,8 @@ import yaml
 from smf_lib import RowPatch
 from smf_lib.method.background import memories
 from smf_lib.study import study as study_module
+from smf_lib.study.evaluation.evaluate import WINDOW
+from smf_lib.study.evaluation.measuring import measure_metric
 from smf_lib.study.profiles import PROFILE_DIR
 from smf_lib.study.recording import footprint
 from smf_lib.study.records.results import read_record
@@ -50,6 +52,23 @@ def measured(study, spec):
     model, tokenizer = study.build(spec)
     outcome = study.train(spec, model, tokenizer)
     return model, tokenizer, outcome, study.measure(spec, model, tokenizer)
+
+
+def test_divergence_on_prose_is_zero_for_the_base_and_an_item_a_section(tmp_path):
+    study = smoke(tmp_path)
+    model, tokenizer = study.load_base()
+    found = measure_metric(study, "prose_kl", model, tokenizer)
+    assert found["items"] == [0.0] * 6 and found["n"] == len(study.prose)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(1.5)
+    moved = measure_metric(study, "prose_kl", model, tokenizer)
+    assert min(moved["items"]) > 0
+    base = study.load_base()[0]
+    ids = torch.tensor([tokenizer(study.prose[4].text).input_ids[:WINDOW]])
+    with torch.no_grad():
+        p, q = (m.eval()(input_ids=ids).logits.log_softmax(-1) for m in (base, model))
+    wanted = (p.exp() * (p - q)).sum(-1).mean().item()
+    assert moved["items"][4] == pytest.approx(wanted, rel=1e-4)
 
 
 def test_only_the_answer_bears_loss_and_it_is_the_right_one(tmp_path):
