@@ -43,7 +43,6 @@ TRAINING = (
     "study/tasks/formats.py",
     "study/training/[!b]*.py",
 )
-BASELINES_CODE = ("study/baselines.py", "study/training/b*.py")
 WRITING = ("study/precision.py", "study/tasks/own_text.py")
 Parts = dict[
     str, Callable[[], str]
@@ -254,11 +253,7 @@ def _training_parts(study: Any, spec: RunSpec) -> Parts:
     if method.baseline is not None:
         baseline = BASELINES.find(method.baseline)
         text = baseline.settings(method.baseline_settings).get("text")
-        parts["code of the baseline"] = lambda: (
-            code_digest(*BASELINES_CODE)
-            if isinstance(baseline.apply, str)
-            else function_digest(baseline.apply)
-        )
+        parts["code of the baseline"] = lambda: _baseline_code(baseline.apply)
         if text == "retrofit":
             parts["text of the baseline"] = lambda: _training_rows(study, True)
         elif text == "background":
@@ -267,6 +262,13 @@ def _training_parts(study: Any, spec: RunSpec) -> Parts:
     if parent is not None:
         parts["run that it goes on from"] = lambda: training_key(study, parent).digest
     return parts
+
+
+def _baseline_code(apply: Callable | str) -> str:
+    if not isinstance(apply, str):  # a user's
+        return function_digest(apply)
+    module = apply.partition(":")[0].replace(".", "/")
+    return code_digest("study/baselines.py", f"study/{module}.py")
 
 
 def _metric_parts(study: Any, metric: str) -> Parts:

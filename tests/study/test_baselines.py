@@ -1,6 +1,7 @@
 """Baselines that are no PEFT configuration: what they add to a loss, to rows and to weights."""
 
 import copy
+import shutil
 from collections import Counter
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from peft import LoraConfig, get_peft_model
 from pydantic import Field
 
 from smf_lib.method.background import memories
+from smf_lib.study import code
 from smf_lib.study.baselines import (
     BASELINES,
     NO_CHANGE,
@@ -445,6 +447,25 @@ def test_the_key_of_a_training_holds_its_baseline_and_what_that_reads(tmp_path):
     assert {n for n in replayed if replayed[n] != other[n]} == {"method settings"}
     longer = parts(training={"epochs": 3})
     assert {n for n in plain if plain[n] != longer[n]} == {"training settings"}
+
+
+def test_a_baselines_key_holds_the_code_of_its_own_module(tmp_path, monkeypatch):
+    methods = {"sgd": SMF | {"baseline": "sgd"}, "released": SMF | {"baseline": "released"}}
+    study = study_of(tmp_path, methods)
+    package = tmp_path / "package"
+    shutil.copytree(code.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(code, "PACKAGE", package)
+
+    def found():
+        return [training_key(study, study.profile.run(name)) for name in methods]
+
+    before = found()
+    with open(package / "study" / "training" / "baseline_released.py", "a") as file:
+        file.write("X = 1\n")
+    assert [now.changed(key.parts) for now, key in zip(found(), before)] == [
+        [],
+        ["code of the baseline"],
+    ]
 
 
 @pytest.mark.parametrize(
