@@ -117,13 +117,24 @@ def test_a_broken_record_is_named(study):
         staged(study)
 
 
-def test_swept_methods_have_a_page_a_learning_rate():
-    sweep = load_profile("sweep")
+@pytest.mark.parametrize("name", ["sweep", "frontier", "ablations"])
+def test_swept_methods_have_a_page_a_learning_rate(name):
+    sweep = load_profile(name)
     runs = build.shown_runs(sweep)
-    assert len(runs) == len(sweep.runs()) // len(sweep.seeds) or len(sweep.seeds) == 1
+    assert {(run.method, run.learning_rate) for run in runs} == {
+        (run.method, run.learning_rate) for run in sweep.runs()
+    }
+    assert len(runs) < len(sweep.runs()) or len(sweep.seeds) == 1
     described = [build.describe_run(sweep, run) for run in runs]
     assert len(set(described)) == len(described)
     assert any("learning rate" in text for text in described)
+
+
+def test_a_method_with_seeds_of_its_own_is_shown_by_its_first():
+    smoke = load_profile("smoke")
+    own = smoke.methods["lora"].model_copy(update={"seeds": [7, 3]})
+    smoke = smoke.model_copy(update={"methods": smoke.methods | {"lora": own}})
+    assert [run.seed for run in build.shown_runs(smoke) if run.method == "lora"] == [7]
 
 
 def test_command_line_reports_errors_in_one_message(tmp_path):

@@ -8,7 +8,7 @@ from typing import Annotated
 import pytest
 import torch
 import yaml
-from helpers_models import tiny_model, tokens
+from helpers_models import memory_model, tables, tiny_model, tokens
 from peft import LoraConfig, get_peft_model
 from pydantic import Field
 
@@ -99,6 +99,28 @@ def test_the_divergence_is_nothing_at_the_start_and_the_formula_later(wrap):
     found.backward()
     moved = [p.grad for p in model.parameters() if p.requires_grad]
     assert all(g is not None for g in moved) and any((g != 0).any() for g in moved)
+
+
+def test_the_divergence_reaches_the_rows_of_a_memory_and_counts_their_reads_once():
+    given, found = batch(), {}
+    for update in ("sparse", "dense"):
+        model = memory_model(update=update)
+        for seed, table in enumerate(tables(model)):
+            noise = torch.randn(table.values.shape, generator=torch.Generator().manual_seed(seed))
+            table.values.data.copy_(0.3 * noise)
+        loss = change_of(start(model), "kl_to_base", {"weight": 3.0}).loss
+        divergence = loss(model, given, model(**given))
+        divergence.backward()
+        assert divergence > 1e-3
+        if update == "dense":
+            found[update] = [table.values.grad for table in tables(model)]
+            continue
+        assert [len(table.tape.entries) for table in tables(model)] == [1, 1]
+        every = torch.arange(64)
+        found[update] = [table.tape.row_gradient(every) for table in tables(model)]
+    for rows, whole in zip(found["sparse"], found["dense"]):
+        torch.testing.assert_close(rows, whole)
+        assert whole.any()
 
 
 def test_logits_chosen_by_the_collator_are_scored_as_all_logits_are():

@@ -101,10 +101,8 @@ def build(profile: Profile, source: Path, root: Path, log: Path) -> Path:
 
 
 def shown_runs(profile: Profile) -> list[RunSpec]:
-    """The runs that have a page of their own: of several seeds the first."""
-    return [
-        run for run in profile.runs() if run.seed == profile.seeds[0] or run.settings.kind == "base"
-    ]
+    """The runs that have a page of their own: of a method's seeds the first."""
+    return [run for run in profile.runs() if run.seed == profile.seeds_of(run.method)[0]]
 
 
 def describe_run(profile: Profile, run: RunSpec) -> str:
@@ -182,7 +180,8 @@ def _methods_page(profile: Profile, shown: list[RunSpec], machines: str) -> str:
         rate = "" if run.learning_rate is None else f"{run.learning_rate:g}"
         link = f"{{doc}}`{describe_run(profile, run)} <02_finetune_{run.run_id}>`"
         rows.append(f"| {link} | `{run.method}` | {run.seed} | {rate} |")
-    seeds = "" if len(profile.seeds) == 1 else f" Of the seeds {profile.seeds} the first is shown."
+    several = any(len(profile.seeds_of(name)) > 1 for name in profile.methods)
+    seeds = " Of several seeds the first is shown." if several else ""
     return "\n".join(
         [
             "# Finetuning, method by method",
