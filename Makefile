@@ -2,6 +2,7 @@
 
 PROFILE ?= quick
 CORES ?= all
+JOBS ?= 1
 VENV ?= .venv
 TORCH ?=
 PYTHONS = $(or $(PYTHON),python3.11 python3.12 python3.13 python3)
@@ -25,7 +26,7 @@ endif
 
 SNAKEMAKE = $(RUN)snakemake --cores $(CORES) --nolock --rerun-incomplete \
 	--rerun-triggers mtime params input --quiet host progress rules reason \
-	--config profile=$(PROFILE)
+	--config profile=$(PROFILE) jobs=$(JOBS)
 
 .DEFAULT_GOAL := help
 .PHONY: help book study test lint lock clean
@@ -34,11 +35,13 @@ help:
 	@echo "make book            make the environment, run the study, build the book (PROFILE=quick)"
 	@echo "make book PROFILE=x  the same for profiles/x.yaml, or for the path of a profile"
 	@echo "make study           run the study and write its records, but build no pages"
+	@echo "make study PROFILE=x JOBS=4   the same with four runs side by side"
 	@echo "make test            make the environment and pass all tests"
 	@echo "make lint            check format, style, docstrings, types, dead code and dependencies"
 	@echo "make lock            write requirements.lock again from pyproject.toml (needs uv)"
 	@echo "make clean           remove what the study computed and trained (work/PROFILE); records stay"
 	@echo
+	@echo "JOBS=1      runs side by side, which share the cores (and the GPU, where there is one)"
 	@echo "CORES=all   cores to use      VENV=.venv   the environment; VENV=none: the active one"
 	@echo "PYTHON=...  the Python to make the environment with, 3.11 or newer"
 	@echo "TORCH=cpu   when making it: PyTorch without CUDA (on Linux 0.2 GB to download, not 2.7)"

@@ -20,6 +20,7 @@ from snakemake.logging import logger
 from smf_lib.report.book.plan import describe_plan, other_builds
 from smf_lib.study.code import code_digest, notebook_digest
 from smf_lib.study.keys import memory_key, parent_of, run_keys
+from smf_lib.study.many import ALLOCATION, check_limits
 from smf_lib.study.materials import Materials
 from smf_lib.study.profiles import load_profile
 
@@ -31,14 +32,15 @@ VIEWS = ["03_results", "04_selection", "05_cost", "06_paper"]
 PAPER_STUDIES = ["medmcqa-qwen-coder", "medmcqa-smollm2", "paper"]
 
 os.environ["SMF_ROOT"] = os.getcwd()
-# By default glibc gives every large buffer back to the kernel and gets it again, page by page, at the
-# next step; on a processor that is a fifth of a training step of SmolLM2. Results do not depend on it.
-# Buffers above 256 MiB still go back: kept, they leave holes that the next, larger one does not fit
-# into: full finetuning of half a billion parameters ran out of 24 GiB, and takes 20 without them.
-os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**28))
-os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**33))
+for name, value in ALLOCATION.items():
+    os.environ.setdefault(name, value)
+# Runs side by side share the cores. On a cluster there is no number of them to share, and a job has
+# as many as `--set-threads` gives it.
+CORES = workflow.resource_settings.cores or 1
 PROFILE_NAME = str(config.get("profile", "quick"))
 try:
+    JOBS = int(config.get("jobs", 1))
+    check_limits(JOBS)
     PROFILE = load_profile(PROFILE_NAME)
     RUNS = {run.run_id: run for run in PROFILE.runs()}
     MATERIALS = Materials(PROFILE, Path.cwd())
@@ -172,7 +174,7 @@ rule build_memory:
         parameters=notebook_parameters(),
         log=f"{WORK}/logs/01_build_memory.log",
     priority: 2
-    threads: workflow.cores
+    threads: CORES
     shell:
         RUN_NOTEBOOK
 
@@ -192,7 +194,7 @@ rule finetune:
         parameters=run_parameters,
         log=WORK + "/logs/{run_id}.log",
     priority: 1
-    threads: workflow.cores
+    threads: max(1, CORES // JOBS)
     shell:
         RUN_NOTEBOOK
 
@@ -207,7 +209,7 @@ rule view:
         key=lambda w: notebook_key(w.view),
         parameters=view_parameters,
         log=WORK + "/logs/{view}.log",
-    threads: workflow.cores
+    threads: CORES
     shell:
         RUN_NOTEBOOK
 

@@ -139,7 +139,7 @@ class Outcome:
         return lines
 
 
-def check_limits(workers: int, seconds: float | None) -> None:
+def check_limits(workers: int, seconds: float | None = None) -> None:
     """Raise ValueError unless so many runs at a time, for so long, can be."""
     for name, value in {"jobs": workers, "seconds": seconds}.items():
         if value is not None and value <= 0:
