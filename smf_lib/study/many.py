@@ -203,6 +203,9 @@ class _Runs:
                 self.outcome.ended += [worker.job.name for worker in self.running]
                 for worker in self.workers:
                     worker.end()
+        late = {name: job for name, job in self.waiting.items() if not self._fits(job)}
+        self._leave_out(late, "the time is short")
+        self._leave_out(self.waiting, "the run that it goes on from is not there")
         return self.outcome
 
     @property
@@ -223,8 +226,6 @@ class _Runs:
                 continue
             idle[0].start(job)
             given = True
-        if not given and not self.running:
-            self._explain_waiting()
         return given
 
     def _next(self) -> Job | None:
@@ -238,9 +239,9 @@ class _Runs:
         """Whether a run would be done in time; one like which there was none so far is tried."""
         if self.deadline is None:
             return True
-        running = [(w.job, time.monotonic() - w.started) for w in self.running]
-        longest = max((_scaled(job, *known) for known in self.took + running), default=0.0)
-        return time.monotonic() + longest < self.deadline
+        now = time.monotonic()
+        going = [now - w.started for w in self.running if _alike(job, w.job)]
+        return now + max(_known(job, self.took) + going, default=0.0) < self.deadline
 
     def _waits_for_parent(self, job: Job) -> bool:
         """Whether the run that this one goes on from is to be recorded or trained before it."""
@@ -258,8 +259,8 @@ class _Runs:
         """Wait a second at most for what workers report."""
         for ready in connection.wait([worker.pipe for worker in self.running], timeout=1.0):
             worker = next(worker for worker in self.workers if worker.pipe is ready)
-            job, seconds = worker.job, time.monotonic() - worker.started
-            error = worker.result()
+            job = worker.job
+            error, seconds = worker.result()
             if error is None:
                 self.outcome.done.append(job.name)
                 self.took.append((job, seconds))
@@ -270,12 +271,6 @@ class _Runs:
                 self.workers.remove(worker)  # what an error leaves in memory goes with it
                 worker.end()
 
-    def _explain_waiting(self) -> None:
-        """Say of all that waits why it was not begun."""
-        late = {name: job for name, job in self.waiting.items() if not self._fits(job)}
-        self._leave_out(late, "the time is short")
-        self._leave_out(self.waiting, "the run that it goes on from is not there")
-
     def _leave_out(self, jobs: dict[str, Job], reason: str) -> None:
         for name in list(jobs):
             self.outcome.not_started[name] = reason
@@ -285,24 +280,30 @@ class _Runs:
         """How long all will take, judging by the mean of what is done."""
 
         def expected(job: Job) -> float:
-            known = [s for s in (_scaled(job, *took) for took in self.took) if s]
-            return sum(known) / len(known) if known else everything
+            known = _known(job, self.took) or everything
+            return sum(known) / len(known)
 
         if not self.took:
             return "time left unknown"
-        everything = sum(seconds for _, seconds in self.took) / len(self.took)
+        everything = [seconds for _, seconds in self.took]
         left = sum(map(expected, self.waiting.values()))
         for worker in self.running:
             left += max(0.0, expected(worker.job) - (time.monotonic() - worker.started))
         return f"about {tqdm.format_interval(round(left / self.most))} left"
 
 
-def _scaled(job: Job, other: Job, seconds: float) -> float:
-    """Seconds that a run may take if another took `seconds`; 0 if that one says nothing of it."""
-    like = job.profile == other.profile and bool(job.epochs) == bool(other.epochs)
-    if not like:
-        return 0.0
-    return seconds * max(1.0, job.epochs / other.epochs if other.epochs else 1.0)
+def _alike(job: Job, other: Job) -> bool:
+    """Whether two runs take about as long."""
+    return job.profile == other.profile and job.epochs == other.epochs
+
+
+def _known(job: Job, took: list[tuple[Job, float]]) -> list[float]:
+    """Seconds of runs like this one; where there are none, of its profile's, by their epochs."""
+    alike = [seconds for other, seconds in took if _alike(job, other)]
+    if alike or not job.epochs:
+        return alike
+    trained = [(o, s) for o, s in took if o.profile == job.profile and o.epochs]
+    return [seconds * job.epochs / other.epochs for other, seconds in trained]
 
 
 def _bar(total: int) -> tqdm:
@@ -328,7 +329,7 @@ class _Worker:
     def __init__(self, threads: int):
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(theirs,), daemon=True)
+        self.process = context.Process(target=_work, args=(theirs,))
         settings = {**ALLOCATION, "OMP_NUM_THREADS": str(threads)}
         with _environment({n: v for n, v in settings.items() if n not in os.environ}):
             self.process.start()
@@ -344,14 +345,14 @@ class _Worker:
         with contextlib.suppress(BrokenPipeError):  # it has ended; `result` says so
             self.pipe.send(run)
 
-    def result(self) -> str | None:
-        """The error with which the run ended, None if it is done."""
+    def result(self) -> tuple[str | None, float]:
+        """The error with which the run ended, None if it is done; and how many seconds it took."""
         self.job = None
         try:
             return self.pipe.recv()
         except (EOFError, ConnectionResetError):
             self.process.join()
-            return f"its process ended with status {self.process.exitcode}"
+            return f"its process ended with status {self.process.exitcode}", 0.0
 
     def end(self) -> None:
         """End the process, at once if it is at work."""
@@ -376,7 +377,7 @@ def _environment(settings: dict[str, str]):
 
 
 def _work(pipe: connection.Connection) -> None:
-    """A worker: do the runs that come through the pipe; answer None or the error in one line."""
+    """A worker: do the runs that come through the pipe; answer as `_run` does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started it ends it
     end_with_parent()
     plain = PlainLines("", [sys.stderr])
@@ -392,28 +393,29 @@ def _work(pipe: connection.Connection) -> None:
 
 def _run(
     studies: dict, profile: str, root: Path, method: str, seed: int, learning_rate: float | None
-) -> str | None:
-    """Do one run; None, or the error in one line."""
+) -> tuple[str | None, float]:
+    """Do one run; None or the error in one line, and the seconds without the worker's own start."""
     from .study import Study, run  # with the evaluation harness, which is slow to import
 
+    started, error = time.monotonic(), None
     try:
         if profile not in studies:
             studies[profile] = Study.load(profile, root)
         study = studies[profile]
         spec = study.profile.run(method, seed, learning_rate)
         _forget()
+        started = time.monotonic()
         with FileLock(_lock_file(study, spec), timeout=0):
             record = run(study, spec)
         for name, metric in record.metrics.items():
             print(f"{name} {metric.value:.4g} (standard error {metric.stderr:.2g}, n {metric.n})")
-        return None
     except Timeout:
-        return TAKEN
-    except Exception as error:  # noqa: BLE001  (of any kind: the other runs go on)
+        error = TAKEN
+    except Exception as raised:  # noqa: BLE001  (of any kind: the other runs go on)
         traceback.print_exc()
-        return f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"
-    finally:
-        sys.stdout.flush()
+        error = f"{type(raised).__name__}: {' '.join(str(raised).split()) or 'no message'}"
+    sys.stdout.flush()
+    return error, time.monotonic() - started
 
 
 def _lock_file(study: Materials, spec: RunSpec) -> Path:
