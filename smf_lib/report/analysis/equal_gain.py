@@ -1,17 +1,19 @@
 """Drift at equal gain: what each method forgets at the point where all have learned the same.
 
-A method's sweep is a curve of (gain, drift) points in order of its learning rate. It starts at the
-base model, which is learning rate zero: no gain, no drift. The drift at a given gain is read off
-that curve, straight lines between neighbours; where the curve passes the gain more than once, the
-lowest crossing counts. KL divergence is joined by its square root, which grows as the distance that
-the weights have moved does. Nothing is extrapolated beyond a method's largest gain.
+A method's sweep is a curve of (gain, drift) points in order of how far it goes from the base model.
+The drift at a given gain is read off that curve, straight lines between neighbours; where the curve
+passes the gain more than once, the lowest crossing counts. A divergence is joined by its logarithm,
+from the first point on; other drifts also from the base model, which has no gain and no drift.
+Nothing is extrapolated beyond a method's gains.
 
 Intervals are those of simulated estimates (Krinsky and Robb, Review of Economics and Statistics 68,
 1986): gains and drifts of all points are drawn from Student's distribution around what was
 measured, with the covariance of the items, shared by all methods, and for each point that of its
-seeds, with n - 1 and S - 1 degrees of freedom; each draw is a set of curves, of which the drifts
-are read off. A drawn curve that does not reach the gain is extended to it from the point of the
-largest measured gain, as steep as the measured curve is there.
+seeds. Items have n - 1 degrees of freedom, S seeds of a point S - 1. What seeds do to gain and to a
+divergence (relative to its size) is taken to be alike along a curve, so that its points share their
+degrees of freedom; other drifts spread the more the larger they are, and each point then has its
+own. Each draw is a set of curves, of which the drifts are read off. A drawn curve that does not
+reach the gain is extended to it, as steep as the measured curve is at that end.
 """
 
 import functools
@@ -36,6 +38,51 @@ class SweepPoint:
 
     exam: ArrayLike
     probe: ArrayLike
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A method's curve as measured and as drawn.
+
+    gains (shares) and heights: (1 + draws, points), the first row as measured, heights on the scale
+    on which points are joined by straight lines; back: makes heights drifts. n, seeds: items of the
+    exam, and seeds of the point that has the fewest.
+    """
+
+    gains: Array
+    heights: Array
+    back: Callable[[Array], Array]
+    n: int
+    seeds: int
+
+    @property
+    def lowest(self) -> float:
+        """The least gain of the measured points."""
+        return float(self.gains[0].min())
+
+    @property
+    def highest(self) -> float:
+        """The largest gain of the measured points."""
+        return float(self.gains[0].max())
+
+    def reaches(self, at: float) -> bool:
+        """Whether the measured curve passes gain `at`."""
+        return self.lowest <= at <= self.highest
+
+    def drifts(self, at: float) -> tuple[Array, float]:
+        """Drift at gain `at` as measured and in each draw, and the share of draws that miss it."""
+        found = crossing(self.gains, self.heights, at)
+        missed = np.isnan(found)
+        first, best = int(self.gains[0].argmin()), int(self.gains[0].argmax())
+        above = at > self.gains.max(axis=1)
+        for end, behind, rows in (
+            (best, max(best - 1, 0), missed & above),
+            (first, min(first + 1, self.gains.shape[1] - 1), missed & ~above),
+        ):
+            rise, climb = (part[0, end] - part[0, behind] for part in (self.gains, self.heights))
+            steepness = max(climb / rise, 0.0) if rise else 0.0
+            found[rows] = (self.heights[:, end] + steepness * (at - self.gains[:, end]))[rows]
+        return self.back(found), float(missed[1:].mean())
 
 
 @dataclass(frozen=True)
@@ -71,6 +118,65 @@ def crossing(gains: Array, drifts: Array, at: float) -> Array:
     return np.where(np.isfinite(lowest), lowest, np.nan)
 
 
+def measured_curves(
+    sweeps: Mapping[str, Sequence[SweepPoint]],
+    base: SweepPoint,
+    probe: str,
+    draws: int = DRAWS,
+    pooled: bool = False,
+) -> tuple[dict[str, Curve], dict[str, str]]:
+    """The curve of each method, and why each other one has none.
+
+    sweeps: the points of each method, in order of how far they go; runs that diverged are left
+    out. probe: "perplexity" (drift is the relative change), "accuracy" (drift is the share lost) or
+    "kl" (drift is the mean in nats; a point without any is left out). pooled: what seeds do to gain
+    and divergence is taken to be alike in all methods, for many curves of few seeds.
+
+    Raises:
+        ValueError: an unknown probe, or too few draws for an interval.
+    """
+    if probe not in PROBES:
+        raise ValueError(f"probe={probe!r} is unknown; allowed are {', '.join(PROBES)}")
+    if draws < 100:
+        raise ValueError(f"draws={draws} is too few for an interval; use 100 or more")
+    points: dict[str, list[_Point]] = {}
+    missing = {}
+    for name, sweep in sweeps.items():
+        finite = [p for p in sweep if np.isfinite(p.exam).all() and np.isfinite(p.probe).all()]
+        found = [_measured(p, base, probe) for p in finite]
+        points[name] = [p for p in found if p is not None]
+        if len(points[name]) < 2:
+            missing[name] = f"{name} has one point only; a curve needs two learning rates"
+            del points[name]
+    together = _alike([p for found in points.values() for p in found]) if pooled else None
+    n = by_seed(base.exam).shape[1]
+    return {
+        name: _curve(name, found, probe, draws, n, together) for name, found in points.items()
+    }, missing
+
+
+def drift_of(curve: Curve, at: float, level: float = 0.95) -> Interval:
+    """Drift of a curve at gain `at`."""
+    return _interval(*curve.drifts(at), curve.n, curve.seeds, level)
+
+
+def excess_of(first: Curve, second: Curve, at: float, level: float = 0.95) -> Interval:
+    """Drift of the first curve minus that of the second at gain `at`."""
+    (a, short), (b, shorter) = first.drifts(at), second.drifts(at)
+    return _interval(a - b, max(short, shorter), first.n, min(first.seeds, second.seeds), level)
+
+
+def ratio_of(first: Curve, second: Curve, at: float, level: float = 0.95) -> Interval:
+    """Drift of the first curve over that of the second, if that is clearly above zero."""
+    (a, short), (b, shorter) = first.drifts(at), second.drifts(at)
+    n, seeds = first.n, min(first.seeds, second.seeds)
+    if b[0] <= 0 or np.mean(b[1:] <= 0) > 0.025:
+        reason = "the drift that it is a share of is not clearly above zero"
+        return Interval(math.nan, math.nan, math.nan, n, seeds, reason)
+    ratio = np.divide(a, b, out=np.full_like(a, np.inf), where=b > 0)
+    return _interval(ratio, max(short, shorter), n, seeds, level)
+
+
 def drift_at_equal_gain(
     sweeps: Mapping[str, Sequence[SweepPoint]],
     base: SweepPoint,
@@ -80,71 +186,63 @@ def drift_at_equal_gain(
 ) -> EqualGain:
     """Compare the drift of several methods at one gain, each pair as if it were alone.
 
-    sweeps: the points of each method, in order of learning rate; runs that diverged are left out.
-    probe: "perplexity" (drift is the relative change), "accuracy" (drift is the share lost) or "kl"
-    (drift is the mean in nats). at: the gain; by default the largest whole per cent that more than
-    half of the methods reach in 97.5 % of the draws.
+    sweeps, probe: as in `measured_curves`. at: the gain; by default the largest whole per cent that
+    more than half of the methods reach in 97.5 % of the draws.
 
     Raises:
         ValueError: an unknown probe, or too few draws for an interval.
     """
-    if probe not in PROBES:
-        raise ValueError(f"probe={probe!r} is unknown; allowed are {', '.join(PROBES)}")
-    if draws < 100:
-        raise ValueError(f"draws={draws} is too few for an interval; use 100 or more")
-    if not sweeps:
-        return EqualGain(math.nan, reason="no method was given")
-    curves, seeds, missing = {}, {}, {}
-    for name, points in sweeps.items():
-        finite = [p for p in points if np.isfinite(p.exam).all() and np.isfinite(p.probe).all()]
-        if len(finite) < 2:
-            missing[name] = f"{name} has one point only; a curve needs two learning rates"
-            continue
-        curves[name] = _curves(name, finite, base, PROBES[probe], draws)
-        seeds[name] = min(len(by_seed(p.exam)) for p in finite)
+    curves, missing = measured_curves(sweeps, base, probe, draws)
     if not curves:
-        return EqualGain(math.nan, missing=missing, reason="; ".join(missing.values()))
+        reason = "; ".join(missing.values()) or "no method was given"
+        return EqualGain(math.nan, missing=missing, reason=reason)
     if at is None:
-        reach = sorted(np.quantile(gains[1:].max(axis=1), 0.025) for gains, _ in curves.values())
+        reach = sorted(np.quantile(c.gains[1:].max(axis=1), 0.025) for c in curves.values())
         at = math.floor(100 * reach[(len(reach) - 1) // 2] + 1e-9) / 100
-    top = {name: gains[0].max() for name, (gains, _) in curves.items()}
-    far = {name: f"{name} reaches {100 * top[name]:+.1f} points" for name in top if top[name] < at}
-    if at <= 0 or len(far) == len(top):
-        reached = ", ".join(f"{name} {100 * gain:+.1f}" for name, gain in top.items())
+    far = {name: _out_of_reach(name, c, at) for name, c in curves.items() if not c.reaches(at)}
+    if at <= 0 or len(far) == len(curves):
+        reached = ", ".join(f"{name} {100 * c.highest:+.1f}" for name, c in curves.items())
         reason = f"no common gain at {100 * at:+.1f} points; the methods reach {reached} points"
         return EqualGain(math.nan, missing=missing | far, reason=reason)
-    n = by_seed(base.exam).shape[1]
-    power = 2 if probe == "kl" else 1
-    passed = {name: _passed(*curve, at, power) for name, curve in curves.items() if name not in far}
-    drifts = {name: _interval(*found, n, seeds[name]) for name, found in passed.items()}
-    excess, ratios = {}, {}
-    for pair in permutations(passed, 2):
-        (first, short), (second, shorter) = (passed[name] for name in pair)
-        behind = max(short, shorter), n, min(seeds[name] for name in pair)
-        excess[pair] = _interval(first - second, *behind)
-        ratios[pair] = _ratio(first, second, *behind)
-    return EqualGain(float(at), drifts, excess, ratios, missing | far)
+    passed = {name: curve for name, curve in curves.items() if name not in far}
+    pairs = {pair: [passed[name] for name in pair] for pair in permutations(passed, 2)}
+    return EqualGain(
+        float(at),
+        {name: drift_of(curve, at) for name, curve in passed.items()},
+        {pair: excess_of(*both, at) for pair, both in pairs.items()},
+        {pair: ratio_of(*both, at) for pair, both in pairs.items()},
+        missing | far,
+    )
 
 
-def _passed(gains: Array, heights: Array, at: float, power: int) -> tuple[Array, float]:
-    """Drifts of curves at gain `at`, and the share of the draws that do not reach it."""
-    found = crossing(gains, heights, at)
-    missed = np.isnan(found)
-    best = int(gains[0].argmax())
-    rise, climb = (part[0, best] - part[0, best - 1] for part in (gains, heights))
-    steepness = max(climb / rise, 0.0)
-    found[missed] = (heights[:, best] + steepness * (at - gains[:, best]))[missed]
-    return found**power, float(missed[1:].mean())
+def _out_of_reach(name: str, curve: Curve, at: float) -> str:
+    if at < curve.lowest:
+        return f"{name} begins at {100 * curve.lowest:+.1f} points"
+    return f"{name} reaches {100 * curve.highest:+.1f} points"
 
 
-# A probe: items (seeds, n) of a point against the base model, and what makes their means heights.
+@dataclass(frozen=True)
+class _Point:
+    """Items (seeds, n) of gain and of drift; what makes the mean of the latter a height."""
+
+    exam: Array
+    probe: Array
+    height: Callable[[Array], Array]
+
+    @property
+    def runs(self) -> Array:
+        """What each seed gave: gain and drift, (seeds, 2)."""
+        return np.stack([self.exam.mean(1), self.probe.mean(1)], axis=1)
+
+
+# A probe: items of a point against the base model, and what makes their mean a height.
 Heights = tuple[Array, Callable[[Array], Array]]
 
 
 def _perplexity(after: ArrayLike, before: ArrayLike) -> Heights:
     """The relative change, from the change of the logarithm."""
     a, b = by_seed(after, pairs=True), by_seed(before, pairs=True)
-    return log_perplexity(a) - log_perplexity(b), np.expm1
+    return log_perplexity(a) - log_perplexity(b), lambda drawn: np.expm1(np.minimum(drawn, 700))
 
 
 def _accuracy(after: ArrayLike, before: ArrayLike) -> Heights:
@@ -152,41 +250,48 @@ def _accuracy(after: ArrayLike, before: ArrayLike) -> Heights:
     return by_seed(before) - by_seed(after), np.asarray
 
 
-def _root_kl(after: ArrayLike, before: ArrayLike) -> Heights:
-    """The square root of the mean, drawn on a logarithmic scale: it cannot be negative."""
+def _log_kl(after: ArrayLike, _: ArrayLike) -> Heights | None:
+    """The logarithm of the mean (delta method); none where nothing diverges."""
     items = by_seed(after)
     mean = items.mean()
-    if mean <= 0:
-        return items, np.zeros_like
-    return items / mean, lambda drawn: math.sqrt(mean) * np.exp((drawn - 1) / 2)
+    return (items / mean, lambda drawn: math.log(mean) + drawn - 1) if mean > 0 else None
 
 
-PROBES = {"perplexity": _perplexity, "accuracy": _accuracy, "kl": _root_kl}
+PROBES = {"perplexity": _perplexity, "accuracy": _accuracy, "kl": _log_kl}
 
 
-def _curves(
+def _measured(point: SweepPoint, base: SweepPoint, probe: str) -> _Point | None:
+    found = PROBES[probe](point.probe, base.probe)
+    return None if found is None else _Point(by_seed(point.exam) - by_seed(base.exam), *found)
+
+
+def _curve(
     name: str,
-    points: Sequence[SweepPoint],
-    base: SweepPoint,
-    probe: Callable[[ArrayLike, ArrayLike], Heights],
+    points: Sequence[_Point],
+    probe: str,
     draws: int,
-) -> tuple[Array, Array]:
-    """Gains and heights of a sweep, each (1 + draws, 1 + points).
+    n: int,
+    together: tuple[Array, int] | None,
+) -> Curve:
+    """The curve of a sweep; of a divergence it has no point for the base model.
 
-    The first row is as measured, the first column is the base model. What is drawn for a method
-    depends on its own points alone, and on the items, which are the same for all.
+    What is drawn for a method depends on its own points alone, on the items, which are the same for
+    all, and, where `together` is given, on what seeds do in all methods.
     """
-    exams = [by_seed(p.exam) - by_seed(base.exam) for p in points]
-    probes, heights = zip(*(probe(p.probe, base.probe) for p in points), strict=True)
-    gains, drifts = _drawn_items(exams, draws, 0), _drawn_items(probes, draws, 1)
+    divergence = probe == "kl"
+    gains = _drawn_items([p.exam for p in points], draws, 0)
+    drifts = _drawn_items([p.probe for p in points], draws, 1)
     rng = np.random.default_rng(zlib.crc32(name.encode()))
-    for place, pair in enumerate(zip(exams, probes, strict=True)):
-        luck = _drawn_seeds(pair, draws, rng)
-        gains[1:, place] += luck[:, 0]
-        drifts[1:, place] += luck[:, 1]
-    columns = [height(column) for height, column in zip(heights, drifts.T, strict=True)]
+    alike = together or (_alike(points) if divergence else None)
+    luck = _drawn_seeds(points, alike if divergence else None, draws, rng)
+    gains[1:] += luck[..., 0]
+    drifts[1:] += luck[..., 1]
+    heights = np.stack([p.height(x) for p, x in zip(points, drifts.T, strict=True)], axis=1)
+    seeds = min(len(p.exam) for p in points)
+    if divergence:
+        return Curve(gains, heights, lambda found: np.exp(np.clip(found, -700, 700)), n, seeds)
     start = np.zeros((1 + draws, 1))
-    return np.hstack([start, gains]), np.hstack([start, np.stack(columns, axis=1)])
+    return Curve(np.hstack([start, gains]), np.hstack([start, heights]), np.asarray, n, seeds)
 
 
 @functools.lru_cache(maxsize=4)
@@ -214,30 +319,46 @@ def _drawn_items(points: Sequence[Array], draws: int, stream: int) -> Array:
     return np.concatenate([means[None], means + around])
 
 
-def _drawn_seeds(pair: Sequence[Array], draws: int, rng: np.random.Generator) -> Array:
-    """What the luck of training adds to the gain and the drift of one point: (draws, 2)."""
-    runs = np.stack([items.mean(1) for items in pair], axis=1)
-    seeds = len(runs)
-    if seeds == 1:
-        return np.zeros((draws, 2))
-    heavy = np.sqrt((seeds - 1) / rng.chisquare(seeds - 1, (draws, 1)))
-    drawn = rng.standard_normal((draws, seeds)) @ (runs - runs.mean(0))
-    return heavy * drawn / math.sqrt(seeds * (seeds - 1))
+def _alike(points: Sequence[_Point]) -> tuple[Array, int]:
+    """Covariance over seeds of gain and drift in all points, and its degrees of freedom."""
+    runs = [p.runs - p.runs.mean(0) for p in points]
+    freedom = sum(len(x) - 1 for x in runs)
+    return sum(x.T @ x for x in runs) / max(freedom, 1), freedom
 
 
-def _interval(values: Array, missed: float, n: int, seeds: int) -> Interval:
+def _drawn_seeds(
+    points: Sequence[_Point],
+    alike: tuple[Array, int] | None,
+    draws: int,
+    rng: np.random.Generator,
+) -> Array:
+    """What the luck of training adds to gain and drift of each point: (draws, points, 2).
+
+    alike: the covariance over seeds that all points share, with its degrees of freedom.
+    """
+    drawn = np.zeros((draws, len(points), 2))
+    if alike is not None:
+        covariance, freedom = alike
+        if freedom == 0:
+            return drawn
+        values, vectors = np.linalg.eigh(covariance)
+        root = vectors * np.sqrt(np.clip(values, 0, None))
+        drawn = rng.standard_normal((draws, len(points), 2)) @ root.T
+        drawn /= np.sqrt([len(p.exam) for p in points])[:, None]
+        return drawn * np.sqrt(freedom / rng.chisquare(freedom, (draws, 1, 1)))
+    for place, point in enumerate(points):
+        seeds = len(point.exam)
+        if seeds > 1:
+            heavy = np.sqrt((seeds - 1) / rng.chisquare(seeds - 1, (draws, 1)))
+            around = rng.standard_normal((draws, seeds)) @ (point.runs - point.runs.mean(0))
+            drawn[:, place] = heavy * around / math.sqrt(seeds * (seeds - 1))
+    return drawn
+
+
+def _interval(values: Array, missed: float, n: int, seeds: int, level: float) -> Interval:
     """Interval from a measured value and its draws; no bounds if too many miss the gain."""
     if missed > MISSED:
         reason = f"the gain is not reached in {missed:.0%} of the draws"
         return Interval(float(values[0]), math.nan, math.nan, n, seeds, reason)
-    low, high = np.quantile(values[1:], [0.025, 0.975])
+    low, high = np.quantile(values[1:], [0.5 - level / 2, 0.5 + level / 2])
     return Interval(float(values[0]), float(low), float(high), n, seeds)
-
-
-def _ratio(first: Array, second: Array, missed: float, n: int, seeds: int) -> Interval:
-    """Interval of a ratio of drifts, unknown unless the second is clearly above zero."""
-    if second[0] <= 0 or np.mean(second[1:] <= 0) > 0.025:
-        reason = "the drift that it is a share of is not clearly above zero"
-        return Interval(math.nan, math.nan, math.nan, n, seeds, reason)
-    ratio = np.divide(first, second, out=np.full_like(first, np.inf), where=second > 0)
-    return _interval(ratio, missed, n, seeds)
