@@ -266,3 +266,75 @@ def paper_records(
             record.settings["method"]["stage"] = stage
             records.append(record)
     return records
+
+
+# True gain and KL at each rate of a curve; further probes follow from the divergence.
+FRONTIER = {
+    "full": ((1e-5, 0.06, 0.012), (5e-5, 0.14, 0.07), (1e-4, 0.20, 0.25)),
+    "lora": ((1e-4, 0.06, 0.05), (2e-4, 0.13, 0.2), (5e-4, 0.18, 0.4)),
+    "smf-tfidf": ((3e-2, 0.06, 0.003), (1e-1, 0.13, 0.012), (3e-1, 0.18, 0.06)),
+    "smf-kl": ((3e-2, 0.06, 0.008), (1e-1, 0.13, 0.06), (3e-1, 0.18, 0.3)),
+    "smf-random": ((3e-2, 0.06, 0.02), (1e-1, 0.13, 0.1), (3e-1, 0.18, 0.4)),
+    "smf-tfidf-3": ((1e-2, 0.07, 0.003), (3e-2, 0.14, 0.009)),
+    "wise-ft-0.5": ((1e-4, 0.10, 0.03),),
+    "wise-ft-0.8": ((1e-4, 0.16, 0.11),),
+}
+MEMORY = {"layers": [8, 15, 22], "num_subkeys": 64, "top_k": 16, "rows_per_step": 512}
+# Variants of `smf-tfidf`: settings that differ, and times its drift.
+ABLATIONS = {
+    "smf-tfidf": ({}, 1.0),
+    "t64": ({"settings": {"rows_per_step": 64}}, 0.6),
+    "t4096": ({"settings": {"rows_per_step": 4096}}, 4.0),
+    "table128": ({"settings": {"num_subkeys": 128}}, 0.5),
+    "layers6": ({"settings": {"layers": [5, 10, 15, 20, 25, 29]}}, 1.5),
+    "background64": ({"background": {"sequences": 64}}, 1.2),
+    "dense-moments": (
+        {"baseline": "released", "baseline_settings": {"dense_moments": True}}, 1.8
+    ),
+    "sgd": ({"baseline": "sgd"}, 2.5),
+}  # fmt: skip
+
+
+def curve_records(curves, profile, study, seeds, methods=None, **labels):
+    """A study of curves {method: (rate, gain, KL), ...}, its settings those that `methods` add."""
+    records = [simulated("base", (0, 0, 0, 0), profile=profile, study=study, run_id="base")]
+    for method, points in curves.items():
+        for rate, gain, kl in points:
+            for seed in seeds:
+                effect = (gain, 0.3 * kl, 0.1 * kl, kl)
+                run = {"profile": profile, "study": study, "rate": rate}
+                run |= {"label": labels.get(method), "run_id": f"{method}-lr{rate:g}-seed{seed}"}
+                records.append(simulated(method, effect, seed, **run))
+                own = records[-1].settings
+                own |= {"memory": dict(MEMORY), "background": {"sequences": 256, "text": None}}
+                if method.startswith("smf") or methods:
+                    own["method"] |= {"peft_type": "SPARSE_MEMORY"}
+                    rule = {"settings": {"rule": method.split("-")[1] if not methods else "tfidf"}}
+                    own["method"] |= rule
+                given = (methods or {}).get(method, ({}, 1.0))[0]
+                own["method"] |= given
+                if "settings" in given:
+                    own["method"]["settings"] = {"rule": "tfidf", **given["settings"]}
+                if method.endswith("-3"):
+                    own["training"] = own["training"] | {"epochs": 3}
+                if method.startswith("wise-ft"):
+                    own["method"] |= {"curve": "wise-ft", "kind": "peft"}
+    return records
+
+
+def frontier_records(study="reference", seeds=(0, 1, 2), methods=tuple(FRONTIER)):
+    """Curves of several rates a method on the test split, three seeds."""
+    curves = {method: FRONTIER[method] for method in methods}
+    labels = {"wise-ft-0.5": "WiSE-FT (0.5)", "wise-ft-0.8": "WiSE-FT (0.8)"}
+    return curve_records(curves, "frontier", study, seeds, **labels)
+
+
+def ablation_records(study="reference", seeds=(0, 1), names=tuple(ABLATIONS)):
+    """Variants of `smf-tfidf` at two rates, each with a drift that is a multiple of its own."""
+    curves = {
+        name: tuple(
+            (rate, gain, kl * ABLATIONS[name][1]) for rate, gain, kl in FRONTIER["smf-tfidf"][1:]
+        )
+        for name in names
+    }
+    return curve_records(curves, "ablations", study, seeds, methods=ABLATIONS)

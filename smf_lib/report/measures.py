@@ -12,6 +12,7 @@ from ..study.records.record import Record
 from .text import signed
 
 EXAM = "exam_accuracy"  # what was learned
+DIVERGENCE = "self_kl"  # how far from the base model
 DRIFTS = ("prose_perplexity", "knowledge_accuracy", "self_kl")  # what was forgotten, first of all
 TABLED = ("prose_kl",)  # what tables tell beside them where it was measured; not drawn
 # Short names beside a change ("Knowledge change"), what the items are about, titles of panels.

@@ -43,6 +43,11 @@ class Arm:
         return f"{self.first.profile}/{self.first.study}"
 
     @property
+    def curve(self) -> str:
+        """The curve that the arm is a point of: its method's own, or the one that it names."""
+        return self.first.settings["method"].get("curve") or self.first.method
+
+    @property
     def is_base(self) -> bool:
         """Whether this is the model before any finetuning."""
         return self.first.kind == "base"

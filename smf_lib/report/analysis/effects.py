@@ -5,7 +5,7 @@ gains and accuracies in points (percent), perplexity change in percent, KL in na
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -106,19 +106,32 @@ def equal_gain(arms: Sequence[Arm], metric: MetricName, at: float | None = None)
     if len(studies) > 1:
         raise ResultsError(f"one study at a time: {sorted(studies)} were given")
     trained = [arm for arm in arms if not arm.is_base and arm.has(metric)]
-    unit = trained[0].measure(metric).unit if trained else ""
-    sweeps: dict[str, list[SweepPoint]] = {}
+    sweeps: dict[str, list[Arm]] = {}
     for arm in trained:
-        check_paired(arm, base_of(arm, arms), EXAM)
-        if unit != "nats":
-            check_paired(arm, base_of(arm, arms), metric)
-        point = SweepPoint(arm.items(EXAM), arm.items(metric))
-        sweeps.setdefault(arm.first.method, []).append(point)
+        sweeps.setdefault(arm.first.method, []).append(arm)
     sweeps = {name: points for name, points in sweeps.items() if len(points) > 1}
     if not sweeps:
         reason = f"no method was run at two learning rates with {metric} measured"
         return EqualGain(math.nan, reason=reason)
-    base = base_of(trained[0], arms)
+    return drift_at_equal_gain(*sweep_points(sweeps, base_of(trained[0], arms), metric), at)
+
+
+def sweep_points(
+    sweeps: Mapping[str, Sequence[Arm]], base: Arm, metric: MetricName
+) -> tuple[dict[str, list[SweepPoint]], SweepPoint, str]:
+    """The points of each sweep, that of the base model, and the kind of probe that `metric` is.
+
+    Raises:
+        ResultsError: an arm was measured on other items than the base model.
+    """
+    unit = base.measure(metric).unit
+    for arm in (arm for arms in sweeps.values() for arm in arms):
+        check_paired(arm, base, EXAM)
+        if unit != "nats":
+            check_paired(arm, base, metric)
+    points = {
+        name: [SweepPoint(arm.items(EXAM), arm.items(metric)) for arm in arms]
+        for name, arms in sweeps.items()
+    }
     probe = np.zeros(1) if unit == "nats" else base.items(metric)
-    base_point = SweepPoint(base.items(EXAM), probe)
-    return drift_at_equal_gain(sweeps, base_point, "kl" if unit == "nats" else unit, at)
+    return points, SweepPoint(base.items(EXAM), probe), "kl" if unit == "nats" else unit

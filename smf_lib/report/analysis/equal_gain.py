@@ -14,13 +14,17 @@ divergence (relative to its size) is taken to be alike along a curve, so that it
 degrees of freedom; other drifts spread the more the larger they are, and each point then has its
 own. Each draw is a set of curves, of which the drifts are read off. A drawn curve that does not
 reach the gain is extended to it, as steep as the measured curve is at that end.
+
+Where curves are compared, what moves their gains alike (easy questions, a base model in luck) is
+left out of the draws: it moves the height at which they are compared, and not one against the
+other. So an interval is about the height at which these questions show the gain.
 """
 
 import functools
 import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import permutations
 
 import numpy as np
@@ -155,6 +159,17 @@ def measured_curves(
     }, missing
 
 
+def without_common_luck(curves: Mapping[str, Curve]) -> dict[str, Curve]:
+    """The curves without what moves the gains of all their points alike in each draw.
+
+    As intervals in within-subject designs (Loftus and Masson, Psychonomic Bulletin & Review 1,
+    1994), theirs are for comparing the curves with each other.
+    """
+    moved = [curve.gains - curve.gains[0] for curve in curves.values()]
+    common = np.hstack(moved).mean(axis=1, keepdims=True)
+    return {name: replace(c, gains=c.gains - common) for name, c in curves.items()}
+
+
 def drift_of(curve: Curve, at: float, level: float = 0.95) -> Interval:
     """Drift of a curve at gain `at`."""
     return _interval(*curve.drifts(at), curve.n, curve.seeds, level)
@@ -168,13 +183,19 @@ def excess_of(first: Curve, second: Curve, at: float, level: float = 0.95) -> In
 
 def ratio_of(first: Curve, second: Curve, at: float, level: float = 0.95) -> Interval:
     """Drift of the first curve over that of the second, if that is clearly above zero."""
-    (a, short), (b, shorter) = first.drifts(at), second.drifts(at)
+    (a, short), (b, shorter) = _compared(first, second, at)
     n, seeds = first.n, min(first.seeds, second.seeds)
     if b[0] <= 0 or np.mean(b[1:] <= 0) > 0.025:
         reason = "the drift that it is a share of is not clearly above zero"
         return Interval(math.nan, math.nan, math.nan, n, seeds, reason)
     ratio = np.divide(a, b, out=np.full_like(a, np.inf), where=b > 0)
     return _interval(ratio, max(short, shorter), n, seeds, level)
+
+
+def _compared(first: Curve, second: Curve, at: float) -> list[tuple[Array, float]]:
+    """Drifts of two curves at a gain, without what moves both alike, and what misses it."""
+    pair = without_common_luck({"first": first, "second": second})
+    return [curve.drifts(at) for curve in pair.values()]
 
 
 def drift_at_equal_gain(

@@ -6,7 +6,7 @@ notebook's output.
 
 import html
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations
 
 import pandas as pd
@@ -19,6 +19,7 @@ from ..text import CROWDED, count, duration, listed, memory, signed, size
 from .arms import Arm, arm_name, base_of, group_arms
 from .captions import best_floor, precision_name
 from .effects import change, compare, equal_gain, level, retention
+from .frontier import NotOnRecord
 from .stats import Interval
 
 DASH = "–"
@@ -320,6 +321,14 @@ def show(
         return shown
     style = {"selector": "caption", "props": "caption-side: top; text-align: left"}
     return shown.set_caption(html.escape(caption)).set_table_styles([style])
+
+
+def shown(make: Callable, *arguments: object) -> object:
+    """What a function makes of `arguments`, or why the records hold too little for it."""
+    try:
+        return make(*arguments)
+    except NotOnRecord as reason:
+        return Markdown(str(reason))
 
 
 def show_each(

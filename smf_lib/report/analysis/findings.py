@@ -1,0 +1,346 @@
+"""What came out of a frontier, in sentences that are computed from its records.
+
+Every sentence says with its interval what was measured, and what cannot be told.
+"""
+
+import math
+from collections.abc import Sequence
+
+from ..measures import DIVERGENCE
+from ..text import listed, signed
+from .ablations import ALGORITHM, TITLES, Factor, differences, passes
+from .effects import change, drift
+from .frontier import Frontier, differs, ratio_text, read_frontier
+from .stats import Interval
+
+METHOD, REFERENCES = "smf-tfidf", ("lora", "full")  # what the first page compares
+WORDS = {
+    "ahead": "keeps more than {}",
+    "level": "is level with {}",
+    "behind": "**loses more than {}**",
+    "unknown": "cannot be compared with {}",
+}
+NOTHING = "Study {} has no curves yet: a curve is a method at two learning rates or more."
+UNITS = {"accuracy": "points lost", "perplexity": "percentage points of perplexity"}
+FEW_SEEDS = "There is one seed, so intervals do not cover the luck of training."
+
+
+def found_on_record(profile: str) -> str:
+    """The finding at the gain where most curves can be compared, for pages that are not computed.
+
+    What README and the first page of the book say, a test compares with this.
+    """
+    frontier, at = _usual(profile)
+    return finding(frontier, METHOD, [n for n in REFERENCES if n in frontier.curves], at)
+
+
+def rules_on_record(profile: str) -> str:
+    """What the rule adds, at the same gain."""
+    return rule_sentence(*_usual(profile, METHOD))
+
+
+def _usual(profile: str, *between: str) -> tuple:
+    """The curves of a profile, and the gain at which the usual methods are compared."""
+    frontier = read_frontier(profile)
+    there = [name for name in (METHOD, *REFERENCES) if name in frontier.curves]
+    at = float(frontier.common_gain(there)) if frontier.measured() else math.nan
+    return frontier, *between, at
+
+
+def share_text(ratio: Interval) -> str:
+    """A ratio of drifts in words: `7 % [3, 23]`, or `4.7 times [2.0, 13]` from 2 on."""
+    if not ratio.known:
+        return ratio.reason
+    if ratio.value >= 2:
+        value, *bounds = ratio_text(ratio).partition(" ")
+        return f"{value} times{''.join(bounds)}"
+    return f"{ratio_text(ratio.scaled(100)).replace(' [', ' % [', 1)}" + (
+        "" if ratio.bounded else " %"
+    )
+
+
+def finding(frontier: Frontier, method: str, references: Sequence[str], at: float) -> str:
+    """One sentence with numbers: how far a method drifts beside the references at equal gain."""
+    if not frontier.measured():
+        return NOTHING.format(frontier.where)
+    reached = frontier.reached(at)
+    compared = [name for name in references if name in reached and name != method]
+    label = frontier.label(method) if method in frontier.curves else method
+    if method not in reached or not compared:
+        return f"{label} has no curve to compare at {signed(at, 0)} points of gain."
+    shares = [
+        f"{share_text(frontier.ratio((method, name), at))} as far as {frontier.label(name)}"
+        for name in compared
+    ]
+    seeds = {frontier.curves[name].seeds for name in (method, *compared)}
+    return (
+        f"At {signed(at, 0)} points of gain on the exam, {label} has drifted from the base model "
+        f"{listed(shares)} (KL divergence, 95 % intervals over {reached[method].n:,} questions and "
+        f"{min(seeds)} seed{'s' if min(seeds) > 1 else ''})."
+    )
+
+
+def came_out(frontier: Frontier, method: str, references: Sequence[str], at: float) -> list[str]:
+    """The findings at one gain, each a sentence or two, what is lost as well as what is won."""
+    if method not in frontier.reached(at):
+        return [finding(frontier, method, references, at), *_reach(frontier, method, references)]
+    told = [finding(frontier, method, references, at)]
+    told += _verdicts(frontier, method, references, at)
+    told += _against_all(frontier, method, references, at)
+    told += _other_probes(frontier, method, references, at)
+    told += _reach(frontier, method, references)
+    told += _not_won(frontier, method, references, at)
+    told += _gentlest(frontier, references)
+    if min(curve.seeds for curve in frontier.curves.values()) == 1:
+        told.append(FEW_SEEDS)
+    return told
+
+
+def _verdicts(frontier: Frontier, method: str, references: Sequence[str], at: float) -> list[str]:
+    """Whether the method drifts less than each reference, alone and with all comparisons."""
+    family = frontier.pairs(at, references)
+    together = frontier.told_apart(family, at)
+    told = []
+    for name in references:
+        pair = (method, name)
+        if method == name or not set(pair) <= set(frontier.reached(at)):
+            continue
+        ratio = frontier.ratio(pair, at)
+        held = bool({pair, pair[::-1]} & together)
+        label, other = frontier.label(method), frontier.label(name)
+        if not ratio.bounded:
+            told.append(f"Against {other} nothing can be said: {ratio.reason}.")
+        elif not differs(ratio):
+            told.append(
+                f"**{label} and {other} cannot be told apart** by their divergence at this gain: "
+                "the interval of their ratio contains 1."
+            )
+        else:
+            word = "less" if ratio.value < 1 else "more"
+            told.append(
+                f"**{label} drifts {word} than {other}**, {'also' if held else 'but not'} when all "
+                f"{len(family)} comparisons with {_labels(frontier, references)} at this gain are "
+                "decided together (Holm's procedure)."
+            )
+    return told
+
+
+def _labels(frontier: Frontier, names: Sequence[str]) -> str:
+    """Labels of the curves among these names, `a and b`."""
+    return listed(frontier.label(name) for name in names if name in frontier.curves)
+
+
+def _against_all(
+    frontier: Frontier, method: str, references: Sequence[str], at: float
+) -> list[str]:
+    """How the method stands among all curves that reach the gain."""
+    others = [name for name in frontier.reached(at) if name not in (method, *references)]
+    if not others:
+        return []
+    ratios = {name: frontier.ratio((name, method), at) for name in others}
+    groups = {
+        "more": [n for n, r in ratios.items() if differs(r) and r.value > 1],
+        "less": [n for n, r in ratios.items() if differs(r) and r.value < 1],
+        "level": [n for n, r in ratios.items() if r.bounded and not differs(r)],
+    }
+    label = frontier.label(method)
+    parts = []
+    if groups["less"]:
+        parts.append(
+            f"clearly less than {label} drift {_with_ratio(frontier, groups['less'], ratios)}"
+        )
+    if groups["more"]:
+        parts.append(f"clearly more {_with_ratio(frontier, groups['more'], ratios)}")
+    if groups["level"]:
+        parts.append(f"not told apart from it {_with_ratio(frontier, groups['level'], ratios)}")
+    if not parts:
+        return []
+    text = "; ".join(parts)
+    return [f"Of the other methods, {text}. (Numbers are their drift over that of {label}.)"]
+
+
+def _with_ratio(frontier: Frontier, names: Sequence[str], ratios: dict[str, Interval]) -> str:
+    """`a (0.5 [0.3, 0.9]) and b (...)`, the smallest ratio first."""
+    ordered = sorted(names, key=lambda name: ratios[name].value)
+    return listed(f"{frontier.label(name)} ({ratio_text(ratios[name])})" for name in ordered)
+
+
+def _other_probes(
+    frontier: Frontier, method: str, references: Sequence[str], at: float
+) -> list[str]:
+    """Every other probe at the same gain: where the method is ahead, level, or behind."""
+    told = []
+    for metric in frontier.drift_metrics:
+        compared = _compared(frontier, metric, method, references, at)
+        if metric != DIVERGENCE and compared:
+            parts = []
+            for name, found in compared.items():
+                state, numbers = _beside(frontier, metric, found)
+                words = WORDS[state].format(frontier.label(name))
+                parts.append(f"{words} ({numbers})")
+            title = frontier.base.measure(metric).spec.title
+            told.append(f"{title}: {frontier.label(method)} {listed(parts)}.")
+    return told
+
+
+def _compared(
+    frontier: Frontier, metric: str, method: str, references: Sequence[str], at: float
+) -> dict[str, Interval]:
+    """Drift of the method over that of each reference at one gain (nats), or minus it (others)."""
+    there = set(frontier.reached(at, metric)) & set(frontier.reached(at))
+    pairs = {name: (method, name) for name in references if name != method}
+    pairs = {name: pair for name, pair in pairs.items() if set(pair) <= there}
+    if frontier.base.measure(metric).unit == "nats":
+        return {name: frontier.ratio(pair, at, metric=metric) for name, pair in pairs.items()}
+    return {name: frontier.excess(pair, at, metric) for name, pair in pairs.items()}
+
+
+def _beside(frontier: Frontier, metric: str, found: Interval) -> tuple[str, str]:
+    """A state, one of `WORDS`, and the numbers that show it."""
+    measure = frontier.base.measure(metric)
+    if not found.bounded:
+        return "unknown", found.reason
+    if measure.unit == "nats":
+        return _state(differs(found), found.value < 1), share_text(found)
+    ends = (signed(x, measure.digits) for x in (found.value, found.low, found.high))
+    numbers = "{} {unit} [{}, {}]".format(*ends, unit=UNITS[measure.unit])
+    return _state(found.clear, found.value < 0), numbers
+
+
+def _state(clear: bool, less: bool) -> str:
+    return ("ahead" if less else "behind") if clear else "level"
+
+
+def _not_won(frontier: Frontier, method: str, references: Sequence[str], at: float) -> list[str]:
+    """In one sentence: by which probes, and against whom, the method is not clearly ahead."""
+    lost: dict[str, list[str]] = {}
+    for metric in frontier.drift_metrics:
+        title = frontier.base.measure(metric).spec.title
+        for name, found in _compared(frontier, metric, method, references, at).items():
+            state = _beside(frontier, metric, found)[0]
+            if state != "ahead":
+                lost.setdefault(name, []).append(f"{title} ({state})")
+    label = frontier.label(method)
+    curves = frontier.measured()
+    parts = [f"against {frontier.label(name)} by {listed(probes)}" for name, probes in lost.items()]
+    more = [n for n in references if n in curves and curves[n].highest > curves[method].highest]
+    if more:
+        parts.append(f"in the largest gain, against {_labels(frontier, more)}")
+    if not parts:
+        return [f"There is no probe here by which {label} is not clearly ahead."]
+    return [f"**Where {label} does not win**: {'; '.join(parts)}."]
+
+
+def _reach(frontier: Frontier, method: str, references: Sequence[str]) -> list[str]:
+    """How much each of them learns at most, within the rates on record."""
+    curves = frontier.measured()
+    tops = {n: 100 * curves[n].highest for n in dict.fromkeys((method, *references)) if n in curves}
+    if len(tops) < 2:
+        return []
+    ordered = sorted(tops, key=lambda name: -tops[name])
+    text = listed(f"{frontier.label(name)} {signed(tops[name], 1)}" for name in ordered)
+    return [f"The largest gains within the rates on record, in points: {text}."]
+
+
+def _gentlest(frontier: Frontier, references: Sequence[str]) -> list[str]:
+    """What the lowest rate of full finetuning costs: a baseline that tables seldom show."""
+    full = [
+        n for n in references if n in frontier.curves and frontier.curves[n].first.kind == "full"
+    ]
+    told = []
+    for name in full:
+        arm = frontier.curves[name].arms[0]
+        gain = change(arm, frontier.base, "exam_accuracy")
+        costs = []
+        for metric in frontier.drift_metrics:
+            lost = drift(arm, frontier.base, metric)
+            if lost.known:
+                costs.append(arm.measure(metric).told(lost.value))
+        told.append(
+            f"The gentlest {frontier.label(name)} (rate {arm.first.learning_rate:g}) gains "
+            f"{signed(gain.value, 1)} points; {', '.join(costs)}."
+        )
+    return told
+
+
+def rule_sentence(frontier: Frontier, method: str, at: float) -> str:
+    """What the rule of `method` adds: drift of every other rule of the same memory over its own."""
+    if not frontier.measured():
+        return NOTHING.format(frontier.where)
+    rules = rules_beside(frontier, method)
+    if method not in frontier.reached(at) or not rules:
+        return "What the rule adds is not on record: no two rules of one memory have curves."
+    ratios = {n: frontier.ratio((n, method), at) for n in rules if n in frontier.reached(at)}
+    label, gain = frontier.label(method), f"{signed(at, 0)} points of gain"
+    if not ratios:
+        return f"No other rule reaches {gain} beside {label}."
+    ordered = sorted(ratios.items(), key=lambda item: item[1].value)
+    parts = [f"{frontier.label(name)} {share_text(ratio)}" for name, ratio in ordered]
+    groups = {
+        "clearly farther": [n for n, r in ordered if differs(r) and r.value > 1],
+        "clearly less far": [n for n, r in ordered if differs(r) and r.value < 1],
+        "not told apart from it": [n for n, r in ordered if not differs(r)],
+        "out of reach of this gain": [name for name in rules if name not in ratios],
+    }
+    groups = {words: names for words, names in groups.items() if names}
+    said = [f"{listed(map(frontier.label, names))} {words}" for words, names in groups.items()]
+    if len(groups) == 1:
+        said = [*groups]
+    return (
+        f"At {gain}, beside {label}, with the same memory and step but another choice of rows, "
+        f"models drift from the base model: {listed(parts)} as far ({'; '.join(said)})."
+    )
+
+
+def rules_beside(frontier: Frontier, method: str) -> list[str]:
+    """Curves that differ from that of `method` in the rule alone."""
+    if method not in frontier.curves:
+        return []
+    start = frontier.curves[method].first
+    return [
+        name
+        for name, curve in frontier.curves.items()
+        if list(differences(curve.first, start)) == ["rule"]
+    ]
+
+
+def pass_sentences(frontier: Frontier, at: float) -> list[str]:
+    """For each method with one and with several passes: which drifts less at equal gain."""
+    told = []
+    for one, more in passes(frontier):
+        label, other = frontier.label(one), frontier.label(more)
+        if not {one, more} <= set(frontier.reached(at)):
+            tops = {n: signed(100 * frontier.measured()[n].highest, 1) for n in (one, more)}
+            told.append(
+                f"{label}: at {signed(at, 0)} points the two cannot be compared (one pass reaches "
+                f"{tops[one]}, several {tops[more]})."
+            )
+            continue
+        ratio = frontier.ratio((more, one), at)
+        verdict = "they are not told apart"
+        if differs(ratio):
+            verdict = (
+                "**reading again is the better way to learn more**"
+                if ratio.value < 1
+                else "**a higher rate is the better way to learn more**"
+            )
+        told.append(f"{other} drifts {share_text(ratio)} as far as {label}: {verdict}.")
+    return told
+
+
+def strictness_sentence(factors: Sequence[Factor], at: float) -> str:
+    """What the switches of the released algorithm change, as a number each."""
+    steps = next((factor for factor in factors if factor.title == TITLES[ALGORITHM]), None)
+    if steps is None:
+        return "No run with another step than the strict one is on record."
+    told = [
+        f"{v.value} drifts {share_text(v.ratio)} as far"
+        + ("" if differs(v.ratio) else " (not told apart)" if v.ratio.bounded else "")
+        for v in steps.others
+        if v.ratio.known
+    ]
+    lost = [f"{v.value} {v.ratio.reason}" for v in steps.others if not v.ratio.known]
+    parts = [*told, *(f"{text}, so nothing can be said" for text in lost)]
+    return (
+        f"Against the strict row-wise step at {signed(at, 0)} points of gain: {'; '.join(parts)}."
+    )

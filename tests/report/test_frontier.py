@@ -1,0 +1,304 @@
+"""Whole curves: which there are, how they are compared, and what is said of them."""
+
+import math
+
+import numpy as np
+import pytest
+from helpers_records import (
+    ABLATIONS,
+    FRONTIER,
+    ablation_records,
+    frontier_records,
+    make_record,
+    study_records,
+    sweep_records,
+)
+
+from smf_lib.report.analysis import findings, frontier_tables, tables
+from smf_lib.report.analysis.ablations import (
+    differences,
+    factor_sentence,
+    factors,
+    passes,
+    settings_of,
+)
+from smf_lib.report.analysis.frontier import (
+    NotOnRecord,
+    chosen_gain,
+    frontier_of,
+    own_study,
+    ratio_text,
+    read_frontier,
+)
+from smf_lib.report.analysis.stats import Interval
+from smf_lib.report.text import signed
+from smf_lib.study.files import find_root
+from smf_lib.study.records.results import ResultsError, records_folder, write_record
+
+METHOD, REFERENCES = "smf-tfidf", ["lora", "full"]
+
+
+@pytest.fixture(scope="module")
+def frontier():
+    return frontier_of(frontier_records())
+
+
+@pytest.fixture(scope="module")
+def varied():
+    return frontier_of(ablation_records(), pooled=True)
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """A function that writes records into a results folder of the test's own."""
+    monkeypatch.setenv("SMF_ROOT", str(tmp_path))
+
+    def write(records):
+        for record in records:
+            folder = tmp_path / "results" / record.profile / record.study
+            write_record(folder / f"{record.run_id}.json", record)
+
+    return write
+
+
+def true_drift(method, at):
+    """Of an invented curve at a gain in points, on straight lines in the logarithm."""
+    points = np.array([(100 * gain, math.log(kl)) for _, gain, kl in FRONTIER[method]])
+    return math.exp(np.interp(at, *points.T))
+
+
+def test_methods_that_name_a_curve_are_its_points_in_order_of_drift(frontier):
+    assert set(frontier.curves) == {*FRONTIER, "wise-ft"} - {"wise-ft-0.5", "wise-ft-0.8"}
+    curve = frontier.curves["wise-ft"]
+    assert [arm.first.method for arm in curve.arms] == ["wise-ft-0.5", "wise-ft-0.8"]
+    assert curve.label == "WiSE-FT" and curve.seeds == 3
+    backwards = frontier_of(frontier_records()[::-1])
+    assert [a.first.method for a in backwards.curves["wise-ft"].arms] == [
+        "wise-ft-0.5", "wise-ft-0.8",
+    ]  # fmt: skip
+
+
+def test_ratios_are_those_of_the_invented_curves(frontier):
+    for pair in (("smf-tfidf", "lora"), ("smf-tfidf", "full"), ("smf-random", "smf-tfidf")):
+        true = true_drift(pair[0], 11) / true_drift(pair[1], 11)
+        found = frontier.ratio(pair, 11)
+        assert found.low < true < found.high and found.high / found.low < 5
+        wider = frontier.ratio(pair, 11, level=0.999)
+        assert wider.low < found.low < found.high < wider.high
+
+
+def test_a_ratio_depends_on_no_third_curve(frontier):
+    alone = frontier_of(frontier_records(methods=("smf-tfidf", "lora")))
+    assert alone.ratio(("smf-tfidf", "lora"), 11) == frontier.ratio(("smf-tfidf", "lora"), 11)
+
+
+def test_every_pair_is_compared_once_and_decided_with_all(frontier):
+    pairs = frontier.pairs(11, REFERENCES)
+    assert len(pairs) == 2 * 7 - 3 and len({frozenset(pair) for pair in pairs}) == len(pairs)
+    together = frontier.told_apart(pairs, 11)
+    assert ("smf-tfidf", "lora") in together and ("wise-ft", "full") not in together
+
+
+def test_the_gain_is_the_middle_of_where_most_curves_are_compared(frontier):
+    at = frontier.common_gain([METHOD, *REFERENCES])
+    low, high = frontier.span([METHOD, *REFERENCES])
+    assert low <= at <= high and {"smf-tfidf-3", "wise-ft"} <= set(frontier.reached(at))
+    assert chosen_gain(frontier, 12.5, METHOD, REFERENCES) == 12.5
+    assert frontier_tables.compared_gains(frontier, [METHOD, *REFERENCES], at) == [low, at, high]
+
+
+@pytest.mark.parametrize(
+    ("gain", "method", "references", "message"),
+    [
+        (None, "smf-idf", ["lora"], "method='smf-idf' has no curve .*it has full, lora, "),
+        (None, METHOD, ["lora", "ia3"], "references='ia3' has no curve"),
+        (40, METHOD, ["lora"], "gain=40 is reached by no curve .*choose a number of points"),
+        (-3, METHOD, ["lora"], "gain=-3 is reached by no curve"),
+    ],
+)
+def test_what_is_not_on_record_is_refused_by_name(frontier, gain, method, references, message):
+    with pytest.raises(ValueError, match=message):
+        chosen_gain(frontier, gain, method, references)
+
+
+def test_studies_are_not_mixed_and_runs_without_the_divergence_are_left_out():
+    with pytest.raises(ResultsError, match="one study at a time"):
+        frontier_of(frontier_records() + frontier_records(study="local"))
+    bare = make_record("lora", drop=("self_kl",))
+    assert not frontier_of([make_record("base"), bare]).curves
+
+
+def test_the_fullest_study_of_a_profile_is_read_and_of_equal_ones_the_machines_own(results):
+    assert read_frontier("frontier").where == "frontier (not on record)"
+    assert not read_frontier(None).curves and own_study(None) == own_study("quick") == []
+    full = frontier_records(seeds=(0,), methods=("lora", "full"))
+    results(full)
+    results(frontier_records(study="local", seeds=(0,), methods=("lora",)))
+    assert read_frontier("frontier").where == "frontier/reference"
+    results(frontier_records(study="local", seeds=(0,), methods=("lora", "full")))
+    assert read_frontier("frontier").where == "frontier/local"
+    results(study_records(study="reference"))
+    assert {record.study for record in own_study("quick")} == {"reference"}
+    results(study_records(study="local"))
+    assert {record.study for record in own_study("quick")} == {"local"}
+
+
+def test_ratios_are_written_with_two_digits():
+    assert ratio_text(Interval(0.06789, 0.0312, 0.234, 9)) == "0.068 [0.031, 0.23]"
+    assert ratio_text(Interval(0.06789, math.nan, math.nan, 9)) == "0.068"
+    assert ratio_text(Interval(math.nan, math.nan, math.nan, 9)) == "–"
+    assert findings.share_text(Interval(0.06789, 0.0312, 0.234, 9)) == "6.8 % [3.1, 23]"
+    assert findings.share_text(Interval(4.7, 2.0, 13.2, 9)) == "4.7 times [2, 13]"
+    assert findings.share_text(Interval(0.3, math.nan, math.nan, 9)) == "30 %"
+
+
+def test_the_finding_is_one_sentence_against_both_references(frontier):
+    said = findings.finding(frontier, METHOD, REFERENCES, 11)
+    assert said.count(".") >= 1 and said.endswith(
+        "(KL divergence, 95 % intervals over 400 questions and 3 seeds)."
+    )
+    for name in REFERENCES:
+        share = findings.share_text(frontier.ratio((METHOD, name), 11))
+        assert f"{share} as far as {frontier.label(name)}" in said
+
+
+def test_what_came_out_says_what_is_lost_too(frontier):
+    said = " ".join(findings.came_out(frontier, METHOD, REFERENCES, 11))
+    assert "**SMF, TF-IDF drifts less than LoRA r 16**, also when all 11 comparisons" in said
+    assert "Where SMF, TF-IDF does not win" in said and "Knowledge accuracy (level)" in said
+    assert "in the largest gain, against Full finetuning" in said
+    assert "The gentlest Full finetuning (rate 1e-05)" in said
+    worse = " ".join(findings.came_out(frontier, "smf-random", REFERENCES, 11))
+    assert "**smf-random and Full finetuning cannot be told apart**" in worse
+    assert "smf-random **loses more than Full finetuning**" in worse or "is level with" in worse
+
+
+def test_a_single_seed_is_said_to_be_one():
+    one = frontier_of(frontier_records(seeds=(0,)))
+    said = findings.came_out(one, METHOD, REFERENCES, one.common_gain())
+    assert findings.FEW_SEEDS in said
+
+
+def test_a_gain_that_the_method_does_not_reach_is_said(frontier):
+    said = findings.came_out(frontier, METHOD, REFERENCES, 18.3)
+    assert "no curve to compare at +18 points" in said[0] and len(said) == 2
+    assert "The largest gains" in said[1]
+
+
+def test_what_the_rule_adds(frontier):
+    assert set(findings.rules_beside(frontier, METHOD)) == {"smf-kl", "smf-random"}
+    said = findings.rule_sentence(frontier, METHOD, 11)
+    assert "(clearly farther)" in said and "SMF, KL 5" in said
+    alone = frontier_of(frontier_records(methods=("smf-tfidf", "lora")))
+    assert "not on record" in findings.rule_sentence(alone, METHOD, 11)
+
+
+def test_passes_are_found_by_their_settings_and_compared(frontier):
+    assert passes(frontier) == [("smf-tfidf", "smf-tfidf-3")]
+    (said,) = findings.pass_sentences(frontier, 11)
+    assert "reading again is the better way to learn more" in said
+    (far,) = findings.pass_sentences(frontier, 16)
+    assert "cannot be compared" in far
+
+
+def test_the_ratio_table_has_every_curve_that_reaches_the_gain_and_its_caption_the_rest(frontier):
+    table = frontier_tables.ratio_table(frontier, 16, REFERENCES)
+    assert "smf-tfidf-3" not in set(table["Method"]) and table["Method"].iloc[0] == "SMF, TF-IDF"
+    caption = frontier_tables.ratio_caption(frontier, 16, REFERENCES)
+    top = signed(100 * frontier.measured()["smf-tfidf-3"].highest, 1)
+    assert f"Not compared: smf-tfidf-3 (reaches {top})" in caption
+    row = table.set_index("Method").loc["LoRA r 16"]
+    assert row["over LoRA r 16's"] == tables.DASH and row["Seeds"] == "3"
+    starred = table[["over LoRA r 16's", "over Full finetuning's"]].map(lambda c: c[-1] == "*")
+    assert starred.to_numpy().any()
+
+
+def test_other_probes_stand_beside_the_divergence_at_the_same_gain(frontier):
+    table = frontier_tables.probes_table(frontier, 11)
+    assert len(table) == len(frontier.reached(11))
+    assert [name for name in table if name != "Method"] == [
+        "KL from the base (nats a token)", "Perplexity change (%)", "Knowledge lost (points)",
+    ]  # fmt: skip
+    points = frontier_tables.points_table(frontier)
+    assert len(points) == sum(len(rates) for rates in FRONTIER.values())
+
+
+def test_settings_that_differ_are_named():
+    runs = ablation_records(seeds=(0,))
+    found = {record.method: record for record in runs}
+    assert settings_of(found["smf-tfidf"])["rows_per_step"] == 512
+    for name, changed in {
+        "t64": {"rows_per_step": 64},
+        "background64": {"background.sequences": 64},
+        "sgd": {"baseline": "sgd"},
+    }.items():
+        assert differences(found[name], found["smf-tfidf"]) == changed
+
+
+def test_factors_stand_in_order_with_their_reference(varied):
+    at = chosen_gain(varied, None, METHOD, [])
+    found = {factor.title: factor for factor in factors(varied, METHOD, at)}
+    assert list(found) == [
+        "Rows of the table", "Rows a step (T)", "Layers with a memory", "Background texts",
+        "The step",
+    ]  # fmt: skip
+    rows = found["Rows a step (T)"]
+    assert [v.value for v in rows.variants] == ["64", "512", "4,096"]
+    assert [v.is_reference for v in rows.variants] == [False, True, False]
+    worse = rows.variants[2]
+    assert worse.ratio.low < ABLATIONS["t4096"][1] < worse.ratio.high
+    assert "clearly more with 4,096" in factor_sentence(rows)
+    assert found["The step"].variants[0].value == "row-wise Adam"
+
+
+def test_strictness_is_a_number(varied):
+    at = chosen_gain(varied, None, METHOD, [])
+    said = findings.strictness_sentence(factors(varied, METHOD, at), at)
+    assert "Against the strict row-wise step" in said and "dense-moments drifts" in said
+    assert "is on record" in findings.strictness_sentence([], at)
+
+
+def test_a_variant_out_of_reach_says_why(varied):
+    top = 100 * varied.measured()[METHOD].highest - 0.01
+    lost = [v for f in factors(varied, METHOD, top) for v in f.others if not v.ratio.known]
+    assert lost and all("reaches +" in v.ratio.reason for v in lost)
+
+
+@pytest.mark.parametrize("records", [[], study_records(), [make_record("base")]])
+def test_nothing_to_compare_is_said_everywhere(records):
+    empty = frontier_of(records)
+    at = chosen_gain(empty, None, "lora", []) if empty.curves else math.nan
+    assert math.isnan(at)
+    assert findings.came_out(empty, METHOD, REFERENCES, at)[0].endswith("learning rates or more.")
+    assert "no curves" in findings.rule_sentence(empty, METHOD, at)
+    assert findings.pass_sentences(empty, at) == []
+    assert all(not v.ratio.known for f in factors(empty, METHOD, at) for v in f.others)
+    assert frontier_tables.compared_gains(empty, [METHOD], at) == []
+    assert frontier_tables.ratio_table(empty, at, REFERENCES).empty
+    with pytest.raises(NotOnRecord, match="no curve to read"):
+        empty.common_gain()
+
+
+def test_a_sweep_of_one_seed_has_curves_too():
+    sweep = frontier_of(sweep_records())
+    assert set(sweep.curves) == {"full", "lora", "smf-kl", "smf-tfidf"}
+    assert sweep.drift_metrics == ["self_kl", "prose_perplexity", "knowledge_accuracy"]
+
+
+def whole(text):
+    return " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("page", "say"),
+    [
+        ("README.md", findings.found_on_record),
+        ("book/intro.md", findings.found_on_record),
+        ("book/row_selection.md", findings.rules_on_record),
+    ],
+)
+def test_pages_that_are_not_computed_say_what_the_records_say(page, say):
+    if not (records_folder("frontier") / "reference").is_dir():
+        pytest.skip("the frontier is not on record yet")
+    said = say("frontier")
+    assert said in whole((find_root() / page).read_text("utf-8")), f"{page} should say: {said}"
