@@ -7,6 +7,7 @@ from itertools import combinations
 import matplotlib
 import numpy as np
 import pytest
+from helpers_figures import check_apart, check_complete, texts
 from helpers_records import (
     TRUE_EFFECTS,
     make_record,
@@ -14,7 +15,6 @@ from helpers_records import (
     study_records,
     sweep_records,
 )
-from matplotlib.text import Annotation, Text
 
 from smf_lib.report import figures
 from smf_lib.report.analysis import tables
@@ -125,32 +125,6 @@ def drawn(figure, records):
     return RECORD_FIGURES[figure](RECORD_SETS[records]())
 
 
-def texts(figure):
-    """Texts that a figure shows, with their boxes in pixels; ticks out of view are not shown."""
-    figure.fig.draw_without_rendering()
-    renderer = figure.fig.canvas.get_renderer()
-    hidden = set()
-    for axis in (axis for ax in figure.fig.axes for axis in (ax.xaxis, ax.yaxis)):
-        low, high = sorted(axis.get_view_interval())
-        seen = [t.label1 for t in axis.get_major_ticks() if low <= t.get_loc() <= high]
-        hidden |= set(map(id, axis.findobj(Text)))
-        hidden -= set(map(id, [*seen, axis.label])) if axis.axes.axison else set()
-    found = [text for text in figure.fig.findobj(Text) if id(text) not in hidden]
-    shown = [text for text in found if text.get_visible() and text.get_text().strip()]
-    return [(text, text.get_window_extent(renderer)) for text in shown]
-
-
-def check_complete(figure):
-    assert figure.png().startswith(b"\x89PNG")
-    assert figure.caption.endswith(".") and figure.alt.endswith(".")
-    assert len(figure.alt) > 60 and "nan" not in (figure.caption + figure.alt).lower()
-    assert figure.fig.get_figwidth() == 8
-    width, height = figure.fig.bbox.size
-    for text, box in texts(figure):
-        inside = box.x0 > -2 and box.y0 > -2 and box.x1 < width + 2 and box.y1 < height + 2
-        assert inside, f"{text.get_text()} is cut off"
-
-
 def with_own_probes(records, number):
     """The records with so many probes that the library does not bring."""
     probes = {
@@ -195,12 +169,7 @@ def test_figures_of_arrays_are_complete(name):
 
 @pytest.mark.parametrize(("figure", "records"), [pair for pair in ALL if pair[0] != "cost"])
 def test_labels_do_not_overlap(figure, records):
-    found = texts(drawn(figure, records))
-    boxes = [(text.get_text(), box) for text, box in found if isinstance(text, Annotation)]
-    for (first, a), (second, b) in combinations(boxes, 2):
-        wide = min(a.x1, b.x1) - max(a.x0, b.x0)
-        high = min(a.y1, b.y1) - max(a.y0, b.y0)
-        assert min(wide, high) < 2, f"{first} lies on {second}"
+    check_apart(drawn(figure, records))
 
 
 def test_many_methods_are_told_apart_by_hue_and_mark():
@@ -241,10 +210,7 @@ def test_published_and_measured_stand_side_by_side(name):
     titles = [ax.get_title(loc="left") for ax in figure.fig.axes]
     assert titles[0] == "Published: arXiv 2605.03229v2"
     assert "Full finetuning +5.4 points at +43.8 %" in figure.alt
-    boxes = [(t.get_text(), box) for t, box in texts(figure) if isinstance(t, Annotation)]
-    for (first, a), (second, b) in combinations(boxes, 2):
-        wide, high = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
-        assert min(wide, high) < 2, f"{first} lies on {second}"
+    check_apart(figure)
 
 
 def test_a_study_without_trained_arms_is_named_and_not_drawn():

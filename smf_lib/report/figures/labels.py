@@ -156,14 +156,14 @@ def _shared_area(box: NDArray[np.float64], others: NDArray[np.float64]) -> float
     return float(np.prod(np.clip(high - low, 0, None), axis=1).sum())
 
 
-def label_ends(panels: Sequence[tuple[Axes, Sequence[Label]]]) -> list:
+def label_ends(panels: Sequence[tuple[Axes, Sequence[Label]]], size: float = SIZE) -> list:
     """Write the labels of lines in a column at each panel's right edge, none over another.
 
     A thin line joins each label to the end of its line, at the label's (x, y). The figure's
     layout makes room for the texts and is then fixed. Returns the annotations.
     """
     ordered = [(ax, sorted(labels, key=lambda label: label.y)) for ax, labels in panels]
-    written = [[_end_text(ax, label) for label in labels] for ax, labels in ordered]
+    written = [[_end_text(ax, label, size) for label in labels] for ax, labels in ordered]
     figure = panels[0][0].figure
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
@@ -171,7 +171,7 @@ def label_ends(panels: Sequence[tuple[Axes, Sequence[Label]]]) -> list:
     for (ax, labels), texts in zip(ordered, written, strict=True):
         edge = ax.get_window_extent().x1
         starts = [ax.transData.transform((label.x, label.y)) for label in labels]
-        heights = _spread([y / scale for _, y in starts], SIZE + 3)
+        heights = _spread([y / scale for _, y in starts], size + 3)
         for label, text, (x, y), height in zip(labels, texts, starts, heights, strict=True):
             text.set_position((16, height - y / scale))
             points = [(x, y), (edge + 3 * scale, y), (edge + 14 * scale, height * scale)]
@@ -181,7 +181,7 @@ def label_ends(panels: Sequence[tuple[Axes, Sequence[Label]]]) -> list:
     return [text for texts in written for text in texts]
 
 
-def _end_text(ax: Axes, label: Label):
+def _end_text(ax: Axes, label: Label, size: float):
     """The label's text beside the right edge at the height of its line's end."""
     return ax.annotate(
         label.text,
@@ -190,9 +190,34 @@ def _end_text(ax: Axes, label: Label):
         xytext=(16, 0),
         textcoords="offset points",
         va="center",
-        size=SIZE,
+        size=size,
         color=text_colour(label.colour),
     )
+
+
+def label_left(ax: Axes, labels: Sequence[Label], size: float = SIZE, **style) -> list:
+    """Write labels to the left of points above each other, none over another.
+
+    To be called when the figure's layout is fixed. Returns the annotations.
+    """
+    scale = ax.figure.dpi / 72
+    ordered = sorted(labels, key=lambda label: label.y)
+    heights = [ax.transData.transform((label.x, label.y))[1] / scale for label in ordered]
+    return [
+        ax.annotate(
+            label.text,
+            (label.x, label.y),
+            xytext=(-9, place - height),
+            textcoords="offset points",
+            ha="right",
+            va="center",
+            size=size,
+            color=text_colour(label.colour),
+            zorder=7,
+            **style,
+        )
+        for label, height, place in zip(ordered, heights, _spread(heights, size + 4), strict=True)
+    ]
 
 
 def _spread(heights: Sequence[float], gap: float) -> list[float]:

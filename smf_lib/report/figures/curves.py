@@ -1,0 +1,357 @@
+"""Whole curves of gain and drift: the main figure of the frontier, and small ones beside it."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from ...study.records.record import Record
+from ...study.records.results import ResultsError
+from ..analysis.ablations import Factor
+from ..analysis.arms import Arm, group_arms
+from ..analysis.captions import best_floor, setting_sentence
+from ..analysis.effects import change, level
+from ..analysis.equal_gain import Curve, drift_of
+from ..analysis.frontier import Frontier, NotOnRecord, ratio_text
+from ..measures import DIVERGENCE, EXAM
+from ..text import listed, signed
+from .labels import Label, label_ends, label_left
+from .style import FAINT, GREY, Figure, method_colours, new_figure, styled, text_colour
+
+STEPS = 25  # gains at which a band is computed
+
+
+@styled
+def gain_and_divergence(
+    frontier: Frontier,
+    names: Sequence[str],
+    at: float,
+    references: Sequence[str] = (),
+    own: Sequence[Record] = (),
+) -> Figure:
+    """Divergence from the base (nats a token, log axis) against exam gain (points), a line a curve.
+
+    names: the curves that are drawn. references: those of them whose drift at a gain of `at` points
+    is written as a multiple of that of the first. own: runs of another study of the same exam,
+    drawn as stars.
+
+    Raises NotOnRecord if no curve of these names is there.
+    """
+    shown = _there(frontier, names)
+    colours = method_colours(frontier.curves)
+    figure = new_figure(5.2)
+    ax = figure.subplots()
+    labels = [_curve(ax, frontier, name, colours[name]) for name in shown]
+    for name in shown:
+        _band(ax, frontier.measured()[name], colours[name])
+    _log_axis(ax)
+    points, told = _own_points(frontier, own)
+    for method, gain, drift in points:
+        style = {"markersize": 15, "markeredgecolor": "black", "markeredgewidth": 0.9, "zorder": 6}
+        ax.plot(gain, drift, "*", color=colours.get(method, GREY), **style)
+    ax.set_xlim(left=min(0.0, ax.get_xlim()[0]))
+    ax.set_xlabel("exam gain over the base model (points): more is better", size=11)
+    ax.set_ylabel("KL from the base model (nats a token): less is better", size=11)
+    _at_line(ax, at)
+    floors = _floors(ax, frontier)
+    ax.grid(axis="y")
+    label_ends([(ax, labels)], size=11)
+    _compared(ax, frontier, shown[0], references, at)
+    drifts = {name: frontier.drift(name, at) for name in shown if name in frontier.reached(at)}
+    stars = f" Stars are {told}." if points else ""
+    caption = (
+        "What was learned against what was forgotten, along whole curves: each dot is a learning "
+        "rate, lower right is best. Bands are 95 % intervals of the divergence at each gain, over "
+        "questions, sequences and seeds, for comparing curves: what moves all of them alike is "
+        f"left out. At zero gain stands the base model, whose divergence is zero.{floors}{stars} "
+        f"{setting_sentence(frontier.arms)}"
+    )
+    alt = (
+        "Line plot of KL divergence on a logarithmic axis against exam gain. "
+        + " ".join(_told_curve(frontier, name) for name in shown)
+        + f" At a gain of {at:g} points: "
+        + "; ".join(f"{frontier.label(name)} {found.value:.3g}" for name, found in drifts.items())
+        + " nats a token."
+    )
+    return Figure(figure, caption, alt)
+
+
+@styled
+def beside_references(
+    frontier: Frontier, names: Sequence[str], references: Sequence[str], at: float
+) -> Figure:
+    """Each curve of `names` in a panel of its own, with the references in grey behind it.
+
+    Raises NotOnRecord if none of them is there.
+    """
+    behind = [name for name in references if name in frontier.measured()]
+    shown = _there(frontier, names)
+    colours = method_colours(frontier.curves)
+    columns = min(3, len(shown))
+    rows = -(-len(shown) // columns)
+    figure = new_figure(0.5 + 2.6 * rows)
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for ax in grid[len(shown) :]:
+        ax.axis("off")
+    for ax, name in zip(grid, shown, strict=False):
+        for other in behind:
+            label = _curve(ax, frontier, other, FAINT)
+            place = {"xytext": (3, 2), "textcoords": "offset points", "size": 7.5, "color": GREY}
+            ax.annotate(label.text, (label.x, label.y), **place)
+        _curve(ax, frontier, name, colours[name])
+        ax.axvline(at, color=GREY, linewidth=0.8, linestyle=":")
+        ax.set_title(frontier.label(name), size=10, color=text_colour(colours[name]))
+        ax.margins(x=0.18)
+    _log_axis(grid[0])
+    _shared_labels(grid, len(shown), columns)
+    caption = (
+        "Every other method, each in a panel of its own, with those of the main figure in grey. "
+        f"The dotted line is at {signed(at, 0)} points. {setting_sentence(frontier.arms)}"
+    )
+    alt = "Small line plots of KL divergence against exam gain. " + " ".join(
+        _told_curve(frontier, name) for name in shown
+    )
+    return Figure(figure, caption, alt)
+
+
+@styled
+def passes(frontier: Frontier, pairs: Sequence[tuple[str, str]], at: float) -> Figure:
+    """One pass over the questions beside several, a panel a method.
+
+    pairs: curves with fewer and with more passes (`ablations.passes`). Raises NotOnRecord without
+    any.
+    """
+    if not pairs:
+        raise NotOnRecord(f"Study {frontier.where} has no method with several passes.")
+    colours = method_colours(frontier.curves)
+    figure = new_figure(3.5)
+    grid = figure.subplots(1, len(pairs), sharex=True, sharey=True, squeeze=False).ravel()
+    told = []
+    for ax, (one, more) in zip(grid, pairs, strict=True):
+        epochs = [_passes(frontier, name) for name in (one, more)]
+        ends = [
+            (_curve(ax, frontier, name, colours[one], linestyle=style), passed)
+            for name, style, passed in zip((one, more), ("-", "--"), epochs, strict=True)
+        ]
+        for label, passed in ends:
+            words = f"{passed} pass" + ("es" if passed > 1 else "")
+            place = {"xytext": (4, 3), "textcoords": "offset points", "size": 9}
+            ax.annotate(words, (label.x, label.y), color=text_colour(colours[one]), **place)
+        ax.axvline(at, color=GREY, linewidth=0.8, linestyle=":")
+        ax.set_title(frontier.label(one), size=10.5)
+        ax.margins(x=0.22)
+        told += [_told_curve(frontier, name) for name in (one, more)]
+    _log_axis(grid[0])
+    _shared_labels(grid, len(pairs), len(pairs))
+    caption = (
+        "One pass over the training questions (solid) and several at lower rates (dashed). If "
+        "reading again is a better way to learn more than a higher rate, the dashed line lies "
+        f"lower. {setting_sentence(frontier.arms)}"
+    )
+    return Figure(figure, caption, "Line plots of KL divergence against gain. " + " ".join(told))
+
+
+@styled
+def ablations(frontier: Frontier, factors: Sequence[Factor], at: float) -> Figure:
+    """Drift at equal gain relative to the reference setting, a panel a factor.
+
+    Raises NotOnRecord if no variant reaches the gain.
+    """
+    drawn = [factor for factor in factors if any(v.ratio.known for v in factor.others)]
+    if not drawn:
+        raise NotOnRecord(f"Study {frontier.where} has no variant beside its reference to draw.")
+    columns = min(3, len(drawn))
+    rows = -(-len(drawn) // columns)
+    figure = new_figure(0.4 + 2.5 * rows)
+    grid = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+    for ax in grid[len(drawn) :]:
+        ax.axis("off")
+    for ax, factor in zip(grid, drawn, strict=False):
+        ax.axhline(1, color=FAINT, linewidth=1, zorder=1)
+        for place, variant in enumerate(factor.variants):
+            ratio, colour = variant.ratio, GREY if variant.is_reference else "#0072b2"
+            if not ratio.known:
+                ax.annotate(
+                    "out of reach", (place, 0.04), xycoords=("data", "axes fraction"), rotation=90,
+                    ha="center", va="bottom", size=7.5, color=GREY,
+                )  # fmt: skip
+                continue
+            if ratio.bounded:
+                ax.plot([place] * 2, [ratio.low, ratio.high], color=colour, alpha=0.55)
+            shape = "s" if variant.is_reference else "o"
+            ax.plot(place, ratio.value, shape, color=colour, markersize=6.5)
+        ax.set_title(factor.title, size=10)
+        values = [variant.value for variant in factor.variants]
+        long = max(map(len, values)) > 8
+        ax.set_xticks(range(len(values)), values, size=8, rotation=25 if long else 0)
+        if long:
+            for tick in ax.get_xticklabels():
+                tick.set_ha("right")
+        ax.set_xlim(-0.6, len(values) - 0.4)
+        ax.grid(axis="y")
+    grid[0].set_yscale("log")
+    low, high = grid[0].get_ylim()
+    grid[0].set_ylim(max(low, 0.02), min(high, 50))
+    grid[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    grid[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    grid[0].yaxis.set_minor_formatter(NullFormatter())
+    for ax in grid[::columns]:
+        ax.set_ylabel("times the reference's KL", size=9)
+    caption = (
+        f"Drift at {signed(at, 0)} points of gain, as a multiple of that of the reference setting "
+        "(grey square), one factor a panel: below 1 is better. Lines are 95 % intervals over "
+        f"questions, sequences and seeds. {setting_sentence(frontier.arms)}"
+    )
+    alt = "Dot plots of relative drift. " + " ".join(
+        f"{factor.title}: "
+        + ", ".join(f"{v.value} {ratio_text(v.ratio)}" for v in factor.variants if v.ratio.known)
+        + "."
+        for factor in drawn
+    )
+    return Figure(figure, caption, alt)
+
+
+def _there(frontier: Frontier, names: Sequence[str]) -> list[str]:
+    """The curves of these names that can be drawn."""
+    shown = [name for name in dict.fromkeys(names) if name in frontier.measured()]
+    if not shown:
+        raise NotOnRecord(
+            f"Nothing to draw: study {frontier.where} has no curve of "
+            f"{listed(names) or 'other methods'} (two learning rates or more)."
+        )
+    return shown
+
+
+def _curve(ax: Axes, frontier: Frontier, name: str, colour: str, linestyle: str = "-") -> Label:
+    """Dots and the line through them; returns the label of the line's end."""
+    curve = frontier.measured()[name]
+    gains, drifts = 100 * curve.gains[0], curve.back(curve.heights[0])
+    ax.plot(
+        gains, drifts, "o", linestyle=linestyle, color=colour, markersize=5.5,
+        markeredgecolor="white", markeredgewidth=0.7, linewidth=1.9, zorder=3,
+    )  # fmt: skip
+    end = int(np.argmax(drifts))
+    return Label(gains[end], drifts[end], frontier.label(name), colour)
+
+
+def _band(ax: Axes, curve: Curve, colour: str) -> None:
+    """The 95 % interval of the drift at each gain, where there is one."""
+    heights = np.linspace(curve.lowest, curve.highest, STEPS)
+    found = [drift_of(curve, at) for at in heights]
+    low, high = np.array([(i.low, i.high) if i.bounded else (np.nan,) * 2 for i in found]).T
+    ax.fill_between(100 * heights, low, high, color=colour, alpha=0.18, linewidth=0, zorder=1.2)
+
+
+def _log_axis(ax: Axes) -> None:
+    """A logarithmic axis of drifts, with plain numbers, not made wider than bands need."""
+    ax.set_yscale("log")
+    lines = np.concatenate([line.get_ydata() for line in ax.lines if len(line.get_ydata()) > 2])
+    low, high = ax.get_ylim()
+    ax.set_ylim(max(low, lines.min() / 3), min(high, 3 * lines.max()))
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: signed(value, 0)))
+
+
+def _shared_labels(grid: Sequence[Axes], panels: int, columns: int) -> None:
+    """Names of the axes at the left and at the lowest panel of each column."""
+    for ax in grid[:panels:columns]:
+        ax.set_ylabel("KL from the base", size=9)
+    for ax in grid[max(0, panels - columns) : panels]:
+        ax.set_xlabel("exam gain (points)", size=9)
+        ax.xaxis.set_tick_params(labelbottom=True)
+
+
+def _at_line(ax: Axes, at: float) -> None:
+    ax.axvline(at, color=GREY, linewidth=1.1, linestyle="--", zorder=2)
+    place = {"xycoords": ("data", "axes fraction"), "xytext": (0, 3), "ha": "center"}
+    words = f"equal gain: {signed(at, 0)} points"
+    ax.annotate(words, (at, 1.0), textcoords="offset points", size=10, color="#333333", **place)
+
+
+def _compared(
+    ax: Axes, frontier: Frontier, first: str, references: Sequence[str], at: float
+) -> None:
+    """Where the line of equal gain is crossed, and how many times the first's drift that is."""
+    reached = frontier.reached(at)
+    if first not in reached:
+        return
+    labels = []
+    for name in (name for name in (first, *references) if name in reached):
+        height = frontier.drift(name, at).value
+        style = {"markeredgecolor": "#333333", "markerfacecolor": "white", "zorder": 5}
+        ax.plot(at, height, "o", markersize=7.5, markeredgewidth=1.5, **style)
+        if name != first:
+            times = frontier.ratio((name, first), at).value
+            labels.append(Label(at, height, f"{times:.2g} times", "#333333"))
+    label_left(ax, labels, size=11, weight="bold")
+
+
+def _floors(ax: Axes, frontier: Frontier) -> str:
+    """Mark the base model, and what needs no language model where it gains; says so in words."""
+    ax.axvline(0, color=FAINT, linewidth=1.1, zorder=1)
+    place = {"textcoords": "offset points", "xycoords": ("data", "axes fraction"), "color": GREY}
+    ax.annotate("base model", (0, 0.0), xytext=(4, 5), size=9, **place)
+    before = level(frontier.base, EXAM).value
+    floors = frontier.base.first.baselines
+    known = {"guessing": 100 * floors.chance}
+    for title, found in (
+        ("a rule that learns nothing", floors.rules),
+        ("a bag of words", floors.bags),
+    ):
+        if found:
+            known[title] = best_floor(found)[1]
+    for title, value in known.items():
+        if 0 < value - before < ax.get_xlim()[1]:
+            ax.axvline(value - before, color=GREY, linewidth=0.9, linestyle=":", zorder=1)
+            ax.annotate(title, (value - before, 0.0), xytext=(4, 5), size=9, **place)
+    told = listed(f"{title} {signed(value - before, 1)}" for title, value in known.items())
+    return f" On the same scale, without a language model: {told} points."
+
+
+def _own_points(
+    frontier: Frontier, records: Sequence[Record]
+) -> tuple[list[tuple[str, float, float]], str]:
+    """Method, gain and drift of each run of another study, and what study that is."""
+    arms = [arm for arm in group_arms(records) if arm.has(EXAM)] if records else []
+    base = next((arm for arm in arms if arm.is_base), None)
+    found, used = [], []
+    for arm in arms:
+        if base is None or arm.is_base or not arm.has(DIVERGENCE):
+            continue
+        try:
+            gain, drift = change(arm, base, EXAM), change(arm, base, DIVERGENCE)
+        except ResultsError:
+            continue
+        if _same_exam(frontier, arm) and gain.known and drift.known and drift.value > 0:
+            found.append((arm.curve, gain.value, drift.value))
+            used.append(arm)
+    if not used:
+        return [], ""
+    exam = used[0].first.data.exam
+    return found, (
+        f"runs of study {used[0].where} ({exam.rows} questions, "
+        f"{listed(arm.first.label for arm in used)})"
+    )
+
+
+def _same_exam(frontier: Frontier, arm: Arm) -> bool:
+    """Whether a run of another study answered the same exam for the same divergence."""
+    ours, theirs = frontier.base.first, arm.first
+    same = ours.data.exam.name == theirs.data.exam.name
+    return same and ours.model.sha256 == theirs.model.sha256
+
+
+def _passes(frontier: Frontier, name: str) -> int:
+    return frontier.curves[name].first.settings["training"]["epochs"]
+
+
+def _told_curve(frontier: Frontier, name: str) -> str:
+    """A curve for readers who do not see it."""
+    curve = frontier.measured()[name]
+    points = zip(100 * curve.gains[0], curve.back(curve.heights[0]), strict=True)
+    told = ", ".join(f"{signed(gain, 1)} points at {drift:.2g}" for gain, drift in points)
+    return f"{frontier.label(name)}: {told}."
