@@ -28,7 +28,8 @@ from smf_lib.study.profiles import load_profile
 logger.addFilter(lambda r: not r.getMessage().startswith(("Select jobs", "Execute ")))
 
 SOURCE = Path(os.path.relpath(workflow.basedir))
-VIEWS = ["03_results", "04_selection", "05_cost", "06_paper"]
+VIEWS = ["00_frontier", "03_results", "04_selection", "05_cost", "06_paper"]
+CURVES = ["frontier", "ablations"]  # profiles whose whole curves are shown, whatever is built
 PAPER_STUDIES = ["medmcqa-qwen-coder", "medmcqa-smollm2", "paper"]
 
 os.environ["SMF_ROOT"] = os.getcwd()
@@ -68,10 +69,12 @@ def source(*parts):
 
 def shown_records(wildcards):
     """The records that a view reads (of this study, others, benchmarks), and other files it reads."""
-    if wildcards.view == "04_selection":
-        return []
     found = list(Path("results").glob("*/*/*.json"))
+    if wildcards.view == "04_selection":
+        return sorted(str(p) for p in found if p.parts[1] == CURVES[0])
     further = [p for p in found if p.parent.name != "local" or p.parts[1] == PROFILE.name]
+    if wildcards.view == "00_frontier":
+        further += [p for p in found if p.parts[1] in CURVES]
     if wildcards.view == "06_paper":
         names = [*PAPER_STUDIES, "medmcqa"]
         further += [p for p in found if p.parts[1] in names]
@@ -111,6 +114,8 @@ def view_parameters(wildcards):
     if wildcards.view == "06_paper":
         own = PROFILE.is_like_the_paper and PROFILE.name not in PAPER_STUDIES
         return json.dumps({"studies": [*([PROFILE_NAME] if own else []), *PAPER_STUDIES]})
+    if wildcards.view == "00_frontier":
+        return json.dumps({} if PROFILE.name in CURVES else {"own": PROFILE_NAME})
     if wildcards.view != "04_selection":
         return notebook_parameters()
     there_are = PROFILE.exam.train_rows or 40 * PROFILE.training.batch_size

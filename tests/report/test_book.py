@@ -19,7 +19,8 @@ from smf_lib.study.records.results import write_record
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROFILE = load_profile("smoke").model_copy(update={"seeds": [0, 1]})
 NAMES = [
-    "01_build_memory", "02_finetune", "03_results", "04_selection", "05_cost", "06_paper"
+    "00_frontier", "01_build_memory", "02_finetune", "03_results", "04_selection", "05_cost",
+    "06_paper",
 ]  # fmt: skip
 
 

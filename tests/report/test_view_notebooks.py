@@ -1,15 +1,51 @@
 """Notebooks that only draw: they need records, and neither model nor data."""
 
+import ast
 import shutil
 
 import nbformat
 import pytest
+from helpers_records import ablation_records, frontier_records, study_records
+from IPython.display import Markdown
 
+from smf_lib.report.figures import Figure
 from smf_lib.study.profiles import PROFILE_DIR, load_profile
+from smf_lib.study.records.results import write_record
 from smf_lib.study.study import Study
 
 REPOSITORY = PROFILE_DIR.parent
 STUDY = "medmcqa-qwen-coder"
+
+
+def executed(name, **parameters):
+    """The names that a notebook's code has made, `shown` what each cell ends with, by its id."""
+    cells = nbformat.read(REPOSITORY / "notebooks" / f"{name}.ipynb", 4).cells
+    names, shown = {}, {}
+    for cell in cells:
+        if cell.cell_type == "code":
+            *before, last = ast.parse(cell.source).body
+            value = isinstance(last, ast.Expr)
+            steps = ast.Module([*before, *([] if value else [last])], [])
+            exec(compile(steps, cell.id, "exec"), names)  # noqa: S102
+            if value:
+                expression = compile(ast.Expression(last.value), cell.id, "eval")
+                shown[cell.id] = eval(expression, names)
+            if "parameters" in cell.metadata.get("tags", []):
+                names |= parameters
+    return names | {"shown": shown}
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """A function that writes records into a results folder of the test's own."""
+    monkeypatch.setenv("SMF_ROOT", str(tmp_path))
+
+    def write(records):
+        for record in records:
+            folder = tmp_path / "results" / record.profile / record.study
+            write_record(folder / f"{record.run_id}.json", record)
+
+    return write
 
 
 @pytest.mark.parametrize("name", ["03_results", "05_cost"])
@@ -18,12 +54,56 @@ def test_a_recorded_study_is_drawn_without_its_model_and_data(name, tmp_path, mo
     monkeypatch.setenv("SMF_ROOT", str(tmp_path))
     with pytest.raises(ValueError, match="data/medmcqa"):
         Study.load(STUDY)
-    cells = nbformat.read(REPOSITORY / "notebooks" / f"{name}.ipynb", 4).cells
-    names = {}
-    for cell in cells:
-        if cell.cell_type == "code":
-            exec(compile(cell.source, cell.id, "exec"), names)  # noqa: S102
-            if "parameters" in cell.metadata.get("tags", []):
-                names["profile"] = STUDY
-    methods = {record.method for record in names["records"]}
+    methods = {record.method for record in executed(name, profile=STUDY)["records"]}
     assert {"base", "lora", "smf-kl"} <= methods <= set(load_profile(STUDY).methods)
+
+
+def test_the_frontier_is_drawn_from_records_alone(results):
+    for records in (frontier_records(), ablation_records(), study_records()):
+        results(records)
+    made = executed("00_frontier")
+    figures = [value for value in made["shown"].values() if isinstance(value, Figure)]
+    assert len(figures) == 5 and "Stars are runs of study quick/local" in figures[0].caption
+    first = next(value for value in made["shown"].values() if isinstance(value, Markdown))
+    assert first.data.startswith("- At +11 points of gain on the exam, SMF, TF-IDF has drifted")
+    assert made["gains"] == [7, 11, 16]
+    said = " ".join(v.data for v in made["shown"].values() if isinstance(v, Markdown))
+    assert "reading again" in said and "Against the strict row-wise step" in said
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        [],
+        frontier_records(seeds=(0,), methods=("lora", "smf-tfidf", "full")),
+        frontier_records(methods=("smf-tfidf",)),
+    ],
+    ids=["none", "one seed", "one curve"],
+)
+def test_the_frontier_says_what_too_few_records_cannot_tell(records, results):
+    results(records)
+    made = executed("00_frontier", references=["lora", "full"] if len(records) != 10 else [])
+    said = " ".join(v.data for v in made["shown"].values() if isinstance(v, Markdown))
+    assert "No ablation is on record yet" in said
+    assert "no method with several passes" in said or "No method with several passes" in said
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"method": "smf"}, "method='smf' has no curve in study frontier/reference; it has full"),
+        ({"references": ["ia3"]}, "references='ia3' has no curve"),
+        ({"gain": 90}, "gain=90 is reached by no curve.*choose a number of points between"),
+    ],
+)
+def test_a_parameter_of_the_frontier_that_cannot_work_is_refused(parameters, message, results):
+    results(frontier_records(methods=("lora", "smf-tfidf", "full")))
+    with pytest.raises(ValueError, match=message):
+        executed("00_frontier", **parameters)
+
+
+def test_the_frontiers_exercises_fold_without_the_book():
+    cells = nbformat.read(REPOSITORY / "notebooks" / "00_frontier.ipynb", 4).cells
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    solutions = text.count("<summary>Solution")
+    assert solutions == text.count("**Exercise ") == text.count("</details>") >= 3
