@@ -246,7 +246,7 @@ def test_a_changed_line_of_data_is_said_before_the_runs_repeat_that_read_it(stud
     plan = study.planned()
     for path, text in before.items():
         path.write_text(text, "utf-8")
-    assert "lora-seed0: measure prose_perplexity (articles changed)" in told.stdout
+    assert "lora-seed0: measure prose_perplexity, prose_kl (articles changed)" in told.stdout
     assert plan.count("rule finetune:") == 5 and "rule build_memory:" not in plan, plan
 
 

@@ -8,11 +8,24 @@ from smf_lib.report.analysis import tables
 from smf_lib.report.analysis.arms import group_arms
 from smf_lib.report.analysis.captions import baseline_sentence
 from smf_lib.report.analysis.stats import Interval
+from smf_lib.report.measures import DRIFTS, drift_measures
 from smf_lib.study.records.results import ResultsError
 
 
 def row(table, method):
     return table[table["Method"] == method].iloc[0]
+
+
+def test_divergence_on_prose_is_in_the_table_where_it_was_measured_and_not_drawn():
+    records = study_records()
+    assert not any("on prose" in head for head in tables.forgotten_table(records))
+    for record in records:
+        own = record.metrics["self_kl"]
+        record.metrics["prose_kl"] = own.model_copy(update={"items": own.items[:40], "n": 40})
+    table = tables.forgotten_table(records)
+    assert row(table, "LoRA r 16")["KL from the base on prose (nats a token)"].startswith("0.1")
+    assert "prose_kl" in drift_measures(records)
+    assert list(drift_measures(records, drawn=True)) == list(DRIFTS)
 
 
 def test_tables_of_results_hold_values_intervals_and_counts():
