@@ -1,7 +1,7 @@
 """Time of measuring: `SharedContextLM` and lm-eval's `HFLM`, on the same model and questions.
 
-The exam (four continuations of a prompt) and the knowledge probe (greedy answers after the same
-five examples) are scored by both; every question's outcome is compared too.
+The exam (four continuations of a prompt) and the knowledge probe (greedy answers after examples, as
+many questions after the same ones as the study has) are scored by both; outcomes are compared too.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def main(argv: list[str] | None = None) -> None:
         "hflm": HFLM(pretrained=model, tokenizer=tokenizer, batch_size=BATCH, device="cpu"),
     }
     questions = study.exam.test[:count]
-    known, shots = study.knowledge
+    known, shown = study.knowledge
     measures = {
         "exam": lambda lm: measure_exam(lm, questions),
-        "knowledge": lambda lm: measure_knowledge(lm, known[:count], shots),
+        "knowledge": lambda lm: measure_knowledge(lm, known[:count], shown[:count]),
     }
     results = {}
     for name, measure in measures.items():
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
         "model": study.model_files.name,
         "precision": "fp32",
         "hflm_batch_size": BATCH,
-        "examples": len(shots),
+        "examples": len(shown[0]),
         "rounds": rounds,
     }
     report("scoring_vs_hflm", arguments, settings, results)

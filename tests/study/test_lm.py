@@ -9,7 +9,7 @@ from lm_eval.models.huggingface import HFLM
 from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from transformers import LlamaForCausalLM
 
-from smf_lib.study.evaluation.evaluate import measure_self_kl as measure_kl
+from smf_lib.study.evaluation.evaluate import measure_divergence
 from smf_lib.study.evaluation.lm import Generation, SharedContextLM
 from smf_lib.study.evaluation.reading import RowReader, batches, common_prefix, inference
 from smf_lib.study.study import Study
@@ -137,8 +137,9 @@ def test_scores_do_not_depend_on_neighbours_where_attention_goes_by_column(
 def test_divergence_does_not_depend_on_neighbours_where_attention_goes_by_column(architecture):
     model, base = (tiny_model(architecture, seed, **BY_COLUMN[architecture]) for seed in (0, 1))
     texts = [list(range(3, 3 + length)) for length in (9, 5, 9, 2)]
-    alone = [measure_kl(model, base, [text]).value for text in texts]
-    assert measure_kl(model, base, texts, batch_size=4).items == pytest.approx(alone, abs=1e-4)
+    alone = [measure_divergence("kl", model, base, [text]).value for text in texts]
+    together = measure_divergence("kl", model, base, texts, batch_tokens=36)
+    assert together.items == pytest.approx(alone, abs=1e-4)
 
 
 def adapted(kind: str):
