@@ -39,7 +39,8 @@ help:
 	@echo "make test            make the environment and pass all tests"
 	@echo "make lint            check format, style, docstrings, types, dead code and dependencies"
 	@echo "make lock            write requirements.lock again from pyproject.toml (needs uv)"
-	@echo "make clean           remove what the study computed and trained (work/PROFILE); records stay"
+	@echo "make clean           remove pages and notebooks that were run (work/PROFILE); what was trained is"
+	@echo "                     in work/kept, for all profiles; records stay too"
 	@echo
 	@echo "JOBS=1      runs side by side, which share the cores (and the GPU, where there is one)"
 	@echo "CORES=all   cores to use      VENV=.venv   the environment; VENV=none: the active one"

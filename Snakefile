@@ -2,7 +2,8 @@
 
     snakemake --cores all --rerun-triggers mtime params input --config profile=quick -- book
 
-Everything is written under the working directory: work/<profile>/ and results/<profile>/local/.
+Everything is written under the working directory: work/kept/ (what is trained and measured, for all
+profiles), work/<profile>/ and results/<profile>/local/.
 A run is repeated when its key changes (see smf_lib/study/keys.py), and then trains and measures only
 what is not kept under its key; `python -m smf_lib.study keys --profile quick` says what that will be.
 Targets: `book`; `study` (all records, no pages); or any file that a rule makes.

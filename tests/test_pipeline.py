@@ -256,7 +256,7 @@ def test_what_was_trained_is_kept(study):
         "lora-seed0", "smf-kl-seed0", "smf-tfidf-seed0"
     }  # fmt: skip
     text = study.page("notebooks/02_finetune_smf-kl-seed0").text
-    assert "kept in work/smoke/runs/smf-kl-seed0-" in text and "finetuned:" in text
+    assert "kept in work/kept/smf-kl-" in text and "finetuned:" in text
 
 
 def test_a_second_build_is_refused_but_not_the_jobs_of_a_cluster(study):

@@ -97,7 +97,7 @@ def read_background(
     settings that `text` is made by, None for the profile's.
     """
     key = reads_key(study, model.peft_config["default"], parent, background)
-    path = study.work / f"reads-{key.digest}.pt"
+    path = study.kept / f"reads-{key.digest}.pt"
     tables = {id(m.table): m.table for m in memories(model).values()}.values()
     names = ("background_counts", "background_documents", "n_background_documents")
     with making(path) as missing:

@@ -11,6 +11,8 @@ from filelock import FileLock
 
 from ..method.files import whole
 
+KEPT = "kept"  # the folder below work/ that all profiles share
+
 
 def find_root() -> Path:
     """Where work/ and results/ lie: SMF_ROOT if set, else the repository, else this folder."""

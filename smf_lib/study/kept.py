@@ -1,6 +1,6 @@
 """What a run leaves on disk, under its keys, and what is therefore left to do.
 
-work/<profile>/runs/<run>-<training key>/
+work/kept/<method>-<training key>/
     adapter/                 what was trained, for `PeftModel.from_pretrained`
     rows.safetensors         for sparse memory also as a row patch, for `smf_lib.RowPatch`
     weights/                 of full finetuning, where the profile says `keep: full` or another
@@ -8,6 +8,8 @@ work/<profile>/runs/<run>-<training key>/
     training.json            what training took; written last
     <metric>-<metric key>.json
     provenance.json, footprint.json
+
+Profiles that train the same share it.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ class RunFiles:
     def of(cls, study: Materials, spec: RunSpec) -> RunFiles:
         """The files of a run under today's keys."""
         keys = run_keys(study, spec)
-        folder = study.work / "runs" / f"{spec.run_id}-{keys.training.digest}"
+        folder = study.kept / f"{spec.method}-{keys.training.digest}"
         return cls(folder, spec.settings.kind, keys, study.profile.is_kept(spec))
 
     @property

@@ -20,7 +20,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from multiprocessing import connection
 from pathlib import Path
 
@@ -79,6 +79,12 @@ class Job:
     profile: str
     study: Materials
     spec: RunSpec
+    also: tuple[Job, ...] = ()  # runs of other profiles that are trained with it, once for all
+
+    @property
+    def names(self) -> list[str]:
+        """The run's name and those of the runs that are trained with it."""
+        return [self.name, *(job.name for job in self.also)]
 
     @property
     def name(self) -> str:
@@ -94,12 +100,12 @@ class Job:
     def parent(self) -> Job | None:
         """The run that this one goes on from."""
         spec = parent_of(self.study.profile, self.spec)
-        return None if spec is None else dataclasses.replace(self, spec=spec)
+        return None if spec is None else dataclasses.replace(self, spec=spec, also=())
 
     @property
     def is_done(self) -> bool:
-        """Whether the run's record is current."""
-        return what_is_left(self.study, self.spec).nothing
+        """Whether its record, and those of the runs that are trained with it, are current."""
+        return all(what_is_left(job.study, job.spec).nothing for job in (self, *self.also))
 
     @property
     def has_weights(self) -> bool:
@@ -172,12 +178,9 @@ class _Runs:
 
     def __init__(self, jobs: list[Job], workers: int, seconds: float | None):
         self.outcome = Outcome()
-        self.waiting: dict[str, Job] = {}
-        for job in jobs:
-            if job.is_done:
-                self.outcome.before.append(job.name)
-            else:
-                self.waiting[job.name] = job
+        left = [job for job in jobs if not job.is_done]
+        self.outcome.before += [job.name for job in jobs if job not in left]
+        self.waiting = {job.name: job for job in _trained_once(left)}
         self.most = min(workers, len(self.waiting))
         self.threads = max(1, _cores() // workers)
         self.workers: list[_Worker] = []
@@ -186,21 +189,22 @@ class _Runs:
 
     def work_off(self) -> Outcome:
         """Do what can be done, then end the workers."""
-        with _bar(len(self.waiting)) as bar:
+        with _bar(_count(self.waiting.values())) as bar:
             try:
                 while self._hand_out() or self.running:
                     if self.deadline and time.monotonic() > self.deadline + GRACE_SECONDS:
                         break
                     self._listen()
-                    outcome = self.outcome
-                    bar.n = bar.total - len(self.waiting) - len(self.running) - len(outcome.ended)
+                    undone = [*self.waiting.values(), *(worker.job for worker in self.running)]
+                    bar.n = bar.total - _count(undone) - len(self.outcome.ended)
                     bar.set_postfix_str(self._time_left(), refresh=False)
                     bar.refresh()
             except KeyboardInterrupt:
                 self.outcome.interrupted = True
                 self._leave_out(self.waiting, "interrupted")
             finally:
-                self.outcome.ended += [worker.job.name for worker in self.running]
+                for worker in self.running:
+                    self.outcome.ended += worker.job.names
                 for worker in self.workers:
                     worker.end()
         late = {name: job for name, job in self.waiting.items() if not self._fits(job)}
@@ -222,7 +226,7 @@ class _Runs:
                 self.workers += idle
             del self.waiting[job.name]
             if job.is_done:  # another process has done it meanwhile
-                self.outcome.before.append(job.name)
+                self.outcome.before += job.names
                 continue
             idle[0].start(job)
             given = True
@@ -248,8 +252,9 @@ class _Runs:
         parent = job.parent
         if parent is None:
             return False
-        undone = {*self.waiting, *self.outcome.failed, *self.outcome.not_started}
-        undone |= {worker.job.name for worker in self.running}
+        begun = [worker.job for worker in self.running]
+        undone = {name for other in (*self.waiting.values(), *begun) for name in other.names}
+        undone |= {*self.outcome.failed, *self.outcome.not_started}
         if parent.name in undone:
             return True
         siblings = [w.job.parent.name for w in self.running if w.job.parent is not None]
@@ -262,19 +267,19 @@ class _Runs:
             job = worker.job
             error, seconds = worker.result()
             if error is None:
-                self.outcome.done.append(job.name)
+                self.outcome.done += job.names
                 self.took.append((job, seconds))
             elif error == TAKEN:
-                self.outcome.not_started[job.name] = f"since it {TAKEN}"
+                self.outcome.not_started |= dict.fromkeys(job.names, f"since it {TAKEN}")
             else:
-                self.outcome.failed[job.name] = f"{error} (see {job.log})"
+                self.outcome.failed |= dict.fromkeys(job.names, f"{error} (see {job.log})")
                 self.workers.remove(worker)  # what an error leaves in memory goes with it
                 worker.end()
 
     def _leave_out(self, jobs: dict[str, Job], reason: str) -> None:
-        for name in list(jobs):
-            self.outcome.not_started[name] = reason
-            self.waiting.pop(name, None)
+        for job in list(jobs.values()):
+            self.outcome.not_started |= dict.fromkeys(job.names, reason)
+            self.waiting.pop(job.name, None)
 
     def _time_left(self) -> str:
         """How long all will take, judging by the mean of what is done."""
@@ -304,6 +309,21 @@ def _known(job: Job, took: list[tuple[Job, float]]) -> list[float]:
         return alike
     trained = [(o, s) for o, s in took if o.profile == job.profile and o.epochs]
     return [seconds * job.epochs / other.epochs for other, seconds in trained]
+
+
+def _trained_once(jobs: Sequence[Job]) -> list[Job]:
+    """The runs, those of other profiles with the training of an earlier one put to that one."""
+    found: dict[Path, Job] = {}
+    for job in jobs:
+        folder = RunFiles.of(job.study, job.spec).folder
+        first = found.get(folder)
+        also = () if first is None else (*first.also, job)
+        found[folder] = dataclasses.replace(first or job, also=also)
+    return list(found.values())
+
+
+def _count(jobs: Iterable[Job]) -> int:
+    return sum(len(job.names) for job in jobs)
 
 
 def _bar(total: int) -> tqdm:
@@ -340,10 +360,12 @@ class _Worker:
     def start(self, job: Job) -> None:
         """Give the worker a run."""
         self.job, self.started = job, time.monotonic()
-        spec = job.spec
-        run = (job.profile, job.study.root, spec.method, spec.seed, spec.learning_rate, job.log)
+        runs = [
+            (one.profile, one.study.root, one.spec.method, one.spec.seed, one.spec.learning_rate)
+            for one in (job, *job.also)
+        ]
         with contextlib.suppress(BrokenPipeError):  # it has ended; `result` says so
-            self.pipe.send(run)
+            self.pipe.send((runs, job.log))
 
     def result(self) -> tuple[str | None, float]:
         """The error with which the run ended, None if it is done; and how many seconds it took."""
@@ -385,28 +407,31 @@ def _work(pipe: connection.Connection) -> None:
     studies = {}
     with contextlib.suppress(EOFError):
         while (task := pipe.recv()) is not None:
-            *run, log = task
+            runs, log = task
             plain.name = log.stem
             _print_to(log)
-            pipe.send(_run(studies, *run))
+            pipe.send(_run(studies, runs))
 
 
-def _run(
-    studies: dict, profile: str, root: Path, method: str, seed: int, learning_rate: float | None
-) -> tuple[str | None, float]:
-    """Do one run; None or the error in one line, and the seconds without the worker's own start."""
+def _run(studies: dict, runs: list[tuple]) -> tuple[str | None, float]:
+    """Do one run, and measure those that are trained with it.
+
+    Returns None or the error in one line, and the seconds without the worker's own start.
+    """
     from .study import Study, run  # with the evaluation harness, which is slow to import
 
     started, error = time.monotonic(), None
     try:
-        if profile not in studies:
-            studies[profile] = Study.load(profile, root)
-        study = studies[profile]
-        spec = study.profile.run(method, seed, learning_rate)
+        found = []
+        for profile, root, *which in runs:
+            if profile not in studies:
+                studies[profile] = Study.load(profile, root)
+            found.append((studies[profile], studies[profile].profile.run(*which)))
+        (study, spec), *others = found
         _forget()
         started = time.monotonic()
         with FileLock(_lock_file(study, spec), timeout=0):
-            record = run(study, spec)
+            record = run(study, spec, others)
         for name, metric in record.metrics.items():
             print(f"{name} {metric.value:.4g} (standard error {metric.stderr:.2g}, n {metric.n})")
     except Timeout:

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from .exams import build_exam
-from .files import making, write_json
+from .files import KEPT, making, write_json
 from .keys import own_text_key
 from .models import ModelFiles, load_model, resolve_model
 from .profiles import Profile
@@ -36,8 +36,13 @@ class Materials:
 
     @property
     def work(self) -> Path:
-        """Folder of everything that can be made again."""
+        """Folder of what belongs to this profile alone and can be made again: notebooks, logs."""
         return self.root / "work" / self.profile.name
+
+    @property
+    def kept(self) -> Path:
+        """Folder of what is kept under keys, for all profiles: trainings, measurements, texts."""
+        return self.root / "work" / KEPT
 
     @property
     def results(self) -> Path:
@@ -107,7 +112,7 @@ class Materials:
     def _own_text(self, name: str, sequences: int, tokens: int, seed: int, base=None):
         """What the base model writes: as it came with the library, as kept, or written now."""
         key = own_text_key(self, sequences, tokens, seed)
-        path = own_text.shipped(key.digest) or self.work / f"{name}-{key.digest}.json"
+        path = own_text.shipped(key.digest) or self.kept / f"{name}-{key.digest}.json"
         with making(path) as missing:
             if missing:
                 model, tokenizer = base or self.load_base()

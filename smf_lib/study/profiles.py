@@ -17,6 +17,7 @@ from pydantic import Field, SerializeAsAny, ValidationError, field_validator, mo
 
 from .baselines import BASELINES
 from .exams import EXAMS
+from .files import KEPT
 from .imports import import_file
 from .methods import MemorySettings, MethodSettings
 from .settings import (
@@ -237,6 +238,11 @@ def load_profile(name_or_path: str | Path, directory: Path = PROFILE_DIR) -> Pro
     except ValidationError as error:
         lines = [_error_line(e["loc"], e["input"], e["msg"]) for e in error.errors()]
         raise ValueError(f"profile {path} has invalid fields:\n" + "\n".join(lines)) from None
+    if profile.name == KEPT:
+        raise ValueError(
+            f"name={profile.name!r} in profile {path} is that of the folder that all profiles "
+            "share; choose another"
+        )
     if profile.name != path.stem:
         raise ValueError(
             f"name={profile.name!r} in profile {path}: the name must be that of the file, "

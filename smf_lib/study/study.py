@@ -9,7 +9,7 @@
 
 and, whenever it was trained, `model, tokenizer = study.trained("smf-kl", seed=0)`.
 
-What is finished is kept under `work/<profile>/`, in places named after everything that it depends
+What is finished is kept under `work/kept/`, in places named after everything that it depends
 on (`keys`), so that a step that was done is not done again and a changed setting never meets old
 files. Building never trains, training never measures, measuring never trains.
 """
@@ -21,6 +21,7 @@ import json
 import math
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from peft import PeftConfig, PeftModel
@@ -300,10 +301,12 @@ class Study(Materials):
             get_rule(rule)
 
 
-def run(study: Study, spec: RunSpec) -> Record | None:
+def run(study: Study, spec: RunSpec, others: Sequence[tuple[Study, RunSpec]] = ()) -> Record | None:
     """One run from model to record, after the run that it goes on from, if that is not trained.
 
     Processes that train together each call it; the first measures and gets the record.
+
+    others: runs of other studies with the same training, which are measured and recorded too.
     """
     parent = study.parent(spec)
     if parent is not None and study.files(parent).weights is None:
@@ -312,6 +315,8 @@ def run(study: Study, spec: RunSpec) -> Record | None:
     outcome = study.train(spec, model, tokenizer)
     if not processes.is_first():
         return None
+    for other, same in others:
+        other.record(same, outcome, other.measure(same, model, tokenizer))
     return study.record(spec, outcome, study.measure(spec, model, tokenizer))
 
 

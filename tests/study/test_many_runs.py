@@ -119,12 +119,31 @@ def test_a_failed_run_is_told_and_stops_no_other(root, capsys):
     assert list(records(root)) == ["c-seed0"]
 
 
+def test_runs_of_two_profiles_that_train_the_same_are_trained_once(root):
+    methods = {"base": {"label": "Base", "kind": "base"}, "a": sparse("kl"), "b": sparse("count")}
+    one = write_profile(root, methods=methods)
+    methods = {"a": sparse("kl") | {"label": "A", "learning_rate": [1.0e-2, 2.0e-2]}}
+    validation = {"probes": [], "split": "validation"}
+    two = write_profile(root, "other", methods=methods, evaluation=validation)
+    outcome = run_many([*jobs_of(one, root), *jobs_of(two, root)], 2)
+    assert len(outcome.done) == 5 and not outcome.failed
+    assert len(list((root / "work" / "kept").glob("*/training.json"))) == 3
+    first, second = records(root)["a-seed0"], records(root, "other")["a-lr0.01-seed0"]
+    assert first.keys.training.key == second.keys.training.key
+    assert first.cost.train_seconds == second.cost.train_seconds
+    assert second.label == "A" and second.data.exam.split == "validation"
+    assert run_many(jobs_of(two, root), 1).before == [
+        "other/a-lr0.01-seed0",
+        "other/a-lr0.02-seed0",
+    ]
+
+
 def test_a_killed_driver_loses_nothing_that_is_finished(root):
     methods = {"a": sparse("kl"), "b": sparse("slow"), "c": sparse("slow")}
     path = write_profile(root, methods=methods)
     command = [sys.executable, "-m", "smf_lib.study", "run", "--profile", str(path), "--jobs", "2"]
     process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.DEVNULL)
-    runs = root / "work" / "smoke" / "runs"
+    runs = root / "work" / "kept"
     while not records(root) or not list(runs.glob("*/checkpoint-*/complete.json")):
         assert process.poll() is None
         time.sleep(0.05)

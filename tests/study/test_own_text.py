@@ -127,10 +127,10 @@ def test_a_document_starts_with_the_pretraining_separator_where_there_is_one():
 def test_a_text_that_comes_with_the_library_is_not_written_again(tmp_path, monkeypatch):
     study = Materials(load_profile("smoke"), tmp_path)
     written = study.background_text()
-    (kept,) = study.work.glob("background-*.json")
+    (kept,) = study.kept.glob("background-*.json")
     monkeypatch.setattr(own_text, "SHIPPED", tmp_path / "shipped")
     own_text.SHIPPED.mkdir()
     kept.rename(own_text.SHIPPED / kept.name.removeprefix("background-"))
     monkeypatch.setattr(own_text, "write_self_text", None)
     assert study.background_text() == written
-    assert not list(study.work.glob("background-*.json"))
+    assert not list(study.kept.glob("background-*.json"))

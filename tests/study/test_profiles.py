@@ -90,6 +90,13 @@ def test_quick_and_sweep_agree_on_all_but_rates_and_amounts():
     assert (quick.evaluation.split, sweep.evaluation.split) == ("test", "validation")
 
 
+def test_a_profile_cannot_have_the_name_of_the_shared_folder(tmp_path):
+    path = tmp_path / "kept.yaml"
+    path.write_text("{extends: smoke, name: kept}")
+    with pytest.raises(ValueError, match="name='kept' in profile .* all profiles share; choose"):
+        load_profile(path)
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
