@@ -288,6 +288,7 @@ ABLATIONS = {
     "table128": ({"settings": {"num_subkeys": 128}}, 0.5),
     "layers6": ({"settings": {"layers": [5, 10, 15, 20, 25, 29]}}, 1.5),
     "background64": ({"background": {"sequences": 64}}, 1.2),
+    "prose": ({"background": {"sequences": 120, "text": {"source": "shipped"}}}, 1.1),
     "dense-moments": (
         {"baseline": "released", "baseline_settings": {"dense_moments": True}}, 1.8
     ),
@@ -313,6 +314,7 @@ def curve_records(curves, profile, study, seeds, methods=None, **labels):
                     own["method"] |= rule
                 given = (methods or {}).get(method, ({}, 1.0))[0]
                 own["method"] |= given
+                own["background"] = own["background"] | given.get("background", {})
                 if "settings" in given:
                     own["method"]["settings"] = {"rule": "tfidf", **given["settings"]}
                 if method.endswith("-3"):

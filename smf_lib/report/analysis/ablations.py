@@ -5,16 +5,27 @@ differs from the reference.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
+from peft import PeftConfig
+
+from ...method.config import SparseMemoryConfig
+from ...method.registration import NAME as SPARSE_MEMORY
 from ...study.records.record import Record
 from ..text import listed, signed
 from .frontier import Frontier, MethodCurve, differs, ratio_text
 from .stats import Interval
 
 ONE = Interval(1.0, 1.0, 1.0, 1)
+# What a memory has where nothing is said.
+DEFAULTS = {
+    field.name: field.default
+    for field in fields(SparseMemoryConfig)
+    if field.name not in {general.name for general in fields(PeftConfig)}
+}
 ALGORITHM = "baseline"
+RELEASED = "released"
 # Settings by what they are called in a figure; of a setting that is not named here its own name.
 TITLES = {
     "num_subkeys": "Rows of the table",
@@ -25,10 +36,12 @@ TITLES = {
     "key_dim": "Width of the keys",
     "rule": "Rule",
     "trainable": "What is trained",
+    "initial_values": "First values",
     "training.epochs": "Passes",
     "background.sequences": "Background texts",
     "background.text": "Source of the background",
     ALGORITHM: "The step",
+    RELEASED: "As the released algorithm does",
 }
 
 
@@ -66,20 +79,19 @@ def settings_of(record: Record) -> dict[str, Any]:
     Learning rate, label and what else does not describe the method are left out.
     """
     method = record.settings["method"]
-    memory = record.settings.get("memory", {}) if method.get("peft_type") == "SPARSE_MEMORY" else {}
-    background = {**record.settings.get("background", {}), **(method.get("background") or {})}
-    training = record.settings.get("training", {})
-    parts = {
+    sparse = method.get("peft_type") == SPARSE_MEMORY
+    memory = DEFAULTS | record.settings.get("memory", {}) if sparse else {}
+    background = record.settings.get("background", {}) if memory else {}
+    return {
         "kind": method["kind"],
         "peft_type": method.get("peft_type"),
         **memory,
         **method.get("settings", {}),
         ALGORITHM: method.get("baseline"),
         **_named(f"{ALGORITHM}_settings", method.get("baseline_settings", {})),
-        **_named("background", background if memory else {}),
-        **_named("training", training),
+        **_named("background", background),
+        **_named("training", record.settings.get("training", {})),
     }
-    return parts
 
 
 def _named(part: str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,12 +121,12 @@ def factors(frontier: Frontier, reference: str, at: float) -> list[Factor]:
         changed = differences(curve.first, start)
         if not changed:
             continue
-        key = ALGORITHM if ALGORITHM in changed else next(iter(changed))
+        key = _factor(changed)
         variant = Variant(name, *_value(curve.first, key), relative(frontier, name, reference, at))
         groups.setdefault(key, []).append(variant)
     found = []
     for key in sorted(groups, key=lambda key: [*TITLES, key].index(key)):
-        own = Variant(reference, *_value(start, key), replace(ONE, seeds=1), is_reference=True)
+        own = Variant(reference, *_value(start, key, own=True), ONE, is_reference=True)
         variants = sorted([own, *groups[key]], key=lambda variant: variant.rank)
         found.append(Factor(TITLES.get(key, key.replace("_", " ")), tuple(variants)))
     return found
@@ -125,19 +137,30 @@ def _kind(record: Record) -> tuple:
     return method["kind"], method.get("peft_type")
 
 
-def _value(record: Record, key: str) -> tuple[str, tuple[float, str]]:
-    """A setting in words, and what sorts it among others of its kind."""
+def _factor(changed: dict[str, Any]) -> str:
+    """Which of the settings that differ a variant is about; the others come with it."""
+    if ALGORITHM in changed:
+        return RELEASED if changed[ALGORITHM] == RELEASED else ALGORITHM
+    return "background.text" if "background.text" in changed else next(iter(changed))
+
+
+def _value(record: Record, key: str, own: bool = False) -> tuple[str, tuple[float, str]]:
+    """A setting in words, and what sorts it among others of its kind.
+
+    own: of the reference; a variant has its label where its value is long.
+    """
     value = settings_of(record).get(key)
+    if key in (ALGORITHM, RELEASED):
+        return ("strict", (-1.0, "")) if own else (record.label, (0.0, record.label))
     if value is None:
-        words = {ALGORITHM: "row-wise Adam", "background.text": "own text"}
-        return words.get(key, "default"), (-1.0, "")
-    if key == ALGORITHM or isinstance(value, dict):
-        return record.label, (0.0, record.label)
+        return {"background.text": "own text"}.get(key, "default"), (-1.0, "")
     if key == "num_subkeys":
         return f"{value**2:,}", (value, "")
     if isinstance(value, list):
         words = ", ".join(map(str, value))
-        return words, (len(value), words)
+        return words if own else record.label, (len(value), words)
+    if isinstance(value, dict):
+        return record.label, (0.0, record.label)
     if isinstance(value, int | float) and not isinstance(value, bool):
         return f"{value:,}", (value, "")
     return str(value), (0.0, str(value))

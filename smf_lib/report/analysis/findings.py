@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from ..measures import DIVERGENCE
 from ..text import listed, signed
-from .ablations import ALGORITHM, TITLES, Factor, differences, passes
+from .ablations import RELEASED, TITLES, Factor, differences, passes
 from .effects import change, drift
 from .frontier import Frontier, differs, ratio_text, read_frontier
 from .stats import Interval
@@ -330,9 +330,9 @@ def pass_sentences(frontier: Frontier, at: float) -> list[str]:
 
 def strictness_sentence(factors: Sequence[Factor], at: float) -> str:
     """What the switches of the released algorithm change, as a number each."""
-    steps = next((factor for factor in factors if factor.title == TITLES[ALGORITHM]), None)
+    steps = next((factor for factor in factors if factor.title == TITLES[RELEASED]), None)
     if steps is None:
-        return "No run with another step than the strict one is on record."
+        return "No run of the released algorithm is on record."
     told = [
         f"{v.value} drifts {share_text(v.ratio)} as far"
         + ("" if differs(v.ratio) else " (not told apart)" if v.ratio.bounded else "")
@@ -341,6 +341,4 @@ def strictness_sentence(factors: Sequence[Factor], at: float) -> str:
     ]
     lost = [f"{v.value} {v.ratio.reason}" for v in steps.others if not v.ratio.known]
     parts = [*told, *(f"{text}, so nothing can be said" for text in lost)]
-    return (
-        f"Against the strict row-wise step at {signed(at, 0)} points of gain: {'; '.join(parts)}."
-    )
+    return f"Against the strict step at {signed(at, 0)} points of gain: {'; '.join(parts)}."

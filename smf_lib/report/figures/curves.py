@@ -1,6 +1,7 @@
 """Whole curves of gain and drift: the main figure of the frontier, and small ones beside it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,7 +17,7 @@ from ..analysis.equal_gain import Curve, drift_of
 from ..analysis.frontier import Frontier, NotOnRecord, ratio_text
 from ..measures import DIVERGENCE, EXAM
 from ..text import listed, signed
-from .labels import Label, label_ends, label_left
+from .labels import Label, label_beside, label_ends
 from .style import FAINT, GREY, Figure, method_colours, new_figure, styled, text_colour
 
 STEPS = 25  # gains at which a band is computed
@@ -94,17 +95,17 @@ def beside_references(
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     for ax in grid[len(shown) :]:
         ax.axis("off")
+    grey: dict[Axes, list[Label]] = {}
     for ax, name in zip(grid, shown, strict=False):
-        for other in behind:
-            label = _curve(ax, frontier, other, FAINT)
-            place = {"xytext": (3, 2), "textcoords": "offset points", "size": 7.5, "color": GREY}
-            ax.annotate(label.text, (label.x, label.y), **place)
+        grey[ax] = [replace(_curve(ax, frontier, other, FAINT), colour=GREY) for other in behind]
         _curve(ax, frontier, name, colours[name])
         ax.axvline(at, color=GREY, linewidth=0.8, linestyle=":")
         ax.set_title(frontier.label(name), size=10, color=text_colour(colours[name]))
-        ax.margins(x=0.18)
     _log_axis(grid[0])
     _shared_labels(grid, len(shown), columns)
+    _room_at_the_right(grid[0], max(map(len, map(frontier.label, behind)), default=0), columns)
+    for ax, labels in grey.items():
+        label_beside(ax, labels, "right", size=7.5)
     caption = (
         "Every other method, each in a panel of its own, with those of the main figure in grey. "
         f"The dotted line is at {signed(at, 0)} points. {setting_sentence(frontier.arms)}"
@@ -128,22 +129,25 @@ def passes(frontier: Frontier, pairs: Sequence[tuple[str, str]], at: float) -> F
     figure = new_figure(3.5)
     grid = figure.subplots(1, len(pairs), sharex=True, sharey=True, squeeze=False).ravel()
     told = []
+    named: dict[Axes, list[Label]] = {}
     for ax, (one, more) in zip(grid, pairs, strict=True):
         epochs = [_passes(frontier, name) for name in (one, more)]
         ends = [
             (_curve(ax, frontier, name, colours[one], linestyle=style), passed)
             for name, style, passed in zip((one, more), ("-", "--"), epochs, strict=True)
         ]
-        for label, passed in ends:
-            words = f"{passed} pass" + ("es" if passed > 1 else "")
-            place = {"xytext": (4, 3), "textcoords": "offset points", "size": 9}
-            ax.annotate(words, (label.x, label.y), color=text_colour(colours[one]), **place)
+        named[ax] = [
+            replace(label, text=f"{passed} pass" + ("es" if passed > 1 else ""))
+            for label, passed in ends
+        ]
         ax.axvline(at, color=GREY, linewidth=0.8, linestyle=":")
         ax.set_title(frontier.label(one), size=10.5)
-        ax.margins(x=0.22)
         told += [_told_curve(frontier, name) for name in (one, more)]
     _log_axis(grid[0])
     _shared_labels(grid, len(pairs), len(pairs))
+    _room_at_the_right(grid[0], len("3 passes"), len(pairs))
+    for ax, labels in named.items():
+        label_beside(ax, labels, "right")
     caption = (
         "One pass over the training questions (solid) and several at lower rates (dashed). If "
         "reading again is a better way to learn more than a higher rate, the dashed line lies "
@@ -201,7 +205,8 @@ def ablations(frontier: Frontier, factors: Sequence[Factor], at: float) -> Figur
     caption = (
         f"Drift at {signed(at, 0)} points of gain, as a multiple of that of the reference setting "
         "(grey square), one factor a panel: below 1 is better. Lines are 95 % intervals over "
-        f"questions, sequences and seeds. {setting_sentence(frontier.arms)}"
+        "questions, sequences and seeds; a point without one lies too near the end of its curve. "
+        f"{setting_sentence(frontier.arms)}"
     )
     alt = "Dot plots of relative drift. " + " ".join(
         f"{factor.title}: "
@@ -265,6 +270,12 @@ def _shared_labels(grid: Sequence[Axes], panels: int, columns: int) -> None:
         ax.xaxis.set_tick_params(labelbottom=True)
 
 
+def _room_at_the_right(ax: Axes, letters: int, columns: int) -> None:
+    """Room for words of so many letters beside the last points, in one of several columns."""
+    low, high = ax.get_xlim()
+    ax.set_xlim(right=high + 0.0095 * letters * columns * (high - low))
+
+
 def _at_line(ax: Axes, at: float) -> None:
     ax.axvline(at, color=GREY, linewidth=1.1, linestyle="--", zorder=2)
     place = {"xycoords": ("data", "axes fraction"), "xytext": (0, 3), "ha": "center"}
@@ -287,7 +298,7 @@ def _compared(
         if name != first:
             times = frontier.ratio((name, first), at).value
             labels.append(Label(at, height, f"{times:.2g} times", "#333333"))
-    label_left(ax, labels, size=11, weight="bold")
+    label_beside(ax, labels, "left", size=11, weight="bold")
 
 
 def _floors(ax: Axes, frontier: Frontier) -> str:
@@ -295,6 +306,7 @@ def _floors(ax: Axes, frontier: Frontier) -> str:
     ax.axvline(0, color=FAINT, linewidth=1.1, zorder=1)
     place = {"textcoords": "offset points", "xycoords": ("data", "axes fraction"), "color": GREY}
     ax.annotate("base model", (0, 0.0), xytext=(4, 5), size=9, **place)
+    below = 0
     before = level(frontier.base, EXAM).value
     floors = frontier.base.first.baselines
     known = {"guessing": 100 * floors.chance}
@@ -307,7 +319,8 @@ def _floors(ax: Axes, frontier: Frontier) -> str:
     for title, value in known.items():
         if 0 < value - before < ax.get_xlim()[1]:
             ax.axvline(value - before, color=GREY, linewidth=0.9, linestyle=":", zorder=1)
-            ax.annotate(title, (value - before, 0.0), xytext=(4, 5), size=9, **place)
+            below -= 13
+            ax.annotate(title, (value - before, 1.0), xytext=(4, below), size=9, **place)
     told = listed(f"{title} {signed(value - before, 1)}" for title, value in known.items())
     return f" On the same scale, without a language model: {told} points."
 

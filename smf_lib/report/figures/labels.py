@@ -195,11 +195,13 @@ def _end_text(ax: Axes, label: Label, size: float):
     )
 
 
-def label_left(ax: Axes, labels: Sequence[Label], size: float = SIZE, **style) -> list:
-    """Write labels to the left of points above each other, none over another.
+def label_beside(ax: Axes, labels: Sequence[Label], side: str, size: float = SIZE, **style) -> list:
+    """Write labels to the left or right of points, moved up or down so that none is on another.
 
-    To be called when the figure's layout is fixed. Returns the annotations.
+    side: "left" or "right". The figure's layout is fixed by this call. Returns the annotations.
     """
+    ax.figure.draw_without_rendering()
+    ax.figure.set_layout_engine("none")
     scale = ax.figure.dpi / 72
     ordered = sorted(labels, key=lambda label: label.y)
     heights = [ax.transData.transform((label.x, label.y))[1] / scale for label in ordered]
@@ -207,9 +209,9 @@ def label_left(ax: Axes, labels: Sequence[Label], size: float = SIZE, **style) -
         ax.annotate(
             label.text,
             (label.x, label.y),
-            xytext=(-9, place - height),
+            xytext=(-9 if side == "left" else 5, place - height),
             textcoords="offset points",
-            ha="right",
+            ha="right" if side == "left" else "left",
             va="center",
             size=size,
             color=text_colour(label.colour),
