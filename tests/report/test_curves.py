@@ -94,6 +94,7 @@ def test_lines_are_straight_between_the_measured_points():
 def test_own_runs_are_stars_and_named_in_the_caption():
     figure = main(study_records())
     stars = [line for line in figure.fig.axes[0].lines if line.get_marker() == "*"]
+    assert "\N{BLACK STAR} study quick/local" in {text.get_text() for text, _ in texts(figure)}
     assert (
         len(stars) == 4 and "Stars are runs of study quick/local (400 questions" in figure.caption
     )

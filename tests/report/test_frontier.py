@@ -33,6 +33,7 @@ from smf_lib.report.analysis.frontier import (
 from smf_lib.report.analysis.stats import Interval
 from smf_lib.report.text import signed
 from smf_lib.study.files import find_root
+from smf_lib.study.records.record import Record
 from smf_lib.study.records.results import ResultsError, records_folder, write_record
 
 METHOD, REFERENCES = "smf-tfidf", ["lora", "full"]
@@ -221,6 +222,36 @@ def test_other_probes_stand_beside_the_divergence_at_the_same_gain(frontier):
     ]  # fmt: skip
     points = frontier_tables.points_table(frontier)
     assert len(points) == sum(len(rates) for rates in FRONTIER.values())
+
+
+def with_witnesses(records):
+    """The records with a divergence on prose and a small task that shares nothing with them."""
+    changed = []
+    for record in records:
+        content = record.model_dump(mode="json")
+        content["metrics"]["prose_kl"] = content["metrics"]["self_kl"]
+        content["data"]["prose"] |= {"articles": 64, "sections": [1] * 64}
+        del content["metrics"]["prose_perplexity"]
+        about = {"title": "Endings", "unit": "accuracy", "data": "lm_eval:endings"}
+        task = content["metrics"]["knowledge_accuracy"] | {"about": about}
+        content["metrics"]["lm_eval:endings"] = task
+        content["data"]["other"] = {
+            "lm_eval:endings": {"sha256": "e", "rows": 400, "source": "shipped"}
+        }
+        changed.append(Record.model_validate(content))
+    return changed
+
+
+def test_witnesses_of_drift_stand_beside_it_where_they_are_recorded():
+    frontier = frontier_of(with_witnesses(frontier_records(methods=("lora", "full", METHOD))))
+    assert frontier.drift_metrics == [
+        "self_kl", "prose_kl", "knowledge_accuracy", "lm_eval:endings",
+    ]  # fmt: skip
+    heads = list(frontier_tables.probes_table(frontier, 11))
+    assert len(heads) == 5 and any("prose" in head for head in heads)
+    assert heads[-1] == "Endings lost (points)"
+    said = " ".join(findings.came_out(frontier, METHOD, REFERENCES, 11))
+    assert "Endings: SMF, TF-IDF" in said and "prose: SMF, TF-IDF keeps more than" in said
 
 
 def test_settings_that_differ_are_named():

@@ -51,6 +51,11 @@ def gain_and_divergence(
     for method, gain, drift in points:
         style = {"markersize": 15, "markeredgecolor": "black", "markeredgewidth": 0.9, "zorder": 6}
         ax.plot(gain, drift, "*", color=colours.get(method, GREY), **style)
+    if points:
+        place = {"xycoords": "axes fraction", "ha": "right", "va": "bottom", "color": GREY}
+        ax.annotate(
+            f"\N{BLACK STAR} study {own[0].profile}/{own[0].study}", (0.99, 0.02), size=10, **place
+        )
     ax.set_xlim(left=min(0.0, ax.get_xlim()[0]))
     ax.set_xlabel("exam gain over the base model (points): more is better", size=11)
     ax.set_ylabel("KL from the base model (nats a token): less is better", size=11)
