@@ -15,6 +15,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
+
+import psutil
 
 from .files import find_root
 from .kept import what_is_left
@@ -22,8 +25,8 @@ from .materials import Materials
 from .profiles import load_profile
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run a subcommand.
+def main(arguments: list[str] | None = None, started: float | None = None) -> None:
+    """Run a subcommand; `started` is the `time.time()` from which `--seconds` counts, None for now.
 
     Raises:
         SystemExit: a setting that cannot work, with one line that says which; runs that failed.
@@ -42,16 +45,22 @@ def main(arguments: list[str] | None = None) -> None:
     run.add_argument(
         "--jobs", type=int, help="how many runs side by side, in processes of their own"
     )
-    run.add_argument("--seconds", type=float, help="with --jobs: how long there is")
+    run.add_argument(
+        "--seconds",
+        type=float,
+        help="with --jobs: how long there is, from the start of the command; what is still "
+        "running is ended some ten seconds later",
+    )
     keys = commands.add_parser("keys", help="what would be trained or measured again, and why")
     keys.add_argument("--profile", required=True, help="a name, or a YAML file's path")
     options = parser.parse_args(arguments)
+    started = started or time.time()
     if options.command == "keys":
         print_keys(options.profile)
     else:
         if options.seconds is not None and options.jobs is None:
             parser.error(f"--seconds {options.seconds:g} needs --jobs; add --jobs 1")
-        run_all(options)
+        run_all(options, started)
 
 
 def print_keys(profile: str) -> None:
@@ -65,7 +74,7 @@ def print_keys(profile: str) -> None:
         print(f"{run_id}: {what}")
 
 
-def run_all(options: argparse.Namespace) -> None:
+def run_all(options: argparse.Namespace, started: float) -> None:
     """Build, train, measure and record the runs that the options of `run` name."""
     from .many import Job, check_limits, chosen_runs, run_many
     from .study import Study  # with the evaluation harness, which is slow to import
@@ -85,7 +94,8 @@ def run_all(options: argparse.Namespace) -> None:
     if options.jobs is None:
         run_here(jobs)
         return
-    outcome = run_many(jobs, options.jobs, options.seconds)
+    left = None if options.seconds is None else options.seconds - (time.time() - started)
+    outcome = run_many(jobs, options.jobs, left)
     print("\n".join(outcome.lines()))
     if outcome.failed or outcome.interrupted:
         sys.exit(1)
@@ -108,4 +118,4 @@ def run_here(jobs: list) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(started=psutil.Process().create_time())  # with the time that imports took

@@ -18,6 +18,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterable, Sequence
@@ -192,7 +193,10 @@ class _Runs:
         with _bar(_count(self.waiting.values())) as bar:
             try:
                 while self._hand_out() or self.running:
-                    if self.deadline and time.monotonic() > self.deadline + GRACE_SECONDS:
+                    if (
+                        self.deadline is not None
+                        and time.monotonic() > self.deadline + GRACE_SECONDS
+                    ):
                         break
                     self._listen()
                     undone = [*self.waiting.values(), *(worker.job for worker in self.running)]
@@ -402,6 +406,9 @@ def _work(pipe: connection.Connection) -> None:
     """A worker: do the runs that come through the pipe; answer as `_run` does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started it ends it
     end_with_parent()
+    tqdm.set_lock(
+        threading.RLock()
+    )  # its own is of all processes, and left behind by one that ends
     plain = PlainLines("", [sys.stderr])
     sys.stderr = plain
     studies = {}

@@ -191,6 +191,12 @@ def test_a_run_that_is_still_going_at_the_limit_is_ended(root, monkeypatch):
     assert "the same command goes on" in "\n".join(outcome.lines())
 
 
+def test_the_time_there_is_counts_from_the_start_of_the_command(root, capsys):
+    path = write_profile(root, methods={"m": sparse("kl")})
+    main(["run", "--profile", str(path), "--jobs", "1", "--seconds", "60"], time.time() - 61)
+    assert "not started, the time is short: smoke/m-seed0" in capsys.readouterr().out
+
+
 def test_what_another_process_has_begun_is_left_to_it(root):
     path = write_profile(root, methods={"m": sparse("kl"), "n": sparse("kl")})
     jobs = jobs_of(path, root)
