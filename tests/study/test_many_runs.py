@@ -169,13 +169,13 @@ def test_no_run_is_begun_that_would_not_be_done_in_time(root):
     base = {"label": "Base", "kind": "base"}
     path = write_profile(root, methods={"long": longer, "a": sparse("kl"), "base": base})
     jobs = {job.spec.method: job for job in jobs_of(path, root)}
-    runs = many._Runs(list(jobs.values()), 1, seconds=30)
+    runs = many._Runs(list(jobs.values()), 1, seconds=3000)
     assert runs._next() is jobs["long"]  # nothing is known yet
-    runs.took = [(jobs["a"], 20.0), (jobs["a"], 15.0)]
-    assert runs._next() is jobs["a"]  # three epochs would take a minute
-    runs.took += [(jobs["long"], 29.0)]
+    runs.took = [(jobs["a"], 2000.0), (jobs["a"], 1500.0)]
+    assert runs._next() is jobs["a"]  # three epochs would take 4500 s or more
+    runs.took += [(jobs["long"], 2800.0)]
     assert runs._next() is jobs["long"]  # what one like it took says more
-    runs.took += [(jobs["long"], 31.0), (jobs["a"], 32.0)]
+    runs.took += [(jobs["long"], 3100.0), (jobs["a"], 3200.0)]
     assert runs._next() is jobs["base"]
 
 
