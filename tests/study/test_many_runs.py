@@ -170,13 +170,13 @@ def test_no_run_is_begun_that_would_not_be_done_in_time(root):
     path = write_profile(root, methods={"long": longer, "a": sparse("kl"), "base": base})
     jobs = {job.spec.method: job for job in jobs_of(path, root)}
     runs = many._Runs(list(jobs.values()), 1, seconds=3000)
-    assert runs._next() is jobs["long"]  # nothing is known yet
+    assert runs._next().spec.method == "long"  # nothing is known yet
     runs.took = [(jobs["a"], 2000.0), (jobs["a"], 1500.0)]
-    assert runs._next() is jobs["a"]  # three epochs would take 4500 s or more
+    assert runs._next().spec.method == "a"  # three epochs would take 4500 s or more
     runs.took += [(jobs["long"], 2800.0)]
-    assert runs._next() is jobs["long"]  # what one like it took says more
+    assert runs._next().spec.method == "long"  # what one like it took says more
     runs.took += [(jobs["long"], 3100.0), (jobs["a"], 3200.0)]
-    assert runs._next() is jobs["base"]
+    assert runs._next().spec.method == "base"
 
 
 def test_a_run_that_is_still_going_at_the_limit_is_ended(root, monkeypatch):
