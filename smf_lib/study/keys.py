@@ -47,6 +47,8 @@ WRITING = ("study/precision.py", "study/tasks/own_text.py")
 Parts = dict[
     str, Callable[[], str]
 ]  # the digest of each part's content, found when it is asked for
+# fields of a model's configuration that say how it was found and written
+OF_WRITING = {"transformers_version", "is_local", "local_files_only", "name_or_path"}
 DATA = {"training rows", "background", "questions", "questions of knowledge", "articles"}
 
 
@@ -325,7 +327,7 @@ def _memory_settings(config: SparseMemoryConfig) -> dict:
 
 
 def _model(study: Any) -> str:
-    """Weights, configuration and tokenizer; not the version of transformers that wrote them."""
+    """Weights, configuration and tokenizer; not with what and where they were written."""
 
     def content() -> list:
         files = study.model_files
@@ -336,9 +338,8 @@ def _model(study: Any) -> str:
             if path.name == "manifest.json" or path.name.endswith(".index.json"):
                 continue
             text = path.read_bytes().decode("utf-8", "surrogateescape")
-            if path.name in ("config.json", "generation_config.json"):
-                text = json.loads(text)
-                text.pop("transformers_version", None)
+            if path.name in ("config.json", "generation_config.json", "tokenizer_config.json"):
+                text = {n: v for n, v in json.loads(text).items() if n not in OF_WRITING}
             sums.append([path.name, short_hash(text)])
         return sums
 
