@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from smf_lib.report.analysis.decisions import first_within_one_error, holm
+from smf_lib.report.analysis.decisions import first_reaching, holm
 
 
 def holm_by_p(p_values, alpha=0.05):
@@ -34,6 +34,10 @@ def test_true_differences_of_zero_are_rarely_decided_in_a_family():
     assert 0.03 <= wrong <= 0.07
 
 
-def test_settings_of_different_questions_are_refused():
-    with pytest.raises(ValueError, match=r"outcomes of \[3, 4\] questions"):
-        first_within_one_error([[1, 0, 1], [1, 0, 1, 1]])
+def test_the_first_setting_within_one_paired_error_is_taken():
+    goal = [1] * 60 + [0] * 40
+    near = [0] * 2 + [1] * 60 + [0] * 38  # 2 answers each way
+    less = [1] * 56 + [0] * 44  # 4 answers lost and none gained: twice their error
+    assert first_reaching(goal, [less, near, goal]) == 1
+    with pytest.raises(ValueError, match="none of 1 settings is as accurate as the goal"):
+        first_reaching(goal, [less])

@@ -36,31 +36,12 @@ def holm(
     return found
 
 
-def first_within_one_error(outcomes: Sequence[ArrayLike]) -> int:
-    """Place of the first setting whose accuracy is within one standard error of the best one's.
-
-    The one-standard-error rule (Breiman et al., Classification and Regression Trees, 1984, section
-    3.4.3) with the error of the paired difference from the best, since all settings answer the same
-    questions: settings that the questions cannot tell apart are settled towards the first.
-
-    outcomes: answers (seeds, n) of each setting, the one that changes least first.
-
-    Raises:
-        ValueError: no settings, or settings with different numbers of questions.
-    """
-    settings = [by_seed(items) for items in outcomes]
-    if len({items.shape[1] for items in settings}) != 1:
-        counts = [items.shape[1] for items in settings]
-        raise ValueError(f"outcomes of {counts} questions: settings of the same questions wanted")
-    best = max(settings, key=lambda items: items.mean())
-    behind = [combine([(1.0, best), (-1.0, items)]) for items in settings]
-    return next(i for i, lag in enumerate(behind) if lag.value <= lag.error)
-
-
-def first_reaching(goal: ArrayLike, outcomes: Sequence[ArrayLike]) -> int | None:
+def first_reaching(goal: ArrayLike, outcomes: Sequence[ArrayLike]) -> int:
     """Place of the first setting that is as accurate as `goal`, within one standard error.
 
-    The error is that of the paired difference. None if no setting reaches the goal.
+    The one-standard-error rule (Breiman et al., Classification and Regression Trees, 1984, section
+    3.4.3) with the error of the paired difference, since all settings answer the same questions.
+    Raises ValueError if no setting reaches the goal.
 
     goal: answers (seeds, n); outcomes: answers (seeds, n) of each setting to the same questions,
         the one that changes least first.
@@ -70,4 +51,4 @@ def first_reaching(goal: ArrayLike, outcomes: Sequence[ArrayLike]) -> int | None
         lag = combine([(1.0, wanted), (-1.0, by_seed(items))])
         if lag.value <= lag.error:
             return place
-    return None
+    raise ValueError(f"none of {len(outcomes)} settings is as accurate as the goal")

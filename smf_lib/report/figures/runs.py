@@ -10,7 +10,7 @@ from ...study.records.record import Record
 from ..analysis.arms import Arm, arm_name, group_arms, method_rank
 from ..analysis.captions import baseline_sentence, seeds_sentence, setting_sentence
 from ..analysis.effects import level
-from ..analysis.rates import best_learning_rates, equal_gain_rates
+from ..analysis.rates import equal_gain_rates
 from ..measures import EXAM
 from ..text import CROWDED, listed, rate_text
 from .axes import beside
@@ -116,22 +116,15 @@ def learning_rate_sweep(
 ) -> Figure:
     """Exam accuracy (%) against learning rate, one line a method, the chosen rate ringed.
 
-    The rate is chosen as `equal_gain_rates` does, or, if LoRA was not swept, as
-    `best_learning_rates` does. Raises ValueError if no trained run holds the exam.
+    The rate is chosen as `equal_gain_rates` does. Raises ValueError if no trained run holds the
+    exam.
     """
     arms = [arm for arm in group_arms(records) if arm.has(EXAM)]
     trained = [arm for arm in arms if not arm.is_base]
     if not trained:
         raise ValueError(f"records hold no trained run with {EXAM}")
     levels = {arm: level(arm, EXAM) for arm in arms}
-    rule = "the lowest within one standard error of the method's best"
-    chosen = best_learning_rates(records)
-    if "lora" in chosen:
-        chosen = equal_gain_rates(records)
-        rule = (
-            "of LoRA the lowest within one standard error of its best, of every other method the "
-            "lowest that learns as much as that, within one standard error"
-        )
+    chosen = equal_gain_rates(records)
     colours = method_colours(arm.first.method for arm in trained)
     figure = new_figure(4.4)
     ax = figure.subplots()
@@ -187,7 +180,9 @@ def learning_rate_sweep(
         for method, rate in sorted(chosen.items(), key=lambda item: method_rank(item[0]))
     )
     caption = (
-        f"Exam accuracy against learning rate; rings mark the chosen rates ({rule}): {rates}. "
+        "Exam accuracy against learning rate; rings mark the chosen rates, each the lowest that "
+        "learns as much, within one standard error, as the method that learns least does at its "
+        f"best: {rates}. "
         f"{setting_sentence(trained)} {seeds_sentence(arms)} {baseline_sentence(arms)}"
     )
     alt = "Line plot of exam accuracy against learning rate. " + " ".join(
