@@ -8,11 +8,16 @@ from matplotlib.axes import Axes
 
 from ...study.records.record import Record
 from ..analysis.arms import Arm, arm_name, group_arms, method_rank
-from ..analysis.captions import baseline_sentence, seeds_sentence, setting_sentence
+from ..analysis.captions import (
+    baseline_sentence,
+    best_floor,
+    seeds_sentence,
+    setting_sentence,
+)
 from ..analysis.effects import level
 from ..analysis.rates import equal_gain_rates
 from ..measures import EXAM
-from ..text import CROWDED, listed, rate_text
+from ..text import CROWDED, rate_text
 from .axes import beside
 from .labels import Label, label_ends, place_labels
 from .style import (
@@ -32,7 +37,7 @@ from .style import (
 
 @styled
 def exam_accuracy(records: Sequence[Record]) -> Figure:
-    """Exam accuracy (%) of every arm with its interval, beside chance and majority.
+    """Exam accuracy (%) of every arm with its interval, beside its floors (`tasks.floors`).
 
     Raises ValueError if no record holds the exam.
     """
@@ -45,18 +50,7 @@ def exam_accuracy(records: Sequence[Record]) -> Figure:
     colours = method_colours(arm.first.method for arm in arms)
     figure = new_figure(1.3 + (0.24 + 0.18 * len(shapes)) * len(names) + 0.25 * (len(shapes) > 1))
     ax = figure.subplots()
-    for value, style, text, side in _guess_lines(arms):
-        ax.axvline(value, color=GREY, linewidth=1, linestyle=style, zorder=1)
-        ax.annotate(
-            text,
-            (value, 1.0),
-            xycoords=("data", "axes fraction"),
-            xytext=(-3 if side == "right" else 3, 3),
-            textcoords="offset points",
-            ha=side,
-            color=GREY,
-            size=8.5,
-        )
+    _draw_floors(ax, arms)
     for arm, interval in levels.items():
         studies = list(shapes)
         shift = 0.7 / len(studies) * (studies.index(arm.where) - (len(studies) - 1) / 2)
@@ -95,19 +89,27 @@ def exam_accuracy(records: Sequence[Record]) -> Figure:
     return Figure(figure, caption, alt)
 
 
-def _guess_lines(arms: Sequence[Arm]) -> list[tuple[float, str, str, str]]:
-    """Position in percent, line style, name and side of the name for both ways of guessing."""
-    chance = sorted({round(100 * arm.first.baselines.chance, 2) for arm in arms})
-    majority = sorted({round(100 * arm.first.baselines.majority, 2) for arm in arms})
-    sides = ("right", "left") if chance[0] <= majority[0] else ("left", "right")
-    lines = []
-    for values, style, name, side in (
-        (chance, ":", "chance", sides[0]),
-        (majority, "--", "majority", sides[1]),
-    ):
-        named = f"{name} {listed(f'{value:.1f}' for value in values)}"
-        lines += [(value, style, named if value == values[0] else "", side) for value in values]
-    return lines
+def _draw_floors(ax: Axes, arms: Sequence[Arm]) -> None:
+    """What is had without a language model: a band without learning, a line for bags of words."""
+    floors = [arm.first.baselines for arm in arms]
+    unlearned = [100 * v for f in floors for v in (f.chance, f.majority, *f.rules.values())]
+    low, high = 100 * min(f.chance for f in floors), max(unlearned)
+    ax.axvspan(low, high, color=GREY, alpha=0.25, linewidth=0, zorder=1)
+    marks = [(low, f"nothing learned {low:.1f} to {high:.1f}", "left", 3)]
+    for value in sorted({best_floor(f.bags)[1] for f in floors if f.bags}):
+        ax.axvline(value, color=GREY, linewidth=1, linestyle="--", zorder=1)
+        marks.append((value, f"bag of words {value:.1f}", "right", 15))
+    for value, text, side, height in marks:
+        ax.annotate(
+            text,
+            (value, 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, height),
+            textcoords="offset points",
+            ha=side,
+            color=GREY,
+            size=8.5,
+        )
 
 
 @styled
