@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from smf_lib.report.analysis.decisions import first_reaching, holm
+from smf_lib.report.analysis.decisions import first_reaching, holm, holm_p
 
 
 def holm_by_p(p_values, alpha=0.05):
@@ -21,6 +21,15 @@ def test_holm_is_that_of_the_p_values(seed):
     p_values = np.random.default_rng(seed).beta(0.3, 4, 7)
     found = holm(range(7), lambda i, level: p_values[i] <= 1 - level + 1e-15)
     assert found == holm_by_p(p_values)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_corrected_p_values_decide_as_the_procedure_does(seed):
+    p_values = list(np.random.default_rng(seed).beta(0.3, 4, 7))
+    corrected = holm_p(p_values)
+    for alpha in (0.01, 0.05, 0.2):
+        assert {i for i, p in enumerate(corrected) if p <= alpha} == holm_by_p(p_values, alpha)
+    assert max(corrected) <= 1 and holm_p([]) == []
 
 
 def test_an_empty_family_decides_nothing():

@@ -75,11 +75,13 @@ def test_comparison_table_pairs_every_method():
     assert pair["Exam difference (points)"].item().startswith("+24.0 [")
     assert pair["Right only by the first"].item() == "96"
     assert pair["McNemar p"].item() == "< 0.0001" and pair["n"].item() == "400"
+    doubtful = table[table["McNemar p"].str.startswith("0")]
+    assert (doubtful["Corrected p"].astype(float) > doubtful["McNemar p"].astype(float)).any()
 
 
 def test_comparison_over_seeds_has_no_mcnemar():
     table = tables.comparison_table(study_records(seeds=(0, 1)))
-    assert set(table["McNemar p"]) == {tables.DASH}
+    assert set(table["McNemar p"]) == set(table["Corrected p"]) == {tables.DASH}
     with pytest.raises(ValueError, match="no two methods"):
         tables.comparison_table(study_records(methods=("base",)))
 

@@ -36,6 +36,16 @@ def holm(
     return found
 
 
+def holm_p(p_values: Sequence[float]) -> list[float]:
+    """p-values of a family, each corrected for all of them by Holm's procedure, in their order."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    corrected, largest = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        corrected[i] = largest
+    return corrected
+
+
 def first_reaching(goal: ArrayLike, outcomes: Sequence[ArrayLike]) -> int:
     """Place of the first setting that is as accurate as `goal`, within one standard error.
 

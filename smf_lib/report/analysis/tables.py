@@ -18,6 +18,7 @@ from ..measures import EXAM, drift_measures
 from ..text import CROWDED, count, duration, listed, memory, signed, size
 from .arms import Arm, arm_name, base_of, group_arms
 from .captions import best_floor, precision_name
+from .decisions import holm_p
 from .effects import change, compare, equal_gain, level, retention
 from .frontier import NotOnRecord
 from .stats import Interval
@@ -158,7 +159,8 @@ def _seeds(arm: Arm) -> str:
 def comparison_table(records: Sequence[Record]) -> pd.DataFrame:
     """Every pair of methods of one study on the same questions: difference, interval, p-value.
 
-    The p-value is McNemar's exact one; it is given for single runs, not over several seeds.
+    The p-value is McNemar's exact one; it is given for single runs, not over several seeds, and
+    beside it what Holm's procedure makes of it over all pairs of the table.
     Methods with several learning rates are left out; of many methods only the pairs with the base
     model, full finetuning or LoRA are listed. Raises ValueError if no pair is left.
     """
@@ -166,7 +168,7 @@ def comparison_table(records: Sequence[Record]) -> pd.DataFrame:
     single = [arm for arm in arms if arm_name(arm, arms) == arm.first.label]
     several = len({arm.where for arm in single}) > 1
     crowded = len({arm.first.method for arm in single}) > CROWDED
-    rows = []
+    rows, p_values = [], []
     for second, first in combinations(single, 2):
         common = {first.first.method, second.first.method} & {"base", "full", "lora"}
         if first.where != second.where or (crowded and not common):
@@ -183,8 +185,12 @@ def comparison_table(records: Sequence[Record]) -> pd.DataFrame:
             "n": str(difference.n),
         }
         rows.append(row)
+        p_values += [test.p_value] if test else []
     if not rows:
         raise ValueError(f"records hold no two methods of one study with {EXAM}")
+    corrected = map(p_text, holm_p(p_values))
+    for row in rows:
+        row["Corrected p"] = DASH if row["McNemar p"] == DASH else next(corrected)
     return pd.DataFrame(rows)
 
 
