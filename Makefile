@@ -29,11 +29,12 @@ SNAKEMAKE = $(RUN)snakemake --cores $(CORES) --nolock --rerun-incomplete \
 	--config profile=$(PROFILE) jobs=$(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help book study test lint lock clean
+.PHONY: help book published study test lint lock clean
 
 help:
 	@echo "make book            make the environment, run the study, build the book (PROFILE=quick)"
 	@echo "make book PROFILE=x  the same for profiles/x.yaml, or for the path of a profile"
+	@echo "make published       build the book from the recorded studies: no model, no training, 2 minutes"
 	@echo "make study           run the study and write its records, but build no pages"
 	@echo "make study PROFILE=x JOBS=4   the same with four runs side by side"
 	@echo "make test            make the environment and pass all tests"
@@ -50,6 +51,9 @@ help:
 book: $(READY)
 	@$(SNAKEMAKE) -- book
 	@echo "The book: $(CURDIR)/work/$(basename $(notdir $(PROFILE)))/site/_build/html/index.html"
+
+published: $(READY)
+	@$(RUN)python -m smf_lib.report.book published
 
 study: $(READY)
 	@$(SNAKEMAKE) -- study

@@ -1,7 +1,52 @@
-"""`python -m smf_lib.report.book`; see `smf_lib.report.book.build`."""
+"""The book from a command line.
 
+Used by the workflow, and by hand:
+
+    python -m smf_lib.report.book build --profile quick   # stage, build and check work/quick/site
+    python -m smf_lib.report.book stage --profile quick   # only put the sources together
+    python -m smf_lib.report.book check --profile quick   # only check the pages that are there
+    python -m smf_lib.report.book published               # from recorded studies alone
+"""
+
+import argparse
 import sys
+from pathlib import Path
 
-from .build import main
+from ...study.profiles import load_profile
+from .build import HTML, build, stage
+from .published import publish
+from .site_check import check_site
 
-sys.exit(main())
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description="Stage, build and check the book.")
+    parser.add_argument("action", choices=["build", "stage", "check", "published"])
+    parser.add_argument("--profile", default="quick", help="a name, or the path of a YAML file")
+    parser.add_argument("--source", type=Path, default=Path(), help="the repository")
+    parser.add_argument("--root", type=Path, default=Path(), help="folder of work/ and results/")
+    parser.add_argument("--log", type=Path, help="file for the output of Jupyter Book")
+    options = parser.parse_args(arguments)
+    try:
+        source, root = options.source.resolve(), options.root.resolve()
+        if options.action == "published":
+            print(publish(source, root))
+            return 0
+        profile = load_profile(options.profile)
+        work = root / "work" / profile.name
+        if options.action == "check":
+            problems = check_site(work / "site" / HTML)
+            print("\n".join(problems) or "no problems")
+            return 1 if problems else 0
+        if options.action == "stage":
+            print(stage(profile, source, root, work / "site"))
+        else:
+            print(build(profile, source, root, options.log or work / "logs" / "book.log"))
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

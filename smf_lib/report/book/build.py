@@ -1,25 +1,18 @@
-"""The book: its sources put together from prose and executed notebooks, built, and checked.
+"""The book: its sources put together from prose and executed notebooks, built, and checked."""
 
-Used by the workflow, and by hand:
-
-    python -m smf_lib.report.book build --profile quick   # stage, build and check work/quick/site
-    python -m smf_lib.report.book stage --profile quick   # only put the sources together
-    python -m smf_lib.report.book check --profile quick   # only check the pages that are there
-"""
-
-import argparse
 import importlib.util
 import shutil
 import subprocess
 import sys
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import yaml
 
 from ...method.files import put_in_place
-from ...study.profiles import Profile, RunSpec, load_profile
+from ...study.profiles import Profile, RunSpec
 from ...study.records.record import Record
 from ...study.records.results import ResultsError, read_record
 from .pages import BookError, as_page, for_download, read_notebook, used_values, with_outputs
@@ -44,11 +37,9 @@ def stage(profile: Profile, source: Path, root: Path, site: Path) -> Path:
     """
     records = {run.run_id: _record(profile, run, root) for run in profile.runs()}
     shown = shown_runs(profile)
-    shutil.rmtree(site, ignore_errors=True)
-    shutil.copytree(source / "book", site / "book", ignore=shutil.ignore_patterns("*.py", "__py*"))
+    toc = stage_prose(source, site)
     machines = _machines(records.values())
-    toc = yaml.safe_load((source / "_toc.yml").read_text("utf-8"))
-    for name in _notebook_names(toc):
+    for name in notebook_names(toc):
         if name == METHODS_PAGE:
             for number, run in enumerate(shown):
                 machine = _machines([records[run.run_id]])
@@ -58,11 +49,25 @@ def stage(profile: Profile, source: Path, root: Path, site: Path) -> Path:
             _write(site / f"{name}.md", _methods_page(profile, shown, machines))
         else:
             _stage_notebook(profile, source, root, site, name, name, machines)
-    _write(site / "_toc.yml", yaml.safe_dump(_expand(toc, profile, shown), sort_keys=False))
+    footer = f"Drawn by profile {profile.name} on {machines}."
+    return stage_settings(source, site, _expand(toc, profile, shown), footer)
+
+
+def stage_prose(source: Path, site: Path) -> dict:
+    """Put the chapters' prose into the new folder `site`, and return the table of contents."""
+    shutil.rmtree(site, ignore_errors=True)
+    shutil.copytree(source / "book", site / "book", ignore=shutil.ignore_patterns("*.py", "__py*"))
+    return yaml.safe_load((source / "_toc.yml").read_text("utf-8"))
+
+
+def stage_settings(source: Path, site: Path, toc: dict, footer: str) -> Path:
+    """Put the table of contents, the settings with a footer, MathJax and style sheets into `site`.
+
+    Returns `site`.
+    """
+    _write(site / "_toc.yml", yaml.safe_dump(toc, sort_keys=False))
     config = yaml.safe_load((source / "_config.yml").read_text("utf-8"))
-    config["sphinx"]["config"]["html_theme_options"]["extra_footer"] = (
-        f"<p>Drawn by profile {profile.name} on {machines}.</p>"
-    )
+    config["sphinx"]["config"]["html_theme_options"]["extra_footer"] = f"<p>{footer}</p>"
     _write(site / "_config.yml", yaml.safe_dump(config, sort_keys=False))
     (site / "assets" / "mathjax").mkdir(parents=True)
     shutil.copyfile(_mathjax(), site / "assets" / "mathjax" / MATHJAX)
@@ -80,7 +85,14 @@ def build(profile: Profile, source: Path, root: Path, log: Path) -> Path:
         BookError: as `stage`; a warning or error while building; a problem that `check_site` finds.
     """
     work = root / "work" / profile.name
-    draft = stage(profile, source, root, work / ".site")
+    return make_pages(stage(profile, source, root, work / ".site"), work / "site", log)
+
+
+def make_pages(draft: Path, site: Path, log: Path) -> Path:
+    """Build and check the staged book `draft`; it becomes `site` when all is well.
+
+    Returns and raises as `build`.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     start = "from jupyter_book.cli.main import main; main()"
     command = [sys.executable, "-c", start, "build", "-W", "-n", "--keep-going"]
@@ -95,7 +107,6 @@ def build(profile: Profile, source: Path, root: Path, log: Path) -> Path:
     problems = check_site(draft / HTML)
     if problems:
         raise BookError("\n".join(["the built pages have faults:", *problems]))
-    site = work / "site"
     put_in_place(draft, site)
     return site / HTML / "index.html"
 
@@ -132,26 +143,31 @@ def _stage_notebook(
     title_end: str = "",
     labels: bool = True,
 ) -> None:
-    """Write the page `page` from notebook `name`, and a copy of it to download."""
-    executed_path = root / "work" / profile.name / f"{page}.ipynb"
-    executed = read_notebook(executed_path)
+    """Write the page `page` from notebook `name`, executed for it."""
+    executed = read_notebook(root / "work" / profile.name / f"{page}.ipynb")
     notebook = with_outputs(read_notebook(source / f"{name}.ipynb"), executed, name, root)
-    values = used_values(executed)
-    stem = Path(page).name
-    copy = site / "notebooks" / "files" / f"{stem}.ipynb"
+    header = NOTHING.format(profile.name) if profile.means_nothing else ""
+    header += f"*Profile `{profile.name}`, run on {machine}{when(executed)}.*"
+    write_page(notebook, used_values(executed), site / f"{page}.ipynb", header, title_end, labels)
+
+
+def write_page(
+    notebook: nbformat.NotebookNode,
+    values: dict[str, Any],
+    path: Path,
+    header: str,
+    title_end: str = "",
+    labels: bool = True,
+) -> None:
+    """Write a notebook as the page `path`, and a copy of it to download; see `as_page`."""
+    copy = path.parent / "files" / path.name
     copy.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(for_download(notebook, values), copy)
-    header = NOTHING.format(profile.name) if profile.means_nothing else ""
-    header += (
-        f"*Profile `{profile.name}`, run on {machine}{_when(executed)}.* "
-        f"{{download}}`Download this notebook <files/{stem}.ipynb>`"
-    )
-    nbformat.write(
-        as_page(notebook, values, stem, header, title_end, labels), site / f"{page}.ipynb"
-    )
+    header += f" {{download}}`Download this notebook <files/{path.name}>`"
+    nbformat.write(as_page(notebook, values, path.stem, header, title_end, labels), path)
 
 
-def _when(executed: nbformat.NotebookNode) -> str:
+def when(executed: nbformat.NotebookNode) -> str:
     """Date and duration of an executed notebook, or "" if papermill did not note them."""
     noted = executed.metadata.get("papermill", {})
     if not noted.get("end_time"):
@@ -201,7 +217,8 @@ def _methods_page(profile: Profile, shown: list[RunSpec], machines: str) -> str:
     )
 
 
-def _notebook_names(toc: dict) -> list[str]:
+def notebook_names(toc: dict) -> list[str]:
+    """The notebooks among the chapters, in reading order, without their ending."""
     chapters = list(toc.get("chapters", []))
     for part in toc.get("parts", []):
         chapters += part["chapters"]
@@ -233,30 +250,3 @@ def _mathjax() -> Path:
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description="Stage, build and check the book.")
-    parser.add_argument("action", choices=["build", "stage", "check"])
-    parser.add_argument("--profile", default="quick", help="a name, or the path of a YAML file")
-    parser.add_argument("--source", type=Path, default=Path(), help="the repository")
-    parser.add_argument("--root", type=Path, default=Path(), help="folder of work/ and results/")
-    parser.add_argument("--log", type=Path, help="file for the output of Jupyter Book")
-    options = parser.parse_args(arguments)
-    try:
-        profile = load_profile(options.profile)
-        source, root = options.source.resolve(), options.root.resolve()
-        work = root / "work" / profile.name
-        if options.action == "check":
-            problems = check_site(work / "site" / HTML)
-            print("\n".join(problems) or "no problems")
-            return 1 if problems else 0
-        if options.action == "stage":
-            print(stage(profile, source, root, work / "site"))
-        else:
-            print(build(profile, source, root, options.log or work / "logs" / "book.log"))
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0

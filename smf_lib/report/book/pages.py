@@ -53,12 +53,18 @@ def with_outputs(source: NotebookNode, executed: NotebookNode, name: str, root: 
         raise BookError(f"{name} was executed with other code than it has now; run it again")
     if any(o.output_type == "error" for c in ran for o in c.outputs):
         raise BookError(f"{name} ended with an error; run it again")
-    page = copy.deepcopy(source)
-    page.metadata = {k: page.metadata[k] for k in ("kernelspec", "language_info")}
+    page = without_outputs(source)
     targets = [c for c in page.cells if c.cell_type == "code"]
     for cell, done in zip(targets, ran):
         cell.outputs = _clean(done.outputs, root)
         cell.execution_count = done.execution_count
+    return page
+
+
+def without_outputs(source: NotebookNode) -> NotebookNode:
+    """The source notebook as it is stored, without what an editor has added about itself."""
+    page = copy.deepcopy(source)
+    page.metadata = {k: page.metadata[k] for k in ("kernelspec", "language_info")}
     return page
 
 

@@ -1,0 +1,92 @@
+"""The published edition: the book drawn from recorded studies, with no model, data or training.
+
+Notebooks that only read records are run with their own parameters. Those that load the model are
+shown as they are, with a line that says what runs them.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date
+from pathlib import Path
+
+from ...study import notebooks
+from ...study.records.provenance import git_state
+from .build import make_pages, notebook_names, stage_prose, stage_settings, when, write_page
+from .pages import BookError, read_notebook, used_values, with_outputs, without_outputs
+
+FROM_RECORDS = ("00_frontier", "03_results", "05_cost", "06_paper")
+NOT_RUN = (
+    "*This notebook loads the model, which this edition does without, so it is shown without "
+    "outputs; `make book` runs it on your machine and shows what comes out.*"
+)
+
+
+def publish(source: Path, root: Path) -> Path:
+    """Draw the notebooks that read records, and build the book at work/published/site.
+
+    source: the repository; root: the folder that holds work/ and results/. Of results/ only
+    recorded studies are read, not `local`.
+
+    Returns the first page.
+
+    Raises:
+        BookError: nothing is recorded, or a notebook fails; or as `build`.
+    """
+    work = root / "work" / "published"
+    _copy_recorded(root / "results", work / "results")
+    with ThreadPoolExecutor(min(len(FROM_RECORDS), os.cpu_count() or 1)) as pool:
+        list(pool.map(lambda name: _run(name, source, work), FROM_RECORDS))
+    draft = stage_published(source, work, work / ".site")
+    return make_pages(draft, work / "site", work / "logs" / "book.log")
+
+
+def stage_published(source: Path, work: Path, site: Path) -> Path:
+    """Put the edition's sources together in the new folder `site` and return it.
+
+    Raises BookError if an executed notebook in `work`/notebooks is missing or does not fit.
+    """
+    toc = stage_prose(source, site)
+    for name in notebook_names(toc):
+        notebook, page = read_notebook(source / f"{name}.ipynb"), site / f"{name}.ipynb"
+        if page.stem in FROM_RECORDS:
+            executed = read_notebook(work / f"{name}.ipynb")
+            drawn = with_outputs(notebook, executed, name, work)
+            header = f"*Drawn from recorded runs{when(executed)}.*"
+            write_page(drawn, used_values(executed), page, header)
+        else:
+            write_page(without_outputs(notebook), {}, page, NOT_RUN)
+    return stage_settings(source, site, toc, _footer(source))
+
+
+def _copy_recorded(results: Path, copies: Path) -> None:
+    """Make `copies` hold what `results` holds, without the studies called `local`."""
+    if not any(p.parent.name != "local" for p in results.glob("*/*/*.json")):
+        raise BookError(f"{results} holds no recorded study; run this in a clone of the repository")
+    shutil.rmtree(copies, ignore_errors=True)
+    shutil.copytree(results, copies, ignore=shutil.ignore_patterns("local"))
+
+
+def _run(name: str, source: Path, work: Path) -> None:
+    """Run a notebook on the records below `work`, in `source`, and keep its executed copy."""
+    log = work / "logs" / f"{name}.log"
+    target = work / "notebooks" / f"{name}.ipynb"
+    script = [sys.executable, "-P", notebooks.__file__]
+    done = subprocess.run(
+        [*script, f"notebooks/{name}.ipynb", str(target), "--log", str(log)],
+        check=False,
+        cwd=source,
+        env={**os.environ, "SMF_ROOT": str(work)},
+    )
+    if done.returncode:
+        raise BookError(f"notebook {name} failed; what it printed is in {log}")
+
+
+def _footer(source: Path) -> str:
+    """When, and by which code, the edition was drawn."""
+    today = date.today()
+    commit, dirty = git_state(source)
+    code = f", by commit {commit[:10]}{' with changes' if dirty else ''}" if commit else ""
+    return f"Drawn from recorded studies on {today.day} {today:%B %Y}{code}."

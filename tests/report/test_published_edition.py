@@ -1,0 +1,76 @@
+"""The published edition: drawn from recorded studies, whatever else lies in the folder."""
+
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from helpers_book import notebook, write
+from helpers_records import make_record
+
+from smf_lib.report.book import published
+from smf_lib.report.book.pages import BookError
+from smf_lib.study.records.results import write_record
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+READS = (
+    "import os\nfrom pathlib import Path\n"
+    "found = sorted(Path(os.environ['SMF_ROOT'], 'results').rglob('*.json'))\n"
+    "print(*(p.relative_to(os.environ['SMF_ROOT']) for p in found))"
+)
+LOADS = "raise RuntimeError('this edition has no model')"
+MODEL = ["01_build_memory", "02_finetune", "04_selection"]
+
+
+@pytest.fixture(scope="module")
+def edition(tmp_path_factory):
+    """The staged edition of a tiny repository that holds a study `local` as well."""
+    root = tmp_path_factory.mktemp("repository")
+    for name in ("_config.yml", "_toc.yml", "book"):
+        copy = shutil.copytree if name == "book" else shutil.copyfile
+        copy(REPOSITORY / name, root / name)
+    for name in published.FROM_RECORDS:
+        write(notebook((READS,)), root / "notebooks" / f"{name}.ipynb")
+    for name in MODEL:
+        write(notebook((LOADS,)), root / "notebooks" / f"{name}.ipynb")
+    for study in ("reference", "local"):
+        path = root / "results" / "smoke" / study / "base.json"
+        write_record(path, make_record("base", profile="smoke", run_id="base"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(published, "make_pages", lambda draft, site, log: draft)
+        return published.publish(root, root)
+
+
+def cells(edition, name):
+    return nbformat.read(edition / "notebooks" / f"{name}.ipynb", 4).cells
+
+
+@pytest.mark.parametrize("name", published.FROM_RECORDS)
+def test_notebooks_that_read_records_see_the_recorded_studies_alone(edition, name):
+    text = cells(edition, name)[-1].outputs[0].text
+    assert text.split() == ["results/smoke/reference/base.json"]
+    assert "*Drawn from recorded runs, " in cells(edition, name)[0].source
+
+
+@pytest.mark.parametrize("name", MODEL)
+def test_notebooks_that_load_a_model_are_shown_and_not_run(edition, name):
+    found = cells(edition, name)
+    assert "`make book` runs it" in found[0].source and f"files/{name}.ipynb" in found[0].source
+    assert found[-1].source == LOADS and not found[-1].outputs
+
+
+def test_every_chapter_is_there_and_the_footer_says_what_drew_it(edition):
+    parts = yaml.safe_load((edition / "_toc.yml").read_text())["parts"]
+    files = [chapter["file"] for part in parts for chapter in part["chapters"]]
+    assert all(any(edition.glob(f"{file}.*")) for file in files)
+    config = (edition / "_config.yml").read_text()
+    assert "Drawn from recorded studies on" in config
+
+
+def test_a_folder_without_recorded_studies_is_refused(tmp_path):
+    record = make_record("base", run_id="base")
+    write_record(tmp_path / "results" / "smoke" / "local" / "base.json", record)
+    with pytest.raises(BookError, match="holds no recorded study; run this in a clone"):
+        published.publish(REPOSITORY, tmp_path)
+    assert not (tmp_path / "work").exists()
