@@ -100,15 +100,23 @@ class ChoiceSettings(OwnExamSettings):
 class TextSettings(Settings):
     """Texts to read: a Hub id or a folder; assistant replies, or a column `text`.
 
-    The source "shipped" is the prose that comes with the library, a paragraph a text.
+    The source "shipped" is the prose that comes with the library, a paragraph a text. rows: how
+    many texts; None: all there are, but not more than `at_most`.
     """
 
     source: str = "OpenAssistant/oasst1"
     revision: str | None = None
     split: str = "train"
     rows: int | None = Field(None, ge=1)
+    at_most: int | None = Field(None, ge=1)
     min_characters: int = Field(50, ge=1)
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _one_limit(self):
+        if self.rows is not None and self.at_most is not None:
+            raise ValueError(f"rows={self.rows} and at_most={self.at_most}: give one of the two")
+        return self
 
 
 class WikiTextSettings(Settings):

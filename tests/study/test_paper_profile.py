@@ -4,9 +4,12 @@ import peft
 import pytest
 import torch
 import transformers
+import yaml
+from helpers_hub import medmcqa_row, oasst1_row, serve, trivia_row, wikitext_lines, write_rows
 
 from smf_lib.method.background import memories
 from smf_lib.study.profiles import load_profile
+from smf_lib.study.study import Study
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +72,8 @@ def test_the_papers_stage_1(paper, method):
     assert (settings.stage, settings.learning_rate) == ("retrofit", 5e-4)
     assert (memory.update, memory.trainable) == ("dense", "memory")
     text, training = paper.retrofit.text, paper.retrofit.training
-    assert (text.source, text.split, text.rows) == ("OpenAssistant/oasst1", "train", 50000)
+    assert (text.source, text.split, text.rows) == ("OpenAssistant/oasst1", "train", None)
+    assert text.at_most == 50000
     assert (training.epochs, training.batch_size * training.gradient_accumulation) == (2, 16)
     assert training.max_length == 1024
 
@@ -141,7 +145,7 @@ def test_the_papers_lora_has_all_seven_projections(paper):
 def test_the_arms_of_the_paper_are_the_same_in_every_profile_of_its_task(paper):
     for name in ("medmcqa", "medmcqa-smollm2"):
         profile = load_profile(name)
-        assert profile.methods.keys() == paper.methods.keys()
+        assert profile.methods.keys() == paper.methods.keys() - {"additive-kl-2048"}
         for arm, method in profile.methods.items():
             own, papers = method.model_dump(), paper.methods[arm].model_dump()
             own.pop("learning_rate"), papers.pop("learning_rate")
@@ -156,3 +160,34 @@ def test_the_arms_of_the_paper_are_the_same_in_every_profile_of_its_task(paper):
         "replacement-kl",
         *STAGE_1,
     }
+
+
+def test_the_profile_starts_on_data_of_the_real_proportions(
+    tmp_path, qwen2, datasets_cache, monkeypatch
+):
+    """A hundredth of every data set: fewer replies pass the filter than the limit allows."""
+    data = tmp_path / "data"
+    train = [medmcqa_row(n) for n in range(1828)]
+    write_rows(
+        data / "medmcqa", train=train, validation=[medmcqa_row(n) for n in range(2000, 2042)]
+    )
+    write_rows(data / "trivia_qa", validation=[trivia_row(n) for n in range(179)])
+    write_rows(data / "wikitext", test=wikitext_lines())
+    replies = [oasst1_row(n, lang="en" if n % 2 else "es") for n in range(400)]
+    prompts = [oasst1_row(n, role="prompter") for n in range(400, 844)]
+    write_rows(data / "oasst1", train=[*replies, *prompts])
+    serve(monkeypatch, data, qwen2)
+    content = {
+        "extends": "paper",
+        "name": "hundredth",
+        "exam": {"train_rows": 600, "validation_rows": 10, "test_rows": 10},
+        "probes": {"wikitext": {"lines": 10}, "triviaqa": {"questions": 10}},
+        "background": {"sequences": 20},
+        "retrofit": {"text": {"at_most": 500}},
+        "memory": {"layers": [1, 2]},
+    }
+    path = tmp_path / "hundredth.yaml"
+    path.write_text(yaml.safe_dump(content))
+    study = Study.load(path, tmp_path)
+    assert len(study.texts("retrofit")) == 200
+    assert (len(study.exam.train), len(study.exam.test)) == (600, 10)

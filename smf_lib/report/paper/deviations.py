@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from ...study.profiles import Profile
+from ...study.settings import TextSettings
 from ..analysis.tables import DASH
 from ..text import listed, rate_text
 from .published import Published
@@ -59,7 +60,7 @@ def _setting(profile: Profile) -> dict[str, str]:
         f"{'the first' if trivia.order == 'file' else 'drawn at random'}, "
         f"{trivia.shots or 'no'} examples",
         "Background": f"{background.sequences:,} {_name(text)} texts",
-        "Stage 1": f"{_rows(stage1.text.rows)} {_name(stage1.text)} texts, "
+        "Stage 1": f"{_texts(stage1.text)} {_name(stage1.text)} texts, "
         f"{_times(stage1.training.epochs)}, learning rate "
         + _rates([m for m in profile.methods.values() if m.stage == "retrofit"]),
         "Memory": DASH if shape is None else
@@ -76,6 +77,11 @@ def _setting(profile: Profile) -> dict[str, str]:
 
 def _rows(rows: int | None) -> str:
     return "all" if rows is None else f"{rows:,}"
+
+
+def _texts(text: TextSettings) -> str:
+    """How many texts, where there may be fewer than a limit."""
+    return f"at most {text.at_most:,}" if text.at_most else _rows(text.rows)
 
 
 def _times(epochs: int) -> str:
@@ -105,7 +111,12 @@ def _layers(layers: Sequence[int] | None) -> str:
 def differences_table(published: Published) -> pd.DataFrame:
     """What our code does otherwise than the released code, whatever the profile."""
     rows = [
-        {"Aspect": d.aspect, "Released code": d.published, "Here": d.ours}
+        {
+            "Aspect": d.aspect,
+            "Released code": d.published,
+            "Here": d.ours,
+            "What it changes": d.effect,
+        }
         for d in published.differences
     ]
     return pd.DataFrame(rows)

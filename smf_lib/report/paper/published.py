@@ -69,11 +69,12 @@ class Claim:
 
 @dataclass(frozen=True)
 class Difference:
-    """One thing that our code does otherwise than the released code, whatever the profile."""
+    """One thing that our code does otherwise than the released code, and what that changes."""
 
     aspect: str
     published: str
     ours: str
+    effect: str
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,9 @@ def _trivia(row: dict, number: int, split: str) -> KnowledgeQuestion:
 def load_texts(
     field: str, settings: TextSettings, root: str | Path, rows_field: str | None = None
 ) -> list[str]:
-    """`rows` texts drawn from the seed: assistant replies, or whatever the column `text` holds.
+    """Texts drawn from the seed: assistant replies, or whatever the column `text` holds.
+
+    They are `rows` texts, or all there are, but not more than `at_most`.
 
     The source "shipped" stands for the paragraphs of the prose that comes with the library.
 
@@ -128,7 +130,8 @@ def load_texts(
     found = _shipped() if settings.source == "shipped" else _column(field, settings, root)
     found = [t for t in found if isinstance(t, str) and len(t) >= settings.min_characters]
     found = random.Random(f"texts {settings.seed}").sample(found, len(found))
-    return _first(rows_field or f"{field}.rows", found, settings.rows, rows_field is None)
+    wanted = _first(rows_field or f"{field}.rows", found, settings.rows, rows_field is None)
+    return wanted[: settings.at_most]
 
 
 def _shipped() -> list[str]:
