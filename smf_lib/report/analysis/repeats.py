@@ -1,0 +1,116 @@
+"""How far two runs of one setting lie apart, and whether a run repeats the one on record."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t as student
+
+from ...study.records.record import MetricName, Record
+from ..measures import EXAM, drift_measures, measure_of
+from ..text import listed
+from .arms import Arm, group_arms
+from .effects import are_paired
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How runs of one setting differ that differ in their seed alone.
+
+    Attributes:
+        error: standard deviation of a single run; of accuracies in points, of perplexities and
+            divergences in per cent of themselves.
+        freedom: runs less settings, the degrees of freedom of `error`.
+        settings: how many settings were run with several seeds.
+    """
+
+    error: float
+    freedom: int
+    settings: int
+
+    def limit(self, first: int, second: int) -> float:
+        """What the difference of two means, over so many seeds each, exceeds once in twenty."""
+        factor = float(student.ppf(0.975, self.freedom))
+        return factor * self.error * math.sqrt(1 / first + 1 / second)
+
+
+def spread(records: Sequence[Record], metric: MetricName) -> Spread | None:
+    """The spread of a metric, pooled over all settings with several seeds; None without any."""
+    arms = [arm for arm in group_arms(records) if not arm.is_base and arm.has(metric)]
+    groups = [_shown(arm, metric) for arm in arms if len(arm.records) > 1]
+    groups = [values for values in groups if np.isfinite(values).all()]
+    if not groups:
+        return None
+    freedom = sum(len(values) - 1 for values in groups)
+    squares = sum(((values - values.mean()) ** 2).sum() for values in groups)
+    return Spread(math.sqrt(squares / freedom), freedom, len(groups))
+
+
+def spread_sentence(records: Sequence[Record]) -> str:
+    """How far two runs of one setting lie apart, in words."""
+    told, found = [], None
+    for metric in (EXAM, *drift_measures(records)):
+        if (one := spread(records, metric)) is None:
+            continue
+        found = one if found is None else found
+        measure = measure_of(next(r for r in records if metric in r.metrics), metric)
+        unit = "points" if measure.unit == "accuracy" else "%"
+        told.append(f"{measure.short} {one.limit(1, 1):.2g} {unit}")
+    if found is None:
+        return "No setting is on record with several seeds, so the luck of a run is not known."
+    return (
+        f"Two runs of one setting that differ in their seed alone lie further apart than the "
+        f"following once in twenty times: {listed(told)} (from {found.freedom + found.settings} "
+        f"runs of {found.settings} settings)."
+    )
+
+
+def repeats_table(records: Sequence[Record], seeds: Sequence[Record]) -> pd.DataFrame:
+    """Each method's own runs less those on record, and what the luck of a run explains.
+
+    Args:
+        records: of one profile, the study `local` and any other.
+        seeds: runs of several seeds, which tell the luck of a run (`spread`).
+
+    Returns:
+        one row a method that both studies have at the same rate; no row if there is none.
+    """
+    arms = [arm for arm in group_arms(records) if not arm.is_base]
+    recorded = {(a.first.method, a.first.learning_rate): a for a in arms if not _own(a)}
+    rows = []
+    for arm in filter(_own, arms):
+        other = recorded.get((arm.first.method, arm.first.learning_rate))
+        if other is None:
+            continue
+        row, within = {"Method": arm.first.label}, []
+        for metric in (EXAM, *drift_measures(records)):
+            luck = spread(seeds, metric)
+            both = arm.has(metric) and other.has(metric) and are_paired(arm, other, metric)
+            if luck is None or not both:
+                continue
+            measure = measure_of(arm.first, metric)
+            unit = "points" if measure.unit == "accuracy" else "%"
+            apart = float(_shown(arm, metric).mean() - _shown(other, metric).mean())
+            limit = luck.limit(len(arm.records), len(other.records))
+            row[f"{measure.short} ({unit})"] = f"{apart:+.1f} (limit {limit:.1f})"
+            within.append(abs(apart) <= limit)
+        if within:
+            rows.append(row | {"Within the limits": f"{sum(within)} of {len(within)}"})
+    return pd.DataFrame(rows)
+
+
+def _own(arm: Arm) -> bool:
+    return arm.first.study == "local"
+
+
+def _shown(arm: Arm, metric: MetricName) -> np.ndarray:
+    """A metric of each run, (seeds,): accuracies in per cent, all else as 100 times its log."""
+    values = np.array([record.metrics[metric].value for record in arm.records], dtype=float)
+    if arm.measure(metric).unit == "accuracy":
+        return 100 * values
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return 100 * np.log(values)
