@@ -5,6 +5,7 @@ it is `smf_lib.study` (extra `study`), and what draws and tabulates its records 
 """
 
 from .method.background import collect_background, memories, read_rows
+from .method.callback import SparseMemoryCallback
 from .method.config import SparseMemoryConfig
 from .method.layer import ProductKeyMemory
 from .method.patches.compose import compose
@@ -20,6 +21,7 @@ __all__ = [
     "RowAdamW",
     "RowPatch",
     "RowSGD",
+    "SparseMemoryCallback",
     "SparseMemoryConfig",
     "collect_background",
     "compose",

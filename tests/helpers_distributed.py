@@ -8,10 +8,13 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from helpers_models import adamw, memory_model, tables, tokens
+from helpers_models import adamw, memory_config, memory_model, tables, tiny_model, tokens
+from peft import get_peft_model
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import Trainer, TrainingArguments
+
+from smf_lib import SparseMemoryCallback
 
 STEPS, BATCH, LENGTH = 3, 8, 9
 
@@ -46,12 +49,15 @@ def train_plain(processes: int, rank: int) -> tuple[nn.Module, int]:
     return model, max(exchanged)
 
 
-def train_trainer(processes: int, folder: Path) -> nn.Module:
-    """transformers' Trainer, which wraps the model by way of accelerate."""
-    model = memory_model(rule="count")
+def train_trainer(processes: int, folder: Path) -> tuple[nn.Module, list[dict]]:
+    """transformers' Trainer, which wraps the model by way of accelerate. Returns its log too.
+
+    Each process is given another background; that of the first counts.
+    """
+    model = get_peft_model(tiny_model(), memory_config(rule="kl"))
     batches = [padded_batch(step) for step in range(STEPS)]
     rows = [{n: v[i] for n, v in batch.items()} for batch in batches for i in range(BATCH)]
-    Trainer(
+    trainer = Trainer(
         model=model,
         args=TrainingArguments(
             str(folder),
@@ -65,10 +71,19 @@ def train_trainer(processes: int, folder: Path) -> nn.Module:
             save_strategy="no",
             disable_tqdm=True,
             weight_decay=0.0,
+            logging_steps=1,
         ),
         train_dataset=rows,
-    ).train()
-    return model
+    )
+    background = tokens(6, 12, seed=99 + trainer.args.process_index).tolist()
+    trainer.add_callback(SparseMemoryCallback(trainer, background=background))
+    trainer.train()
+    log = [
+        {name: line[name] for name in line if name.startswith("smf/")}
+        for line in trainer.state.log_history
+        if "loss" in line
+    ]
+    return model, log
 
 
 def result(model: nn.Module) -> list[tuple]:
@@ -94,6 +109,6 @@ def worker(rank: int, processes: int, folder: Path) -> None:
         timeout=timedelta(minutes=4),
     )
     plain, exchanged = train_plain(processes, rank)
-    trainer = train_trainer(processes, folder)
-    torch.save([result(plain), result(trainer), exchanged], folder / f"rank{rank}.pt")
+    trainer, log = train_trainer(processes, folder)
+    torch.save([result(plain), result(trainer), exchanged, log], folder / f"rank{rank}.pt")
     dist.destroy_process_group()

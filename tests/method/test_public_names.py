@@ -14,6 +14,7 @@ NAMES = {
     "RowAdamW",
     "RowPatch",
     "RowSGD",
+    "SparseMemoryCallback",
     "SparseMemoryConfig",
     "collect_background",
     "compose",

@@ -1,0 +1,360 @@
+"""`SparseMemoryCallback`: what memory rows need of transformers' Trainer and of TRL's trainers.
+
+A Trainer trains rows without it (`row_adam`). The callback adds what a Trainer does for dense
+weights and cannot do for rows: it collects the background that the rule compares with, gives rows
+a learning rate of their own, clips them as it clips the rest, and logs them.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
+from itertools import islice
+from math import hypot
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from peft import PeftModel
+from torch import Tensor, nn
+from tqdm import tqdm  # type: ignore[import-untyped]
+from transformers import TrainerCallback
+
+from .background import collect_background, memories
+from .layer import ProductKeyMemory
+from .mlp import MemoryMLP
+from .row_adam import check_row_step
+from .rules import check_background, get_rule
+from .tape import Entry, ReadTape
+
+if TYPE_CHECKING:  # it brings data sets and tables with it, which the method does without
+    from transformers import Trainer
+
+LEAST_RATE = 1e-3  # an Adam step moves a value by at most about the rate; rows want 3e-3 to 1
+WRITING_BATCH = 64
+
+
+class SparseMemoryCallback(TrainerCallback):
+    """Prepares, clips and logs the memory rows of a transformers Trainer, or one of TRL's.
+
+        trainer = SFTTrainer(model, args, train_dataset=..., peft_config=SparseMemoryConfig(...))
+        trainer.add_callback(SparseMemoryCallback(trainer, background=texts, learning_rate=3e-2))
+        trainer.train()
+
+    Before the first step it collects the background, if the memory's rule compares with one; a
+    training that goes on from a checkpoint keeps the background that was saved with it. Rows are
+    clipped by the `max_grad_norm` of the Trainer's arguments, which takes the place of the
+    configuration's: the joint gradient norm of all chosen rows, apart from the other parameters.
+    It changes nothing else of what a step does to rows.
+
+    Each line of the Trainer's log, also in what `report_to` names, gets:
+
+    - `grad_norm`: the norm over rows and other parameters together, before clipping. (Without the
+      callback it is that of the other parameters, which is 0 where rows alone are trained.)
+    - `smf/row_grad_norm`: the joint gradient norm of the rows that the last step chose, before
+      clipping; `smf/learning_rate`: their learning rate in the next step.
+    - `smf/rows_chosen`: how many rows the last step chose, over all tables; `smf/rows_touched`:
+      how many any step has, since the memory was made.
+    - `smf/overlap_with_last_step`: the share of the chosen rows that the step before chose too,
+      from 0 to 1.
+
+    Args:
+        trainer: the Trainer that it will be added to.
+        background: text that the new task is not about. "model": the model, its adapters switched
+            off, writes it. Otherwise any iterable, such as a data set's split, of texts, of lists
+            of token ids, or of rows with a column `text` or `input_ids`. None: what
+            `smf_lib.collect_background` counted before.
+        sequences: how many background documents are used, the first ones, at least 1.
+        tokens: how many tokens of each are used, at least 2.
+        learning_rate: the learning rate of rows, in a parameter group of its own that the
+            scheduler scales like the others; None: that of the Trainer's arguments.
+
+    Raises:
+        ValueError: an argument that cannot work; the trainer's model has no memory; or, at the
+            start of training: the rule needs a background and there is none, the optimizer cannot
+            train rows, or it does not hold them.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        background: str | Iterable | None = None,
+        sequences: int = 256,
+        tokens: int = 128,
+        learning_rate: float | None = None,
+    ):
+        if not memories(trainer.model):
+            raise ValueError(
+                f"trainer.model={type(trainer.model).__name__} has no memory; give the trainer a "
+                "model from peft.get_peft_model(model, SparseMemoryConfig(...))"
+            )
+        if isinstance(background, Mapping) or (
+            isinstance(background, str) and background != "model"
+        ):
+            raise ValueError(
+                f"background={background!r:.80} is no collection of texts; give 'model', a list of "
+                "texts or of token ids, or one split of a data set"
+            )
+        for name, value, least in (("sequences", sequences, 1), ("tokens", tokens, 2)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")
+        if learning_rate is not None:
+            if not learning_rate > 0:
+                raise ValueError(f"learning_rate={learning_rate!r} must be above 0")
+            if trainer.optimizer is not None:
+                raise ValueError(
+                    f"learning_rate={learning_rate} comes too late: the trainer has its optimizer; "
+                    "give the memories' `values` a parameter group of their own in it"
+                )
+            _give_rows_a_rate(trainer, learning_rate)
+        self.trainer, self.background = trainer, background
+        self.sequences, self.tokens = sequences, tokens
+        self.tables: list[ProductKeyMemory] = []
+        self.counts: list[list[Tensor]] = []  # updates of each row before the last two steps
+        self.entries: list[list[Entry]] = []  # each table's reads in the last step
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Collect the background, and refuse here what could not be trained."""
+        callbacks = self.trainer.callback_handler.callbacks
+        callbacks.remove(self)
+        callbacks.insert(0, self)  # those that write a log come after what is added to it
+        model, optimizer = kwargs["model"], kwargs["optimizer"]
+        found = memories(model).values()
+        trained = [m for m in found if m.rule is not None and m.table.values.requires_grad]
+        self.tables = [m for m in trained if m.table is m]
+        self._check_optimizer(optimizer)
+        self._collect(model, resumed=state.global_step > 0)
+        for memory in trained:
+            memory.max_grad_norm = args.max_grad_norm or None
+        for layer in model.modules():
+            if isinstance(layer, MemoryMLP):
+                for name, memory in layer.smf_memory.items():
+                    if memory in trained:
+                        layer.configs[name].max_grad_norm = memory.max_grad_norm
+        self.counts, self.entries = [], []
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Let go of the last step's reads, which a log would have used by now."""
+        self.entries = []
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Keep what the step is about to use; nothing is computed unless it is logged."""
+        self.counts = [*self.counts[-1:], [table.row_updates.clone() for table in self.tables]]
+        self.entries = [
+            [entry for reader in table.readers for entry in reader.tape.entries]
+            for table in self.tables
+        ]
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any
+    ) -> None:
+        """Add what the last step did to rows to a line of the training log."""
+        if not logs or "loss" not in logs or not self.entries:
+            return
+        added = self._last_step()
+        added["smf/learning_rate"] = float(_rates(kwargs["optimizer"], self.tables)[0]["lr"])
+        added["grad_norm"] = hypot(logs.get("grad_norm", 0.0), added["smf/row_grad_norm"])
+        logs.update(added)
+        state.log_history[-1].update(added)
+
+    def _check_optimizer(self, optimizer: Any) -> None:
+        """Refuse an optimizer that would not train rows; warn if its rate is too low for them."""
+        if not self.tables:
+            return
+        groups = _rates(optimizer, self.tables)
+        if len(groups) < len(self.tables):
+            raise ValueError(
+                f"optimizer={type(optimizer).__name__} does not hold the memories' `values`: it "
+                "was made for another model, or a wrapper replaced them (FSDP, DeepSpeed ZeRO); "
+                "make it from the model's own parameters, and use data parallelism (DDP)"
+            )
+        check_row_step(getattr(optimizer, "optimizer", optimizer))
+        for group in groups:
+            rate = float(group.get("initial_lr", group["lr"]))
+            if "betas" in group and rate < LEAST_RATE:
+                warnings.warn(
+                    f"learning_rate={rate:g} teaches memory rows next to nothing: Adam moves a "
+                    "value by about the learning rate in a step, and a row takes few steps. "
+                    "Useful rates were 3e-3 to 1; try SparseMemoryCallback(trainer, "
+                    "learning_rate=3e-2), or that rate in the trainer's arguments",
+                    stacklevel=2,
+                )
+                return
+
+    def _collect(self, model: nn.Module, resumed: bool) -> None:
+        """Count the background's reads, where a rule compares with them."""
+        needing = [
+            t for t in self.tables if t.rule is not None and get_rule(t.rule).needs_background
+        ]
+        there = all(table.background is not None for table in needing)
+        if needing and self.background is not None and not (resumed and there):
+            if isinstance(self.background, str):
+                seed = self.trainer.args.seed
+                documents = _write(model, self._tokenizer(), self.sequences, self.tokens, seed)
+            else:
+                documents = self._documents(self.background)
+            collect_background(model, documents)
+            self._share_counts(needing)
+        for table in needing:
+            try:
+                check_background(table.rule or "", table.background)
+            except ValueError as error:
+                raise ValueError(
+                    f"{error}; or give SparseMemoryCallback(trainer, background=...) texts, or "
+                    "background='model'"
+                ) from None
+
+    def _documents(self, background: Iterable) -> list[list[int]]:
+        """Token ids of the first documents, cut to length; empty ones are passed over."""
+        documents = (self._ids(row)[: self.tokens] for row in background)
+        found = list(islice(filter(None, documents), self.sequences))
+        if not found:
+            raise ValueError("background has no text; give at least one document")
+        return found
+
+    def _ids(self, row: Any) -> list[int]:
+        if isinstance(row, Mapping):
+            column = next((name for name in ("input_ids", "text") if name in row), None)
+            if column is None:
+                raise ValueError(
+                    f"background has the columns {', '.join(map(str, row))}; it needs `text` or "
+                    "`input_ids`: rename one, or give a list of texts"
+                )
+            row = row[column]
+        if isinstance(row, str):
+            return self._tokenizer()(row)["input_ids"]
+        return [int(token) for token in row]
+
+    def _tokenizer(self) -> Any:
+        """The trainer's tokenizer (that of its processor, where it has one)."""
+        processing = self.trainer.processing_class
+        if processing is None:
+            raise ValueError(
+                "background needs a tokenizer and the trainer has none; give the trainer "
+                "processing_class=tokenizer, or give the background as lists of token ids"
+            )
+        return getattr(processing, "tokenizer", processing)
+
+    @staticmethod
+    def _share_counts(tables: list[ProductKeyMemory]) -> None:
+        """Let all processes have the first one's counts: other hardware may round differently."""
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            for table in tables:
+                dist.broadcast(table.background_counts, 0)
+                dist.broadcast(table.background_documents, 0)
+
+    @torch.no_grad()
+    def _last_step(self) -> dict[str, float]:
+        """What the last step did to the rows of all tables."""
+        chosen = again = touched = 0
+        norms = []
+        for i, table in enumerate(self.tables):
+            now = table.row_updates
+            moved = now != self.counts[-1][i]
+            chosen += int(moved.sum())
+            touched += int((now > 0).sum())
+            if len(self.counts) == 2:
+                again += int((moved & (self.counts[1][i] != self.counts[0][i])).sum())
+            norms.append(_norm(self.entries[i], moved.nonzero().squeeze(1), table))
+        return {
+            "smf/row_grad_norm": hypot(*norms),
+            "smf/rows_chosen": chosen,
+            "smf/rows_touched": touched,
+            "smf/overlap_with_last_step": again / max(chosen, 1),
+        }
+
+
+def _norm(entries: list[Entry], rows: Tensor, table: ProductKeyMemory) -> float:
+    """Norm of the gradient of these rows, the mean over processes as in `row_adam`."""
+    grad = torch.zeros(len(rows), table.values.shape[1], device=rows.device)
+    if entries and len(rows):
+        grad += ReadTape(entries).row_gradient(rows)
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(grad)
+        grad /= dist.get_world_size()
+    return float(grad.norm())
+
+
+def _rates(optimizer: Any, tables: list[ProductKeyMemory]) -> list[dict]:
+    """The parameter groups that hold the tables' values, one for each table that is held."""
+    wanted = {id(table.values) for table in tables}
+    return [group for group in optimizer.param_groups for p in group["params"] if id(p) in wanted]
+
+
+def _give_rows_a_rate(trainer: Trainer, learning_rate: float) -> None:
+    """Have the trainer make its optimizer with memory rows in parameter groups of their own.
+
+    A Trainer makes the optimizer when training starts, before it makes the scheduler and loads
+    what a checkpoint holds, so that both know of the groups.
+    """
+    make = trainer.create_optimizer
+
+    def create_optimizer(model: nn.Module | None = None) -> torch.optim.Optimizer:
+        new = trainer.optimizer is None
+        optimizer = make() if model is None else make(model)
+        if new:
+            found = memories(trainer.model).values()
+            rows = {id(m.table.values) for m in found if m.rule is not None}
+            for group in list(optimizer.param_groups):
+                own = [p for p in group["params"] if id(p) in rows]
+                if own:
+                    group["params"] = [p for p in group["params"] if id(p) not in rows]
+                    settings = {k: v for k, v in group.items() if k != "params"}
+                    optimizer.add_param_group(settings | {"params": own, "lr": learning_rate})
+        return optimizer
+
+    trainer.create_optimizer = create_optimizer
+
+
+@torch.no_grad()
+def _write(
+    model: nn.Module, tokenizer: Any, sequences: int, tokens: int, seed: int
+) -> list[list[int]]:
+    """Texts of at most `tokens` token ids that the model writes with its adapters switched off.
+
+    Drawn from its own distribution (temperature 1, nothing cut off), beginning with the token that
+    parts documents; a text ends where the model ends it. The random numbers of the training that
+    follows are left as they were.
+    """
+    start = tokenizer.get_vocab().get("<|endoftext|>", tokenizer.bos_token_id)
+    start = tokenizer.eos_token_id if start is None else start
+    if start is None:
+        raise ValueError(
+            "background='model' needs a token to begin a text with and the tokenizer has none; "
+            "set its bos_token or eos_token, or give texts"
+        )
+    device = next(model.parameters()).device
+    on_cpu = device.type == "cpu"
+    forked = {} if on_cpu else {"device_type": device.type}
+    was_training, written = model.training, []
+    model.eval()
+    try:
+        with (
+            torch.random.fork_rng([] if on_cpu else [device], **forked),
+            model.disable_adapter() if isinstance(model, PeftModel) else nullcontext(),
+        ):
+            torch.manual_seed(seed)
+            for begin in tqdm(range(0, sequences, WRITING_BATCH), desc="writing text"):
+                ids = torch.full((min(WRITING_BATCH, sequences - begin), 1), start, device=device)
+                texts = model.generate(
+                    input_ids=ids,
+                    attention_mask=torch.ones_like(ids),
+                    do_sample=True,
+                    temperature=1.0,
+                    top_k=0,
+                    top_p=1.0,
+                    repetition_penalty=1.0,
+                    max_new_tokens=tokens - 1,
+                    eos_token_id=start,
+                    pad_token_id=start,
+                )
+                written += [_until(text, start) for text in texts.tolist()]
+    finally:
+        model.train(was_training)
+    return written
+
+
+def _until(text: list[int], end: int) -> list[int]:
+    """The text without what stands after its end token, the first of which begins it."""
+    return text[: text.index(end, 1)] if end in text[1:] else text
