@@ -95,7 +95,8 @@ class Materials:
         kept = self.__dict__.setdefault("kept_texts", {})
         place = field, wanted.model_dump_json()
         if place not in kept:
-            kept[place] = corpora.load_texts(f"{field}.text", wanted, self.root, rows_field)
+            found = corpora.load_texts(f"{field}.text", wanted, self.root, rows_field)
+            kept[place] = found[: wanted.at_most]
         return kept[place]
 
     def empty_model(self) -> nn.Module:

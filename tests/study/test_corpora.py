@@ -147,19 +147,6 @@ def test_of_openassistant_english_replies_ranked_first_or_second_are_kept(tmp_pa
     assert len(texts(tmp_path, source=str(tmp_path), min_characters=49)) == 4
 
 
-@pytest.mark.parametrize("most, there", [(100, 30), (30, 30), (7, 7)])
-def test_all_texts_are_taken_but_not_more_than_a_limit(tmp_path, datasets_cache, most, there):
-    """As of OpenAssistant, of which a third are English replies: fewer than the paper's limit."""
-    rows = [oasst1_row(n) for n in range(0, 60, 2)]
-    rows += [oasst1_row(n, role="prompter") for n in range(100, 140)]
-    rows += [oasst1_row(n, lang="de") for n in range(200, 220)]
-    write_rows(tmp_path, train=rows)
-    found = texts(tmp_path, source=str(tmp_path), at_most=most)
-    assert len(set(found)) == len(found) == there
-    with pytest.raises(ValueError, match="rows=7 and at_most=8: give one of the two"):
-        TextSettings(rows=7, at_most=8)
-
-
 def test_openassistant_of_the_hub(hub, data):
     found = texts("/nowhere", rows=7)
     assert found == texts(data, source="oasst1", rows=7) and len(set(found)) == 7

@@ -189,5 +189,8 @@ def test_the_profile_starts_on_data_of_the_real_proportions(
     path = tmp_path / "hundredth.yaml"
     path.write_text(yaml.safe_dump(content))
     study = Study.load(path, tmp_path)
-    assert len(study.texts("retrofit")) == 200
+    assert len(set(study.texts("retrofit"))) == 200
+    content["retrofit"]["text"]["at_most"] = 70
+    path.write_text(yaml.safe_dump(content))
+    assert len(Study.load(path, tmp_path).texts("retrofit")) == 70
     assert (len(study.exam.train), len(study.exam.test)) == (600, 10)

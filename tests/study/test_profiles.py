@@ -12,6 +12,7 @@ from smf_lib.method.rules import RULES
 from smf_lib.study.methods import MemorySettings
 from smf_lib.study.profiles import PROFILE_DIR, Profile, load_profile
 from smf_lib.study.registry import source_of
+from smf_lib.study.settings import TextSettings
 
 
 def changed(tmp_path, change):
@@ -88,6 +89,11 @@ def test_quick_and_sweep_agree_on_all_but_rates_and_amounts():
             assert len(swept.learning_rate) >= 4
             assert method.learning_rate in swept.learning_rate
     assert (quick.evaluation.split, sweep.evaluation.split) == ("test", "validation")
+
+
+def test_texts_have_one_limit():
+    with pytest.raises(ValueError, match="rows=7 and at_most=8: give one of the two"):
+        TextSettings(rows=7, at_most=8)
 
 
 def test_a_profile_cannot_have_the_name_of_the_shared_folder(tmp_path):

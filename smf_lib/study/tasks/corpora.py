@@ -110,9 +110,7 @@ def _trivia(row: dict, number: int, split: str) -> KnowledgeQuestion:
 def load_texts(
     field: str, settings: TextSettings, root: str | Path, rows_field: str | None = None
 ) -> list[str]:
-    """Texts drawn from the seed: assistant replies, or whatever the column `text` holds.
-
-    They are `rows` texts, or all there are, but not more than `at_most`.
+    """`rows` texts drawn from the seed: assistant replies, or whatever the column `text` holds.
 
     The source "shipped" stands for the paragraphs of the prose that comes with the library.
 
@@ -130,8 +128,7 @@ def load_texts(
     found = _shipped() if settings.source == "shipped" else _column(field, settings, root)
     found = [t for t in found if isinstance(t, str) and len(t) >= settings.min_characters]
     found = random.Random(f"texts {settings.seed}").sample(found, len(found))
-    wanted = _first(rows_field or f"{field}.rows", found, settings.rows, rows_field is None)
-    return wanted[: settings.at_most]
+    return _first(rows_field or f"{field}.rows", found, settings.rows, rows_field is None)
 
 
 def _shipped() -> list[str]:
