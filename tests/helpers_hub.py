@@ -8,12 +8,12 @@ from pathlib import Path
 
 import datasets
 import huggingface_hub
-import torch
+from helpers_models import tiny_model
 from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import PreTrainedTokenizerFast
 
 MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
 DATA = {  # Hub id: (folder, the configurations that there are)
@@ -123,13 +123,10 @@ def write_qwen2(folder: Path) -> Path:
     backend.decoder = ByteLevelDecoder()
     named = {"pad_token": "<|endoftext|>", "eos_token": "<|im_end|>"}
     PreTrainedTokenizerFast(tokenizer_object=backend, **named).save_pretrained(folder)
-    config = Qwen2Config(
+    model = tiny_model(
+        "Qwen2",
         vocab_size=len(vocabulary) + 5,
-        hidden_size=32,
         intermediate_size=64,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
         max_position_embeddings=4096,
         initializer_range=0.1,
         tie_word_embeddings=True,
@@ -137,9 +134,7 @@ def write_qwen2(folder: Path) -> Path:
         eos_token_id=258,
         pad_token_id=256,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        Qwen2ForCausalLM(config).save_pretrained(folder)
+    model.save_pretrained(folder)
     return folder
 
 

@@ -34,7 +34,7 @@ ARCHITECTURES = {
 
 
 def tiny_model(architecture: str = "Llama", seed: int = 0, **settings) -> nn.Module:
-    """A random causal language model of 4 layers and width 32, without dropout."""
+    """A random causal language model, by default of 4 layers and width 32, without dropout."""
     config_class = getattr(transformers, f"{architecture}Config")
     config = config_class(**_COMMON | ARCHITECTURES.get(architecture, {}) | settings)
     for name in list(vars(config)):
@@ -42,6 +42,20 @@ def tiny_model(architecture: str = "Llama", seed: int = 0, **settings) -> nn.Mod
             setattr(config, name, 0.0)
     torch.manual_seed(seed)
     return transformers.AutoModelForCausalLM.from_config(config).eval()
+
+
+def paper_model() -> nn.Module:
+    """The shape of the paper's model, Qwen2.5-0.5B, without weights (on the meta device)."""
+    with torch.device("meta"):
+        return tiny_model(
+            "Qwen2",
+            vocab_size=151_936,
+            hidden_size=896,
+            intermediate_size=4864,
+            num_hidden_layers=24,
+            num_attention_heads=14,
+            tie_word_embeddings=True,
+        )
 
 
 def memory_config(**settings) -> SparseMemoryConfig:

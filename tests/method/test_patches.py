@@ -5,12 +5,11 @@ import re
 
 import pytest
 import torch
+from helpers_models import memory_config, tiny_model
 from peft import LoraConfig, get_peft_model
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import LlamaConfig, LlamaForCausalLM
 
-from smf_lib import SparseMemoryConfig
 from smf_lib.method.patches.compose import RowConflict, compose
 from smf_lib.method.patches.file import PatchFileError
 from smf_lib.method.patches.identity import Identity, memory_mlps
@@ -20,34 +19,8 @@ WIDTH = 32
 OWNER = "model.layers.1.mlp"
 
 
-def base_model(seed=0, **settings):
-    torch.manual_seed(seed)
-    shape = {
-        "vocab_size": 48,
-        "hidden_size": WIDTH,
-        "intermediate_size": 40,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-    }
-    return LlamaForCausalLM(LlamaConfig(**(shape | settings)))
-
-
-def memory_config(**settings):
-    shape = {
-        "layers": [1, 2],
-        "num_subkeys": 8,
-        "num_heads": 2,
-        "top_k": 4,
-        "key_dim": 8,
-        "rows_per_step": 6,
-        "rule": "count",
-    }
-    return SparseMemoryConfig(task_type="CAUSAL_LM", **(shape | settings))
-
-
 def fresh(**settings):
-    return get_peft_model(base_model(), memory_config(**settings))
+    return get_peft_model(tiny_model(), memory_config(**settings))
 
 
 def train(model, seed=0, steps=3):
@@ -168,29 +141,29 @@ def test_only_a_finetune_that_is_confined_to_rows_becomes_a_patch():
     with pytest.raises(ValueError, match="adapter='other' is unknown; the model has default"):
         RowPatch.from_model(fresh(), adapter="other")
     with pytest.raises(ValueError, match="has no sparse memory; insert one"):
-        RowPatch.from_model(base_model())
-    lora = get_peft_model(base_model(), LoraConfig(target_modules=["q_proj"]))
+        RowPatch.from_model(tiny_model())
+    lora = get_peft_model(tiny_model(), LoraConfig(target_modules=["q_proj"]))
     with pytest.raises(ValueError, match="has no sparse memory; insert one"):
         RowPatch.from_model(lora)
 
 
 def test_another_base_model_is_refused_by_name(patches):
-    other = get_peft_model(base_model(seed=5), memory_config())
+    other = get_peft_model(tiny_model(seed=5), memory_config())
     untouched = state(other)
     weights = [Identity.of(m, "default").base_weights for m in (fresh(), other)]
     with pytest.raises(ValueError, match="base model weights.*{}.*{}".format(*weights)):
         patches[0].apply(other)
     assert_same_state(other, untouched)
 
-    wider = get_peft_model(base_model(hidden_size=64), memory_config())
+    wider = get_peft_model(tiny_model(hidden_size=64), memory_config())
     with pytest.raises(ValueError, match="hidden_size: 32 in the patch, 64 in the model"):
         patches[0].apply(wider)
-    other_rope = get_peft_model(base_model(rms_norm_eps=1e-5), memory_config())
+    other_rope = get_peft_model(tiny_model(rms_norm_eps=1e-5), memory_config())
     with pytest.raises(ValueError, match="rms_norm_eps: 1e-06 in the patch, 1e-05 in the model"):
         patches[0].apply(other_rope)
 
 
-def test_one_changed_weight_makes_another_base_model(patches):
+def test_one_changed_weight_makes_another_tiny_model(patches):
     model = fresh()
     with torch.no_grad():
         model.get_submodule("base_model.model.model.norm").weight[3] += 1e-3
@@ -219,9 +192,9 @@ def test_how_the_memory_is_trained_does_not_matter(patches):
 
 def test_the_identity_ignores_precision_and_what_trainers_edit():
     torch.manual_seed(0)
-    base = base_model().to(torch.bfloat16)
+    base = tiny_model().to(torch.bfloat16)
     low = Identity.of(get_peft_model(base, memory_config()), "default")
-    again = base_model()
+    again = tiny_model()
     again.load_state_dict(
         {n.replace("base_layer.", ""): v for n, v in base.state_dict().items() if "smf_" not in n}
     )

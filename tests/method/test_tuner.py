@@ -12,6 +12,7 @@ from helpers_models import (
     bits,
     memory_config,
     memory_model,
+    paper_model,
     tables,
     tiny_model,
     tokens,
@@ -19,7 +20,6 @@ from helpers_models import (
 )
 from peft import PeftModel, get_peft_model
 from torch import nn
-from transformers import AutoModelForCausalLM, Qwen2Config
 
 from smf_lib import SparseMemoryConfig
 from smf_lib.method.background import memories
@@ -339,17 +339,7 @@ def test_default_layers_are_spread_over_the_depth():
 
 def test_parameter_count_of_the_paper_from_the_configuration_alone():
     """arXiv 2605.03229: about 52 M memory parameters at Qwen2.5-0.5B, 44 M of them values."""
-    config = Qwen2Config(
-        vocab_size=151_936,
-        hidden_size=896,
-        intermediate_size=4864,
-        num_hidden_layers=24,
-        num_attention_heads=14,
-        num_key_value_heads=2,
-        tie_word_embeddings=True,
-    )
-    with torch.device("meta"):
-        base = AutoModelForCausalLM.from_config(config)
+    base = paper_model()
     base_parameters = sum(p.numel() for p in base.parameters())
     model = get_peft_model(
         base,

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from helpers_gguf import write_gguf
+from helpers_models import tiny_model
 from safetensors.torch import load_file, save_file
-from transformers import GPT2Config, GPT2LMHeadModel
 
 from smf_lib.study import models
 from smf_lib.study.model_cache import cached_folder, check_sha256, file_sha256
@@ -166,8 +166,7 @@ def test_a_folder_loads_and_a_tokenizer_without_padding_gets_one(tiny, tmp_path)
     _, tokenizer = load_model(tiny)
     tokenizer.pad_token = None
     tokenizer.padding_side = "left"
-    config = GPT2Config(n_layer=1, n_head=2, n_embd=8, n_positions=32, vocab_size=len(tokenizer))
-    GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt")
+    tiny_model("GPT2", vocab_size=len(tokenizer)).save_pretrained(tmp_path / "gpt")
     tokenizer.save_pretrained(tmp_path / "gpt")
     files = resolve_model(named(str(tmp_path / "gpt")))
     assert files.name == "gpt"

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from helpers_models import tiny_model
 
 from smf_lib.study.materials import Materials
 from smf_lib.study.models import load_model, tiny_random_model
@@ -89,10 +89,8 @@ def test_writing_leaves_the_model_as_it_was(tiny):
 
 def test_another_architecture_writes_too(tiny):
     _, tokenizer = tiny
-    config = GPT2Config(
-        n_layer=1, n_head=2, n_embd=8, n_positions=32, vocab_size=len(tokenizer) + 9
-    )
-    text = write_self_text(GPT2LMHeadModel(config), tokenizer, 2, 32, seed=0)
+    model = tiny_model("GPT2", vocab_size=len(tokenizer) + 9)
+    text = write_self_text(model, tokenizer, 2, 32, seed=0)
     assert all(token < len(tokenizer) for sequence in text for token in sequence)
 
 

@@ -3,9 +3,9 @@
 import peft
 import pytest
 import torch
-import transformers
 import yaml
 from helpers_hub import medmcqa_row, oasst1_row, serve, trivia_row, wikitext_lines, write_rows
+from helpers_models import paper_model
 
 from smf_lib.method.background import memories
 from smf_lib.study.profiles import load_profile
@@ -100,25 +100,10 @@ def test_the_papers_training(paper):
     assert (paper.methods["full"].kind, paper.methods["full"].learning_rate) == ("full", 5e-5)
 
 
-def qwen():
-    """The paper's model without weights."""
-    shape = transformers.Qwen2Config(
-        vocab_size=151936,
-        hidden_size=896,
-        intermediate_size=4864,
-        num_hidden_layers=24,
-        num_attention_heads=14,
-        num_key_value_heads=2,
-        tie_word_embeddings=True,
-    )
-    with torch.device("meta"):
-        return transformers.AutoModelForCausalLM.from_config(shape)
-
-
 @pytest.mark.parametrize("method", ["retrofit-additive", "retrofit-replacement", "additive-kl"])
 def test_the_papers_memory_has_52_million_parameters_and_44_million_values(paper, method):
     with torch.device("meta"):
-        model = peft.get_peft_model(qwen(), memory_of(paper, method))
+        model = peft.get_peft_model(paper_model(), memory_of(paper, method))
     found = memories(model).values()
     assert [memory.values.shape for memory in found] == [(16384, 896)] * 3
     values = sum(memory.values.numel() for memory in found)
@@ -128,7 +113,7 @@ def test_the_papers_memory_has_52_million_parameters_and_44_million_values(paper
 
 def test_the_papers_lora_has_all_seven_projections(paper):
     with torch.device("meta"):
-        model = peft.get_peft_model(qwen(), paper.methods["lora"].peft_config(paper.memory))
+        model = peft.get_peft_model(paper_model(), paper.methods["lora"].peft_config(paper.memory))
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
     adapted = {name.partition(".lora_")[0].rpartition(".")[2] for name in trained}
     assert adapted == {
