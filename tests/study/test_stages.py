@@ -349,7 +349,7 @@ def trainings(monkeypatch):
     done, finetune = [], study_module.finetune
 
     def counted(model, *arguments, **named):
-        done.append(arguments[-1].name.rpartition("-seed")[0])
+        done.append(arguments[-1].name.rpartition("-")[0])  # method-key
         return finetune(model, *arguments, **named)
 
     monkeypatch.setattr(study_module, "finetune", counted)
