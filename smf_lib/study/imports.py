@@ -20,7 +20,8 @@ def import_file(path: Path) -> None:
     """Run a user's file, unless it was run with this very content.
 
     Raises:
-        ValueError: no such file, or it ends in an error; one line names file, line and error.
+        ValueError: no such file, no Python file, or it ends in an error; one line names file, line
+            and error.
     """
     path = path.resolve()
     if not path.is_file():
@@ -30,6 +31,8 @@ def import_file(path: Path) -> None:
         return
     name = f"smf_user_{path.stem}_{short_hash(str(path))}"
     spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"imports: {path} is no Python file; let its name end in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:

@@ -407,6 +407,13 @@ def test_a_file_that_fails_is_one_line_with_its_name(tmp_path, code, message):
     assert "\n" not in str(caught.value)
 
 
+def test_what_is_imported_is_a_python_file(tmp_path):
+    (tmp_path / "mine.txt").write_text("x = 1")
+    path = changed(tmp_path, lambda content: content.update(imports=["mine.txt"]))
+    with pytest.raises(ValueError, match=r"mine.txt is no Python file; let its name end in .py"):
+        load_profile(path)
+
+
 def test_a_probe_that_nothing_registers_is_refused(tmp_path):
     path = changed(tmp_path, lambda content: content.update(evaluation={"probes": ["code"]}))
     with pytest.raises(
