@@ -61,7 +61,7 @@ def function_digest(function: Callable) -> str:
     """
     function = inspect.unwrap(function)
     try:
-        path = Path(inspect.getsourcefile(function))
+        path = Path(inspect.getsourcefile(function) or "")
         if path.is_file():
             return _file_digest(path, path.stat().st_mtime_ns)
         return short_hash(inspect.getsource(function))

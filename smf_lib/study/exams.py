@@ -21,13 +21,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from .registry import Registry, load_function
-from .settings import ChoiceSettings, ExamSettings, MedMCQASettings, OwnExamSettings, Settings
+from .settings import ChoiceSettings, ExamSettings, MedMCQASettings, NamedSettings, OwnExamSettings
 
 if TYPE_CHECKING:
     from .tasks.exam import Exam
+
+Build = TypeVar("Build", bound=Callable)
 
 
 @dataclass(frozen=True)
@@ -36,39 +38,44 @@ class ExamSpec:
 
     Attributes:
         name: what a profile calls it.
-        settings: class of the profile's `exam` fields, with a field `name`.
+        settings: class of the profile's `exam` fields.
         build: function of (settings, the study's root folder) that gives an `Exam`.
         code: modules of `smf_lib.study` that make its questions.
     """
 
     name: str
-    settings: type[Settings]
-    build: Callable[[Settings, Path], Exam] | str
+    settings: type[NamedSettings]
+    build: Callable[[NamedSettings, Path], Exam] | str
     code: tuple[str, ...] = ()
 
 
 EXAMS: Registry[ExamSpec] = Registry("exam.name")
 
 
-def register_exam(name: str, settings: type[Settings] = OwnExamSettings):
+def register_exam(
+    name: str, settings: type[NamedSettings] = OwnExamSettings
+) -> Callable[[Build], Build]:
     """Decorator that makes a function known as the exam `name`; see `ExamSpec`.
 
     settings: by default `OwnExamSettings`: the rows of each split and a seed.
 
     Raises:
-        ValueError: settings without a field `name`, or a name that another function has.
+        ValueError: settings that are none of an exam, or a name that another function has.
     """
-    if "name" not in settings.model_fields:
-        raise ValueError(f"settings={settings.__name__} has no field `name`; add `name: str`")
+    if not issubclass(settings, NamedSettings):
+        raise ValueError(  # noqa: TRY004
+            f"settings={settings.__name__} has no name for an exam; derive it from "
+            "smf_lib.study.settings.OwnExamSettings, or from NamedSettings there"
+        )
 
-    def register(build):
+    def register(build: Build) -> Build:
         EXAMS.add(name, ExamSpec(name, settings, build), build)
         return build
 
     return register
 
 
-def build_exam(settings: Settings, root: str | Path) -> Exam:
+def build_exam(settings: NamedSettings, root: str | Path) -> Exam:
     """The exam that a profile's settings describe.
 
     Raises:
@@ -80,7 +87,7 @@ def build_exam(settings: Settings, root: str | Path) -> Exam:
     return exam
 
 
-def _ship(name: str, settings: type[Settings], build: str, *code: str) -> None:
+def _ship(name: str, settings: type[NamedSettings], build: str, *code: str) -> None:
     EXAMS.add(name, ExamSpec(name, settings, build, code), build)
 
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -31,7 +32,7 @@ def write_whole(path: str | Path, content: str | bytes) -> None:
         scratch.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def write_json(path: Path, content) -> None:
+def write_json(path: Path, content: Any) -> None:
     """Write JSON whole or not at all, making the folder."""
     write_whole(path, json.dumps(content))
 
@@ -47,7 +48,7 @@ def making(path: Path) -> Iterator[bool]:
         yield not path.is_file()
 
 
-def short_hash(*parts) -> str:
+def short_hash(*parts: Any) -> str:
     """A short name for the content of these JSON-like parts, to name a file after."""
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

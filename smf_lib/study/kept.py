@@ -14,7 +14,6 @@ Profiles that train the same share it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +21,7 @@ from pathlib import Path
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from ..method.files import whole
 from ..method.patches.patch import RowPatch
@@ -30,7 +30,7 @@ from .keys import RunKeys, changed_parts, run_keys
 from .materials import Materials
 from .models import ModelFiles, load_model
 from .profiles import RunSpec
-from .records.record import Record
+from .records.record import KeysPart, Record
 from .records.results import ResultsError, read_record
 
 
@@ -103,7 +103,12 @@ class RunFiles:
 # ---------------------------------------------------------------------- weights
 
 
-def save_weights(files: RunFiles, model: nn.Module, tokenizer, parent: RunFiles | None) -> None:
+def save_weights(
+    files: RunFiles,
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    parent: RunFiles | None,
+) -> None:
     """Keep what was trained, whole or not at all; a sparse memory also as a row patch.
 
     Full weights get their tokenizer, so that the folder can be any profile's `model.source`.
@@ -132,9 +137,9 @@ def save_weights(files: RunFiles, model: nn.Module, tokenizer, parent: RunFiles 
 def load_weights(files: RunFiles, model: nn.Module) -> None:
     """Put what a run trained into its model as it was built."""
     if files.kind == "peft":
-        load_adapter(model, files.weights)
+        load_adapter(model, files.place)
         return
-    trained, _ = load_model(ModelFiles(files.folder.name, "", files.weights, ""))
+    trained, _ = load_model(ModelFiles(files.folder.name, "", files.place, ""))
     model.load_state_dict(trained.state_dict())
 
 
@@ -185,7 +190,7 @@ class Left:
 def what_is_left(study: Materials, spec: RunSpec) -> Left:
     """What has to be done for a run's record to be current, and why; loads no model."""
     files, record = RunFiles.of(study, spec), local_record(study, spec)
-    if record is not None and record.keys is not None and _holds(record, files.keys):
+    if record is not None and record.keys is not None and _holds(record.keys, files.keys):
         return Left(False, [], "")
     why = _reason(study, spec, files, record)
     return Left(files.must_train, files.unmeasured, why)
@@ -199,10 +204,10 @@ def local_record(study: Materials, spec: RunSpec) -> Record | None:
         return None
 
 
-def _holds(record: Record, keys: RunKeys) -> bool:
-    """Whether a record was made under these keys and holds all of their metrics."""
-    kept: Mapping[str, str] = {name: key.key for name, key in record.keys.metrics.items()}
-    return record.keys.training.key == keys.training.digest and all(
+def _holds(recorded: KeysPart, keys: RunKeys) -> bool:
+    """Whether a record with the keys `recorded` was made under these and has all their metrics."""
+    kept = {name: key.key for name, key in recorded.metrics.items()}
+    return recorded.training.key == keys.training.digest and all(
         kept.get(name) == key.digest for name, key in keys.metrics.items()
     )
 
@@ -212,7 +217,7 @@ def _reason(study: Materials, spec: RunSpec, files: RunFiles, record: Record | N
         return "begun before" if files.folder.is_dir() else "no record yet"
     if record.keys is None:
         return "recorded before keys were kept"
-    changed = changed_parts(record, study, spec)
+    changed = changed_parts(record.keys, study, spec)
     new = [name for name in files.keys.metrics if name not in record.keys.metrics]
     words = [f"{', '.join(changed)} changed"] if changed else []
     words += [f"{', '.join(new)} not measured before"] if new else []

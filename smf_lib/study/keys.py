@@ -27,9 +27,10 @@ from .files import short_hash
 from .metrics import COMMON_CODE, METRICS, metric_names
 from .precision import resolve_precision
 from .profiles import Profile, RunSpec
+from .records.record import KeysPart, Record
 from .registry import load_function
 from .settings import BackgroundSettings
-from .tasks.formats import FORMATS
+from .tasks.formats import Cloze
 
 METHOD = tuple(  # what decides the numbers; settings count by their values
     f"method/{name}.py"
@@ -160,7 +161,7 @@ def parent_of(profile: Profile, spec: RunSpec) -> RunSpec | None:
 # ---------------------------------------------------------------------- comparing
 
 
-def record_state(record, study: Any) -> str:
+def record_state(record: Record, study: Any) -> str:
     """What has changed since a record was made.
 
     Args:
@@ -177,7 +178,7 @@ def record_state(record, study: Any) -> str:
         spec = study.profile.run(record.method, record.seed, record.learning_rate)
     except ValueError:
         return "other settings"
-    found = {about(part) for part in changed_parts(record, study, spec)}
+    found = {about(part) for part in changed_parts(record.keys, study, spec)}
     return f"other {' and '.join(sorted(found))}" if found else "current"
 
 
@@ -190,16 +191,16 @@ def about(part: str) -> str:
     return "model" if part == "model" else "settings"
 
 
-def changed_parts(record, study: Any, spec: RunSpec) -> list[str]:
-    """Names of the parts of a record's keys that are not what they are today.
+def changed_parts(keys: KeysPart, study: Any, spec: RunSpec) -> list[str]:
+    """Names of the parts of a record's `keys` that are not what they are today.
 
     Not compared are a precision that the profile leaves to the machine ("auto"), metrics that the
     record or today's profile does not have, and data or a model that cannot be found here.
     """
-    found = _changed(_training_parts(study, spec), record.keys.training.parts)
+    found = _changed(_training_parts(study, spec), keys.training.parts)
     for name in metric_names(study.profile):
-        if name in record.keys.metrics:
-            kept = dict(record.keys.metrics[name].parts)
+        if name in keys.metrics:
+            kept = dict(keys.metrics[name].parts)
             kept.pop("training")
             found += _changed(_metric_parts(study, name), kept)
     if study.profile.training.precision == "auto":
@@ -284,7 +285,7 @@ def _metric_parts(study: Any, metric: str) -> Parts:
         "code of measuring": lambda: code_digest(*modules),
     }
     if METRICS.source_of(metric) is not None:  # a user's
-        parts[f"code of {metric}"] = lambda: function_digest(spec.measure)
+        parts[f"code of {metric}"] = lambda: function_digest(load_function(spec.measure))
     return parts
 
 
@@ -354,7 +355,7 @@ def _training_rows(study: Any, retrofit: bool) -> str:
 
 def _questions(study: Any, questions: list) -> list:
     """Exam questions as they are read and answered."""
-    form = FORMATS[study.exam.format]
+    form = study.format
     return [[dataclasses.asdict(q), form.prompt(q), form.continuations(q)] for q in questions]
 
 
@@ -372,11 +373,11 @@ def _exam(study: Any) -> list:
 
 
 def _prose(study: Any) -> list:
-    return [dataclasses.asdict(a) if dataclasses.is_dataclass(a) else a for a in study.prose]
+    return [a if isinstance(a, str) else dataclasses.asdict(a) for a in study.prose]
 
 
 def _knowledge(study: Any) -> list:
-    form = FORMATS["cloze"]
+    form = Cloze()
     questions, shown = study.knowledge
     asked = [[dataclasses.asdict(q), form.prompt(q)] for q in questions]
     return [asked, [[[form.prompt(q), q.answer] for q in shots] for shots in shown]]

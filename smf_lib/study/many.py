@@ -21,9 +21,10 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing import connection
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from filelock import FileLock, Timeout
@@ -199,7 +200,7 @@ class _Runs:
                     ):
                         break
                     self._listen()
-                    undone = [*self.waiting.values(), *(worker.job for worker in self.running)]
+                    undone = [*self.waiting.values(), *(job for _, job in self.running)]
                     bar.n = bar.total - _count(undone) - len(self.outcome.ended)
                     bar.set_postfix_str(self._time_left(), refresh=False)
                     bar.refresh()
@@ -207,8 +208,8 @@ class _Runs:
                 self.outcome.interrupted = True
                 self._leave_out(self.waiting, "interrupted")
             finally:
-                for worker in self.running:
-                    self.outcome.ended += worker.job.names
+                for _, job in self.running:
+                    self.outcome.ended += job.names
                 for worker in self.workers:
                     worker.end()
         late = {name: job for name, job in self.waiting.items() if not self._fits(job)}
@@ -217,8 +218,9 @@ class _Runs:
         return self.outcome
 
     @property
-    def running(self) -> list[_Worker]:
-        return [worker for worker in self.workers if worker.job is not None]
+    def running(self) -> list[tuple[_Worker, Job]]:
+        """The workers that are at work, each with its run."""
+        return [(worker, worker.job) for worker in self.workers if worker.job is not None]
 
     def _hand_out(self) -> bool:
         """Give a run to each worker that has none; whether any was given."""
@@ -248,7 +250,7 @@ class _Runs:
         if self.deadline is None:
             return True
         now = time.monotonic()
-        going = [now - w.started for w in self.running if _alike(job, w.job)]
+        going = [now - worker.started for worker, own in self.running if _alike(job, own)]
         return now + max(_known(job, self.took) + going, default=0.0) < self.deadline
 
     def _waits_for_parent(self, job: Job) -> bool:
@@ -256,19 +258,19 @@ class _Runs:
         parent = job.parent
         if parent is None:
             return False
-        begun = [worker.job for worker in self.running]
+        begun = [own for _, own in self.running]
         undone = {name for other in (*self.waiting.values(), *begun) for name in other.names}
         undone |= {*self.outcome.failed, *self.outcome.not_started}
         if parent.name in undone:
             return True
-        siblings = [w.job.parent.name for w in self.running if w.job.parent is not None]
+        siblings = [own.parent.name for own in begun if own.parent is not None]
         return parent.name in siblings and not parent.has_weights
 
     def _listen(self) -> None:
         """Wait a second at most for what workers report."""
-        for ready in connection.wait([worker.pipe for worker in self.running], timeout=1.0):
-            worker = next(worker for worker in self.workers if worker.pipe is ready)
-            job = worker.job
+        running = {worker.pipe: (worker, job) for worker, job in self.running}
+        for ready in connection.wait(list(running), timeout=1.0):
+            worker, job = running[cast("connection.Connection", ready)]
             error, seconds = worker.result()
             if error is None:
                 self.outcome.done += job.names
@@ -296,8 +298,8 @@ class _Runs:
             return "time left unknown"
         everything = [seconds for _, seconds in self.took]
         left = sum(map(expected, self.waiting.values()))
-        for worker in self.running:
-            left += max(0.0, expected(worker.job) - (time.monotonic() - worker.started))
+        for worker, job in self.running:
+            left += max(0.0, expected(job) - (time.monotonic() - worker.started))
         return f"about {tqdm.format_interval(round(left / self.most))} left"
 
 
@@ -392,7 +394,7 @@ class _Worker:
 
 
 @contextlib.contextmanager
-def _environment(settings: dict[str, str]):
+def _environment(settings: dict[str, str]) -> Iterator[None]:
     """Variables for the processes that are started meanwhile."""
     os.environ.update(settings)
     try:
@@ -411,7 +413,7 @@ def _work(pipe: connection.Connection) -> None:
     )  # its own is of all processes, and left behind by one that ends
     plain = PlainLines("", [sys.stderr])
     sys.stderr = plain
-    studies = {}
+    studies: dict[str, Any] = {}  # of `Study`, by the name or path it was loaded by
     with contextlib.suppress(EOFError):
         while (task := pipe.recv()) is not None:
             runs, log = task
@@ -439,7 +441,7 @@ def _run(studies: dict, runs: list[tuple]) -> tuple[str | None, float]:
         started = time.monotonic()
         with FileLock(_lock_file(study, spec), timeout=0):
             record = run(study, spec, others)
-        for name, metric in record.metrics.items():
+        for name, metric in record.metrics.items() if record else ():
             print(f"{name} {metric.value:.4g} (standard error {metric.stderr:.2g}, n {metric.n})")
     except Timeout:
         error = TAKEN

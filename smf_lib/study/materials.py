@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeAlias, cast
 
 import torch
 from torch import nn
@@ -18,11 +18,13 @@ from .files import KEPT, making, write_json
 from .keys import own_text_key
 from .models import ModelFiles, load_model, resolve_model
 from .profiles import Profile
-from .settings import BackgroundSettings
+from .settings import BackgroundSettings, RetrofitSettings
 from .tasks import corpora, own_text, probes
 from .tasks.exam import Exam, ExamQuestion
 from .tasks.formats import FORMATS, Cloze, Lettered
 from .tasks.hub import locate
+
+LoadedModel: TypeAlias = tuple[nn.Module, PreTrainedTokenizerBase]
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,9 @@ class Materials:
         questions = probes.load_knowledge(settings.knowledge_questions)
         return questions, probes.shown_before(questions, settings.knowledge_shots)
 
-    def texts(self, field: str, settings: BackgroundSettings | None = None) -> list[str] | None:
+    def texts(
+        self, field: str, settings: BackgroundSettings | RetrofitSettings | None = None
+    ) -> list[str] | None:
         """Texts of the profile's `background` or `retrofit` settings; None if they name none.
 
         `settings`: those of a background other than the profile's.
@@ -89,7 +93,7 @@ class Materials:
         if settings is None or settings.text is None:
             return None
         wanted, rows_field = settings.text, None
-        if field == "background":
+        if isinstance(settings, BackgroundSettings):
             wanted = wanted.model_copy(update={"rows": settings.sequences})
             rows_field = "background.sequences"
         kept = self.__dict__.setdefault("kept_texts", {})
@@ -105,12 +109,14 @@ class Materials:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config)
 
-    def load_base(self) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+    def load_base(self) -> LoadedModel:
         """The base model in float32 on this machine's device, and its tokenizer."""
         model, tokenizer = load_model(self.model_files)
         return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
 
-    def _own_text(self, name: str, sequences: int, tokens: int, seed: int, base=None):
+    def _own_text(
+        self, name: str, sequences: int, tokens: int, seed: int, base: LoadedModel | None
+    ) -> list[list[int]]:
         """What the base model writes: as it came with the library, as kept, or written now."""
         key = own_text_key(self, sequences, tokens, seed)
         path = own_text.shipped(key.digest) or self.kept / f"{name}-{key.digest}.json"
@@ -122,7 +128,7 @@ class Materials:
         return json.loads(path.read_text())
 
     def background_text(
-        self, base=None, settings: BackgroundSettings | None = None
+        self, base: LoadedModel | None = None, settings: BackgroundSettings | None = None
     ) -> list[list[int]]:
         """Token ids of a background text, by default the profile's.
 
@@ -135,7 +141,7 @@ class Materials:
         _, tokenizer = base or self.load_base()
         return [tokenizer(text).input_ids[: s.tokens] for text in texts]
 
-    def self_text(self, base=None) -> list[list[int]]:
+    def self_text(self, base: LoadedModel | None = None) -> list[list[int]]:
         """Token ids of the text on which the KL divergence from the base model is measured."""
         s = self.profile.probes
         return self._own_text(
@@ -145,7 +151,7 @@ class Materials:
     @property
     def format(self) -> Cloze | Lettered:
         """How questions become text."""
-        return FORMATS[self.exam.format]
+        return cast("Cloze | Lettered", FORMATS[self.exam.format])
 
     def encode(self, question: ExamQuestion, tokenizer: PreTrainedTokenizerBase) -> dict:
         """Token ids and labels of one exam question, as it is trained on."""

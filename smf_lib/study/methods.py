@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import peft
 from pydantic import ConfigDict, Field, field_validator, model_validator
@@ -54,7 +54,7 @@ class MethodSettings(Settings):
 
     @field_validator("learning_rate")
     @classmethod
-    def _positive(cls, value):
+    def _positive(cls, value: float | list[float] | None) -> float | list[float] | None:
         for rate in value if isinstance(value, list) else [value]:
             if rate is not None and not rate > 0:
                 raise ValueError(f"learning_rate={rate} must be positive")
@@ -62,13 +62,13 @@ class MethodSettings(Settings):
 
     @field_validator("seeds")
     @classmethod
-    def _different(cls, value):
+    def _different(cls, value: list[int] | None) -> list[int] | None:
         if value is not None and len(set(value)) < len(value):
             raise ValueError(f"seeds={value} must differ; leave out what stands twice")
         return value
 
     @model_validator(mode="after")
-    def _consistent(self):
+    def _consistent(self) -> Self:
         if (self.kind == "peft") != (self.peft_type is not None):
             raise ValueError(
                 f"kind={self.kind!r} and peft_type={self.peft_type!r} do not fit: "
@@ -195,7 +195,7 @@ class MemorySettings(Settings):
     model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
 
     @model_validator(mode="after")
-    def _valid(self):
+    def _valid(self) -> Self:
         given = self.model_dump()
         general = {field.name for field in dataclasses.fields(peft.PeftConfig)} | {"target_modules"}
         known = {field.name for field in dataclasses.fields(SparseMemoryConfig)} - general

@@ -28,11 +28,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePath
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from .registry import Registry, load_function
 
 Unit = Literal["accuracy", "perplexity", "nats"]
+Measure = TypeVar("Measure", bound=Callable)
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def register_metric(
     describe: Callable[[Any], dict],
     data: str | None = None,
     wanted: Callable[[Any], bool] | None = None,
-):
+) -> Callable[[Measure], Measure]:
     """Decorator that makes a function known as the metric `name`; see `MetricSpec`.
 
     data: by default the metric's own name.
@@ -113,7 +114,7 @@ def register_metric(
     if unit not in ("accuracy", "perplexity", "nats"):
         raise ValueError(f"unit={unit!r} is unknown; choose accuracy, perplexity or nats")
 
-    def register(measure):
+    def register(measure: Measure) -> Measure:
         spec = MetricSpec(name, title, unit, data or name, measure, describe, wanted)
         METRICS.add(name, spec, measure)
         return measure
@@ -127,11 +128,11 @@ def register_lm_eval_task(named: str) -> None:
     named: what a profile's `evaluation.lm_eval_tasks` says: a task's name or its YAML file.
     """
 
-    def measure(study, lm):
+    def measure(study: Any, lm: Any) -> Any:
         harness = load_function("evaluation.harness:measure_task")
         return harness(lm, name, _lm_eval_task(study, named))
 
-    def describe(study):
+    def describe(study: Any) -> dict:
         return load_function("evaluation.harness:describe_task")(named, _lm_eval_task(study, named))
 
     task = PurePath(named).stem
@@ -166,7 +167,7 @@ def describe_data(study: Any, names: list[str]) -> dict[str, dict]:
     }
 
 
-def _ship(name: str, title: str, unit: Unit, data: str, measure: str, **more) -> None:
+def _ship(name: str, title: str, unit: Unit, data: str, measure: str, **more: Any) -> None:
     measure, describe = f"evaluation.measuring:{measure}", f"evaluation.parts:{data}"
     METRICS.add(name, MetricSpec(name, title, unit, data, measure, describe, **more), measure)
 

@@ -129,11 +129,11 @@ def _narrated(lines: PlainLines) -> type[NBClientEngine]:
         """papermill's own engine, saying which cell it has come to."""
 
         @classmethod
-        def execute_managed_notebook(cls, nb_man, kernel_name, **kwargs):
+        def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **kwargs: Any) -> Any:
             plain_start = nb_man.cell_start
             code = [i for i, cell in enumerate(nb_man.nb.cells) if cell.cell_type == "code"]
 
-            def cell_start(cell, cell_index=None, **options):
+            def cell_start(cell: Any, cell_index: int, **options: Any) -> Any:
                 if cell.cell_type == "code":
                     place = code.index(cell_index) + 1
                     above = heading(nb_man.nb.cells, cell_index)

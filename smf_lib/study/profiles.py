@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self, cast
 
 import yaml
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
@@ -25,6 +25,7 @@ from .settings import (
     EvaluationSettings,
     ExamSettings,
     ModelSettings,
+    NamedSettings,
     ProbeSettings,
     RetrofitSettings,
     Settings,
@@ -48,7 +49,7 @@ class RunSpec:
     @property
     def learning_rate(self) -> float | None:
         """The run's learning rate, None for the base model."""
-        return self.settings.learning_rate
+        return cast("float | None", self.settings.learning_rate)  # `Profile.run` chose one
 
 
 class Profile(Settings):
@@ -62,7 +63,7 @@ class Profile(Settings):
     imports: list[str] = Field(
         []
     )  # a user's Python files, from this profile's folder; see `imports`
-    exam: SerializeAsAny[Settings] = ExamSettings()
+    exam: SerializeAsAny[NamedSettings] = ExamSettings()
     probes: ProbeSettings = ProbeSettings()
     background: BackgroundSettings = BackgroundSettings()
     memory: MemorySettings = MemorySettings()
@@ -75,14 +76,14 @@ class Profile(Settings):
 
     @field_validator("exam", mode="before")
     @classmethod
-    def _of_its_kind(cls, value):
+    def _of_its_kind(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
         value = {"name": "icd10", **value}
         return EXAMS.find(value["name"]).settings(**value)
 
     @model_validator(mode="after")
-    def _methods_build(self):
+    def _methods_build(self) -> Self:
         for name, method in self.methods.items():
             try:
                 if method.stage == "retrofit" and self.retrofit is None:

@@ -20,6 +20,7 @@ from .precision import resolve_precision
 from .profiles import RunSpec
 from .records.record import DataPart
 from .records.results import Metric, Record
+from .settings import BackgroundSettings, RetrofitSettings
 from .tasks.exam import ExamQuestion
 from .tasks.floors import floors
 from .training.train import TrainingOutcome
@@ -110,7 +111,11 @@ def build_record(
             **{name: getattr(profile, name).model_dump() for name in parts},
             "background": profile.background_of(method).model_dump(),
             "training": spec.settings.trained_with(profile.training).model_dump(),
-            **({"retrofit": profile.retrofit.model_dump()} if retrofitted else {}),
+            **(
+                {"retrofit": profile.retrofit.model_dump()}
+                if retrofitted and profile.retrofit is not None
+                else {}
+            ),
             "precision": resolve_precision(profile.training.precision),
         },
         keys={
@@ -163,12 +168,14 @@ def _data(
     found = describe_data(study, list(metrics))
     parts = {name: part for name, part in found.items() if name in DataPart.model_fields}
     parts["other"] = {name: part for name, part in found.items() if name not in parts}
-    settings = {"background": study.profile.background_of(method)}
+    settings: dict[str, BackgroundSettings | RetrofitSettings | None] = {
+        "background": study.profile.background_of(method)
+    }
     if retrofitted:
         settings["retrofit"] = study.profile.retrofit
     for field, own in settings.items():
         texts = study.texts(field, own)
-        if texts is not None:
+        if own is not None and texts is not None:
             parts[field] = {
                 "sha256": short_hash(texts),
                 "rows": len(texts),

@@ -73,6 +73,6 @@ def load_function(named: Callable | str) -> Callable:
 def _are_same(known: Callable | str, function: Callable | str) -> bool:
     if isinstance(known, str) or isinstance(function, str):
         return known == function
-    known, function = inspect.unwrap(known), inspect.unwrap(function)
-    places = [(f.__code__.co_filename, f.__qualname__) for f in (known, function)]
+    functions = [inspect.unwrap(known), inspect.unwrap(function)]
+    places = [(f.__code__.co_filename, f.__qualname__) for f in functions]
     return places[0] == places[1]

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from pathlib import PurePath
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -30,7 +30,13 @@ class ModelSettings(Settings):
     revision: str | None = None
 
 
-class ExamSettings(Settings):
+class NamedSettings(Settings):
+    """Settings of an exam: what a profile calls it."""
+
+    name: str
+
+
+class ExamSettings(NamedSettings):
     """The new task: how many questions to train on, to choose settings with, and to test on."""
 
     format: ClassVar[str] = "cloze"
@@ -42,7 +48,7 @@ class ExamSettings(Settings):
     seed: int = 0
 
 
-class MedMCQASettings(Settings):
+class MedMCQASettings(NamedSettings):
     """The paper's task, from the Hub or from a folder in the same columns.
 
     Splits are in the notation of `datasets`; None for rows means all. validation_rows come from
@@ -69,10 +75,9 @@ class MedMCQASettings(Settings):
     seed: int = 0
 
 
-class OwnExamSettings(Settings):
+class OwnExamSettings(NamedSettings):
     """Fields of an exam that a user registers: rows of each split (None: all), and a seed."""
 
-    name: str
     format: Literal["cloze", "lettered"] = "cloze"
     train_rows: int | None = Field(None, ge=1)
     validation_rows: int = Field(0, ge=0)
@@ -113,7 +118,7 @@ class TextSettings(Settings):
     seed: int = 0
 
     @model_validator(mode="after")
-    def _one_limit(self):
+    def _one_limit(self) -> Self:
         if self.rows is not None and self.at_most is not None:
             raise ValueError(f"rows={self.rows} and at_most={self.at_most}: give one of the two")
         return self
@@ -181,7 +186,7 @@ class BackgroundSettings(Settings):
     text: TextSettings | None = None
 
     @model_validator(mode="after")
-    def _one_number(self):
+    def _one_number(self) -> Self:
         if self.text is not None and self.text.rows is not None:
             raise ValueError(
                 f"background.text.rows={self.text.rows}: how many texts is background.sequences "
@@ -234,7 +239,7 @@ class EvaluationSettings(Settings):
 
     @field_validator("probes")
     @classmethod
-    def _known(cls, value):
+    def _known(cls, value: list[str]) -> list[str]:
         for name in value:
             if name not in probe_names():
                 raise ValueError(
@@ -245,7 +250,7 @@ class EvaluationSettings(Settings):
 
     @field_validator("lm_eval_tasks")
     @classmethod
-    def _registered(cls, value):
+    def _registered(cls, value: list[str]) -> list[str]:
         names = [PurePath(named).stem for named in value]
         if len(set(names)) < len(names):
             raise ValueError(f"{value} name two tasks alike; rename a file")

@@ -23,6 +23,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from peft import PeftConfig, PeftModel
 from torch import nn
@@ -122,7 +123,9 @@ class Study(Materials):
         """What a run is trained on; see `build.training_rows`."""
         return build.training_rows(self, spec)
 
-    def train(self, spec: RunSpec, model: nn.Module, tokenizer) -> TrainingOutcome:
+    def train(
+        self, spec: RunSpec, model: nn.Module, tokenizer: PreTrainedTokenizerBase
+    ) -> TrainingOutcome:
         """Train the model of a run in place, going on from its last checkpoint; keep the weights.
 
         What was trained before is loaded into the model instead. One case is left: the weights of
@@ -153,7 +156,7 @@ class Study(Materials):
                 tokenizer,
                 rows,
                 settings,
-                spec.learning_rate,
+                cast("float", spec.learning_rate),  # the base model alone has none
                 spec.seed,
                 files.folder,
                 extra_loss=change.loss,
@@ -186,7 +189,9 @@ class Study(Materials):
         )
         return change_of(start, spec.settings.baseline, spec.settings.baseline_settings)
 
-    def measure(self, spec: RunSpec, model: nn.Module, tokenizer) -> dict[str, Metric]:
+    def measure(
+        self, spec: RunSpec, model: nn.Module, tokenizer: PreTrainedTokenizerBase
+    ) -> dict[str, Metric]:
         """Exam accuracy and the profile's forgetting probes, each kept as soon as it is done.
 
         Raises:
@@ -289,7 +294,7 @@ class Study(Materials):
             ValueError: the layer has no memory, there are not so many training batches, or a rule
                 is not registered.
         """
-        layers = self.memory_config().layers
+        layers = self.memory_config().layers or []
         if layer is not None and layer not in layers:
             raise ValueError(f"layer={layer!r} has no memory; choose one of {layers}, or None")
         most = len(self.exam.train) // self.profile.training.batch_size

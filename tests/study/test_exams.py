@@ -207,7 +207,7 @@ def test_an_exam_of_ones_own_is_checked(registered):
     class Nameless(Settings):
         rows: int = 3
 
-    with pytest.raises(ValueError, match="settings=Nameless has no field `name`"):
+    with pytest.raises(ValueError, match="settings=Nameless has no name for an exam; derive"):
         register_exam("mine", Nameless)
     with pytest.raises(
         ValueError, match="exam.name='mine' is unknown; choose one of choice, icd10"

@@ -228,7 +228,7 @@ def test_a_record_is_compared_with_today(recorded, monkeypatch):
     assert set(record.keys.metrics) == METRICS
 
     edit(recorded / "exam" / "train.jsonl", "Rash 3", "Itching")
-    assert changed_parts(record, materials(recorded), spec) == ["training rows"]
+    assert changed_parts(record.keys, materials(recorded), spec) == ["training rows"]
     assert record_state(record, materials(recorded)) == "other data"
     todo = left(recorded)
     assert todo.train and set(todo.measure) == METRICS and todo.why == "training rows changed"

@@ -33,6 +33,11 @@ class Arm:
         """The run that stands for what all share: profile, study, method, label, settings."""
         return self.records[0]
 
+    @property
+    def rate(self) -> float:
+        """The learning rate that its runs share; 0 for the base model, which is not trained."""
+        return self.first.learning_rate or 0.0
+
     def mean_cost(self, field: str) -> float:
         """Mean of one cost field over the arm's seeds."""
         return float(np.mean([getattr(record.cost, field) for record in self.records]))
@@ -80,7 +85,9 @@ class Arm:
             )
         items = np.array([record.metrics[metric].items for record in self.records], dtype=float)
         prose = self.first.data.prose
-        if metric in ("prose_perplexity", "prose_kl") and prose.sections:
+        if prose is None or metric not in ("prose_perplexity", "prose_kl"):
+            return items
+        if prose.sections:
             starts = np.cumsum([0, *prose.sections[:-1]])
             sums = np.add.reduceat(items, starts, axis=1)
             return sums if items.ndim == 3 else sums / prose.sections
@@ -149,10 +156,10 @@ def base_of(arm: Arm, arms: Sequence[Arm]) -> Arm:
 def arm_name(arm: Arm, arms: Sequence[Arm]) -> str:
     """The method's label, with the learning rate where the study has several of that method."""
     rates = {
-        other.first.learning_rate
+        other.rate
         for other in arms
         if (other.where, other.first.method) == (arm.where, arm.first.method)
     }
     if len(rates) > 1:
-        return f"{arm.first.label}, lr {rate_text(arm.first.learning_rate)}"
+        return f"{arm.first.label}, lr {rate_text(arm.rate)}"
     return arm.first.label

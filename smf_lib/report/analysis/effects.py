@@ -89,7 +89,7 @@ def retention(arm: Arm, reference: Arm, base: Arm) -> Interval:
     """The arm's exam gain as a share of the reference's, in percent."""
     for other in (reference, base):
         check_paired(arm, other, EXAM)
-    items = (other.items(EXAM) for other in (arm, reference, base))
+    items = arm.items(EXAM), reference.items(EXAM), base.items(EXAM)
     return stats.gain_retention(*items).scaled(100)
 
 

@@ -230,8 +230,8 @@ def drift_at_equal_gain(
     return EqualGain(
         float(at),
         {name: drift_of(curve, at) for name, curve in passed.items()},
-        {pair: excess_of(*both, at) for pair, both in pairs.items()},
-        {pair: ratio_of(*both, at) for pair, both in pairs.items()},
+        {pair: excess_of(first, second, at) for pair, (first, second) in pairs.items()},
+        {pair: ratio_of(first, second, at) for pair, (first, second) in pairs.items()},
         missing | far,
     )
 

@@ -178,7 +178,7 @@ def _other_probes(
                 state, numbers = _beside(frontier, metric, found)
                 words = WORDS[state].format(frontier.label(name))
                 parts.append(f"{words} ({numbers})")
-            title = frontier.base.measure(metric).spec.title
+            title = frontier.start.measure(metric).spec.title
             told.append(f"{title}: {frontier.label(method)} {listed(parts)}.")
     return told
 
@@ -190,14 +190,14 @@ def _compared(
     there = set(frontier.reached(at, metric)) & set(frontier.reached(at))
     pairs = {name: (method, name) for name in references if name != method}
     pairs = {name: pair for name, pair in pairs.items() if set(pair) <= there}
-    if frontier.base.measure(metric).unit == "nats":
+    if frontier.start.measure(metric).unit == "nats":
         return {name: frontier.ratio(pair, at, metric=metric) for name, pair in pairs.items()}
     return {name: frontier.excess(pair, at, metric) for name, pair in pairs.items()}
 
 
 def _beside(frontier: Frontier, metric: str, found: Interval) -> tuple[str, str]:
     """A state, one of `WORDS`, and the numbers that show it."""
-    measure = frontier.base.measure(metric)
+    measure = frontier.start.measure(metric)
     if not found.bounded:
         return "unknown", found.reason
     if measure.unit == "nats":
@@ -215,7 +215,7 @@ def _not_won(frontier: Frontier, method: str, references: Sequence[str], at: flo
     """In one sentence: by which probes, and against whom, the method is not clearly ahead."""
     lost: dict[str, list[str]] = {}
     for metric in frontier.drift_metrics:
-        title = frontier.base.measure(metric).spec.title
+        title = frontier.start.measure(metric).spec.title
         for name, found in _compared(frontier, metric, method, references, at).items():
             state = _beside(frontier, metric, found)[0]
             if state != "ahead":
@@ -250,14 +250,14 @@ def _gentlest(frontier: Frontier, references: Sequence[str]) -> list[str]:
     told = []
     for name in full:
         arm = frontier.curves[name].arms[0]
-        gain = change(arm, frontier.base, "exam_accuracy")
+        gain = change(arm, frontier.start, "exam_accuracy")
         costs = []
         for metric in frontier.drift_metrics:
-            lost = drift(arm, frontier.base, metric)
+            lost = drift(arm, frontier.start, metric)
             if lost.known:
                 costs.append(arm.measure(metric).told(lost.value))
         told.append(
-            f"The gentlest {frontier.label(name)} (rate {arm.first.learning_rate:g}) gains "
+            f"The gentlest {frontier.label(name)} (rate {arm.rate:g}) gains "
             f"{signed(gain.value, 1)} points; {', '.join(costs)}."
         )
     return told

@@ -68,6 +68,13 @@ class Frontier:
     _measured: dict[str, dict[str, Curve]] = field(default_factory=dict, repr=False)
 
     @property
+    def start(self) -> Arm:
+        """The base model, where all curves start. Raises NotOnRecord without records."""
+        if self.base is None:
+            raise NotOnRecord(f"study {self.where} has no base model to measure curves from")
+        return self.base
+
+    @property
     def arms(self) -> list[Arm]:
         """The base model, then all points."""
         points = [arm for curve in self.curves.values() for arm in curve.arms]
@@ -83,10 +90,11 @@ class Frontier:
         """What tells of forgetting in all runs: divergences first, then in the usual order."""
         if self.base is None:
             return []
-        found = [m for m in self.base.first.metrics if self.base.first.spec(m).data != "exam"]
+        base = self.base
+        found = [m for m in base.first.metrics if base.first.spec(m).data != "exam"]
         found = [m for m in found if all(arm.has(m) for arm in self.arms)]
         order = [*METRICS, *found]
-        return sorted(found, key=lambda m: (self.base.measure(m).unit != "nats", order.index(m)))
+        return sorted(found, key=lambda m: (base.measure(m).unit != "nats", order.index(m)))
 
     def label(self, name: str) -> str:
         """Name of a curve in figures and tables."""
@@ -117,12 +125,12 @@ class Frontier:
     def drift(self, name: str, at: float, metric: str = DIVERGENCE) -> Interval:
         """Drift of a curve at a gain of `at` points: nats, per cent, or points lost."""
         found = drift_of(self.measured(metric)[name], at / 100)
-        return found.scaled(self.base.measure(metric).factor)
+        return found.scaled(self.start.measure(metric).factor)
 
     def excess(self, pair: tuple[str, str], at: float, metric: str) -> Interval:
         """Drift of the first curve of a pair minus that of the second, at `at` points."""
         first, second = (self.measured(metric)[name] for name in pair)
-        return excess_of(first, second, at / 100).scaled(self.base.measure(metric).factor)
+        return excess_of(first, second, at / 100).scaled(self.start.measure(metric).factor)
 
     def ratio(
         self, pair: tuple[str, str], at: float, level: float = 0.95, metric: str = DIVERGENCE
@@ -133,7 +141,8 @@ class Frontier:
 
     def pairs(self, at: float, references: Sequence[str]) -> list[tuple[str, str]]:
         """Every curve with every reference, each pair once, where both reach the gain."""
-        reached, found = self.reached(at), {}
+        reached = self.reached(at)
+        found: dict[tuple[str, str], None] = {}
         for other in (name for name in references if name in reached):
             for name in reached:
                 if name != other and (other, name) not in found:
@@ -209,7 +218,7 @@ def frontier_of(records: Sequence[Record], pooled: bool = False) -> Frontier:
         raise ResultsError(f"one study at a time: {studies} were given")
     trained = [arm for arm in arms if not arm.is_base and arm.has(EXAM) and arm.has(DIVERGENCE)]
     if not trained:
-        return Frontier(*studies or ["not on record"], None, {}, pooled)
+        return Frontier(studies[0] if studies else "not on record", None, {}, pooled)
     groups: dict[str, list[Arm]] = {}
     for arm in trained:
         groups.setdefault(arm.curve, []).append(arm)
@@ -227,7 +236,9 @@ def read_frontier(profile: str | None, pooled: bool = False) -> Frontier:
     return found if studies else replace(found, where=f"{profile} (not on record)")
 
 
-def chosen_gain(frontier: Frontier, gain: float | None, method: str, references: Sequence[str]):
+def chosen_gain(
+    frontier: Frontier, gain: float | None, method: str, references: Sequence[str]
+) -> float:
     """The gain, in points, at which drift is compared: as given, or where most curves can be.
 
     NaN where there is no curve at all.

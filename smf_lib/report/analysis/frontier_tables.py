@@ -77,7 +77,7 @@ def probes_table(frontier: Frontier, at: float) -> pd.DataFrame:
     for name in sorted(reached, key=lambda name: frontier.drift(name, at).value):
         row = {"Method": frontier.label(name)}
         for metric in frontier.drift_metrics:
-            measure = frontier.base.measure(metric)
+            measure = frontier.start.measure(metric)
             found = None
             if name in frontier.reached(at, metric):
                 found = frontier.drift(name, at, metric)
@@ -93,9 +93,9 @@ def points_table(frontier: Frontier) -> pd.DataFrame:
         for arm in curve.arms:
             row = {
                 "Method": arm.first.label,
-                "Rate": rate_text(arm.first.learning_rate) if arm.first.learning_rate else DASH,
+                "Rate": rate_text(arm.rate) if arm.rate else DASH,
                 "Seeds": str(len(arm.records)),
-                "Exam gain (points)": number(change(arm, frontier.base, EXAM), 1, sign=True),
+                "Exam gain (points)": number(change(arm, frontier.start, EXAM), 1, sign=True),
             }
             rows.append(row | _drifts(arm, frontier))
     return pd.DataFrame(rows)
@@ -105,7 +105,7 @@ def _drifts(arm: Arm, frontier: Frontier) -> dict[str, str]:
     cells = {}
     for metric in frontier.drift_metrics:
         measure = arm.measure(metric)
-        found = drift(arm, frontier.base, metric)
+        found = drift(arm, frontier.start, metric)
         digits = measure.digits
         cells[measure.drift_head] = number(found, digits, sign=metric != DIVERGENCE)
     return cells

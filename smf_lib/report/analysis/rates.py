@@ -33,7 +33,7 @@ def equal_gain_rates(records: Sequence[Record]) -> dict[str, float]:
         for arm in arms:
             check_paired(goal, arm, EXAM)
         place = first_reaching(goal.items(EXAM), [arm.items(EXAM) for arm in arms])
-        chosen[method] = arms[place].first.learning_rate
+        chosen[method] = arms[place].rate
     return chosen
 
 
@@ -46,7 +46,7 @@ def _swept(records: Sequence[Record]) -> dict[str, list[Arm]]:
         if np.isfinite(arm.items(EXAM)).all():
             swept.setdefault(arm.first.method, []).append(arm)
     for arms in swept.values():
-        arms.sort(key=lambda arm: arm.first.learning_rate)
+        arms.sort(key=lambda arm: arm.rate)
         for arm in arms[1:]:
             check_paired(arms[0], arm, EXAM)
     return swept

@@ -14,6 +14,7 @@ number is not used, which can only make a difference look less certain.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -98,7 +99,8 @@ class Estimate:
         total = self.variances.sum(0)
         weighted = np.where(self.variances > 0, quantiles * self.variances, 0.0).sum(0)
         half = np.divide(weighted, np.sqrt(total), out=np.zeros_like(total), where=total > 0)
-        return np.where(self.freedoms[0] > 0, half, np.nan)
+        found: Any = np.where(self.freedoms[0] > 0, half, np.nan)
+        return found[()]  # of one data set a number
 
     def logarithm(self) -> "Estimate":
         """The estimate of the logarithm of the number, by the delta method."""
@@ -345,6 +347,6 @@ def _same_items(*arms: Array) -> None:
         raise ValueError(f"runs with {counts} items cannot be compared item by item")
 
 
-def _fewest_seeds(*arms: Sequence) -> int:
+def _fewest_seeds(*arms: Array) -> int:
     """Seeds behind a comparison: those of the arm that has the fewest."""
     return min(len(arm) for arm in arms)

@@ -78,7 +78,7 @@ def floors_table(records: Sequence[Record]) -> pd.DataFrame:
     A rule that learns nothing and a bag of words (trained on the same questions) are the best of
     their kind, named; records of before these were kept have none.
     """
-    rows = {}
+    rows: dict[str, dict[str, str]] = {}
     for arm in group_arms(records):
         floors = arm.first.baselines
         row = rows.setdefault(arm.where, {"Study": arm.where})

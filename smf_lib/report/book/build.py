@@ -4,6 +4,7 @@ import importlib.util
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -178,7 +179,7 @@ def when(executed: nbformat.NotebookNode) -> str:
     return f", {date.day} {date:%B %Y}, in {took}"
 
 
-def _machines(records) -> str:
+def _machines(records: Iterable[Record]) -> str:
     """The machines of these records, in words."""
     found = []
     for record in records:

@@ -42,7 +42,9 @@ def used_values(executed: NotebookNode) -> dict[str, Any]:
     return dict(executed.metadata.get("papermill", {}).get("parameters", {}))
 
 
-def with_outputs(source: NotebookNode, executed: NotebookNode, name: str, root: Path):
+def with_outputs(
+    source: NotebookNode, executed: NotebookNode, name: str, root: Path
+) -> NotebookNode:
     """The source notebook with the outputs of its executed copy, without what belongs to a machine.
 
     Raises BookError if the code that was executed is not that of the source.
@@ -187,14 +189,15 @@ def _figure(output: NotebookNode) -> tuple[NotebookNode, str, str] | None:
     if "<figure" not in html:
         return None
     figure = BeautifulSoup(html, "html.parser").find("figure")
-    image, caption = figure.find("img"), figure.find("figcaption")
-    if image is None or caption is None or not image.get("alt"):
+    image, caption = (figure and figure.find(name) for name in ("img", "figcaption"))
+    alt = str(image.get("alt") or "") if image else ""
+    if image is None or caption is None or not alt:
         return None
-    kind, comma, data = image["src"].partition(",")
+    kind, comma, data = str(image["src"]).partition(",")
     mime = kind.removeprefix("data:").removesuffix(";base64")
     if not comma or mime not in ("image/png", "image/svg+xml"):
         return None
     if mime == "image/svg+xml":
         data = base64.b64decode(data).decode()
-    shown = nbformat.v4.new_output("display_data", {mime: data, "text/plain": image["alt"]})
-    return shown, MARKDOWN_SIGNS.sub(r"\\\1", " ".join(caption.text.split())), image["alt"]
+    shown = nbformat.v4.new_output("display_data", {mime: data, "text/plain": alt})
+    return shown, MARKDOWN_SIGNS.sub(r"\\\1", " ".join(caption.text.split())), alt

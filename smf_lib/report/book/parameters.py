@@ -27,25 +27,25 @@ def read_parameters(cell: str) -> list[Parameter]:
     """
     inline, own = _comments(cell)
     found = []
-    for node in _assignments(cell):
-        meaning = [inline[n] for n in range(node.lineno, node.end_lineno + 1) if n in inline]
+    for name, node in _assignments(cell):
+        lines = range(node.lineno, (node.end_lineno or node.lineno) + 1)
+        meaning = [inline[n] for n in lines if n in inline]
         line = node.lineno - 1
-        while not inline.keys() & range(node.lineno, node.end_lineno + 1) and line in own:
+        while not inline.keys() & lines and line in own:
             meaning.insert(0, own[line])
             line -= 1
-        default = ast.get_source_segment(cell, node.value)
-        found.append(Parameter(node.targets[0].id, default, " ".join(meaning)))
+        default = ast.get_source_segment(cell, node.value) or ""
+        found.append(Parameter(name, default, " ".join(meaning)))
     return found
 
 
 def fill_in(cell: str, values: dict[str, Any]) -> str:
     """The parameters cell with other values and the same comments."""
     lines = cell.split("\n")
-    for node in reversed(_assignments(cell)):
-        name = node.targets[0].id
+    for name, node in reversed(_assignments(cell)):
         if name not in values:
             continue
-        first, last = node.value.lineno - 1, node.value.end_lineno - 1
+        first, last = node.value.lineno - 1, (node.value.end_lineno or node.value.lineno) - 1
         before = lines[first].encode()[: node.value.col_offset].decode()
         after = lines[last].encode()[node.value.end_col_offset :].decode()
         lines[first : last + 1] = [f"{before}{values[name]!r}{after}"]
@@ -66,9 +66,9 @@ def _in_table(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-def _assignments(cell: str) -> list[ast.Assign]:
+def _assignments(cell: str) -> list[tuple[str, ast.Assign]]:
     return [
-        node
+        (node.targets[0].id, node)
         for node in ast.parse(cell).body
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
     ]
@@ -76,7 +76,8 @@ def _assignments(cell: str) -> list[ast.Assign]:
 
 def _comments(cell: str) -> tuple[dict[int, str], dict[int, str]]:
     """Comments by line number: those beside code, and those on lines of their own."""
-    inline, own = {}, {}
+    inline: dict[int, str] = {}
+    own: dict[int, str] = {}
     for token in tokenize.generate_tokens(io.StringIO(cell).readline):
         if token.type == tokenize.COMMENT:
             text = token.string.lstrip("#").strip()

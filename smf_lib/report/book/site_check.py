@@ -68,18 +68,18 @@ def check_site(html_dir: str | Path) -> list[str]:
 
 
 def _anchors(page: BeautifulSoup) -> set[str]:
-    return {tag["id"] for tag in page.find_all(id=True)} | {
-        tag["name"] for tag in page.find_all("a", attrs={"name": True})
+    return {str(tag["id"]) for tag in page.find_all(id=True)} | {
+        str(tag["name"]) for tag in page.find_all("a", attrs={"name": True})
     }
 
 
 def _links(root: Path, path: Path, page: BeautifulSoup, anchors: dict) -> Iterator[str]:
     targets = [(tag, "href") for tag in page.find_all(["a", "link"], href=True)]
     targets += [
-        (tag, name) for kind, name in FETCHED for tag in page.find_all(kind, **{name: True})
+        (tag, name) for kind, name in FETCHED for tag in page.find_all(kind, attrs={name: True})
     ]
     for tag, attribute in targets:
-        url = tag[attribute].strip()
+        url = str(tag[attribute]).strip()
         if urlparse(url).scheme or url.startswith("//"):
             continue
         file, anchor = urldefrag(url)
@@ -94,10 +94,12 @@ def _links(root: Path, path: Path, page: BeautifulSoup, anchors: dict) -> Iterat
 
 
 def _requests(page: BeautifulSoup) -> Iterator[str]:
-    fetched = [tag[name] for kind, name in FETCHED for tag in page.find_all(kind, **{name: True})]
+    fetched = [
+        str(tag[name]) for kind, name in FETCHED for tag in page.find_all(kind, attrs={name: True})
+    ]
     for tag in page.find_all("link", href=True):
         if FETCHING_LINKS & set(tag.get("rel") or []):
-            fetched.append(tag["href"])
+            fetched.append(str(tag["href"]))
     for url in fetched:
         if urlparse(url).scheme in ("http", "https") or url.startswith("//"):
             yield f"fetches {url}"
@@ -114,8 +116,9 @@ def _content(page: BeautifulSoup) -> Tag | None:
 def _figures(page: BeautifulSoup) -> Iterator[str]:
     content = _content(page)
     for image in content.find_all("img") if content else []:
-        name = image.get("src", "")[:60]
-        if not image.get("alt", "").strip() or image["alt"].strip() == image.get("src"):
+        source, words = str(image.get("src", "")), str(image.get("alt", "")).strip()
+        name = source[:60]
+        if not words or words == source:
             yield f"image {name} has no alternative text"
         figure = image.find_parent("figure")
         caption = figure.find("figcaption") if figure else None
@@ -129,7 +132,7 @@ def _text(page: BeautifulSoup) -> Iterator[str]:
     if content is None:
         return
     if content.find(class_="math"):
-        scripts = [tag["src"] for tag in page.find_all("script", src=True)]
+        scripts = [str(tag["src"]) for tag in page.find_all("script", src=True)]
         if not any("mathjax" in src.lower() and "://" not in src for src in scripts):
             yield "has math but loads no local MathJax"
     for text in content.find_all(string=UNRESOLVED):
@@ -144,8 +147,8 @@ def _search(root: Path, pages: dict) -> list[str]:
     text = index.read_text("utf-8").strip()
     content = re.fullmatch(r"Search\.setIndex\((.*)\);?", text, re.DOTALL)
     try:
-        known = set(json.loads(content.group(1))["docnames"])
-    except (AttributeError, ValueError, KeyError):
+        known = set(json.loads(content.group(1) if content else "")["docnames"])
+    except (ValueError, KeyError):
         return ["searchindex.js cannot be read: search cannot work"]
     without_text = {"index", "search", "genindex"}
     names = {p.relative_to(root).with_suffix("").as_posix() for p in pages}

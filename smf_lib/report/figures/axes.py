@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
+from matplotlib.typing import ColorType
 
 from ..analysis.stats import Interval
 
@@ -18,7 +20,7 @@ def widen(ax: Axes, span: float, axis: str) -> None:
 
 def bars(ax: Axes, across: Interval, up: Interval, colour: str) -> None:
     """The 95 % intervals of a mark in both directions, where they are known."""
-    style = {"color": colour, "linewidth": 1.3, "alpha": 0.55, "zorder": 3}
+    style: dict[str, Any] = {"color": colour, "linewidth": 1.3, "alpha": 0.55, "zorder": 3}
     if across.bounded:
         ax.plot([across.low, across.high], [up.value] * 2, **style)
     if up.bounded:
@@ -45,7 +47,7 @@ def spread_axis(ax: Axes, drifts: Sequence[Interval], ratio: float = 20) -> None
     ax.set_xlabel(f"{title}; log beyond {threshold:g})", size=9.5)
 
 
-def beside(ax: Axes, point: tuple[float, float], text: str, colour="#333333") -> None:
+def beside(ax: Axes, point: tuple[float, float], text: str, colour: ColorType = "#333333") -> None:
     """Write a value to the right of a bar's end or a mark, at (x, y) in data units."""
-    style = {"va": "center", "size": 9, "color": colour}
+    style: dict[str, Any] = {"va": "center", "size": 9, "color": colour}
     ax.annotate(text, point, xytext=(5, 0), textcoords="offset points", **style)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -38,7 +39,7 @@ def _machine(record: Benchmark) -> str:
     )
 
 
-def _log_axes(ax: Axes, x_words, y_words) -> None:
+def _log_axes(ax: Axes, x_words: Callable[[float], str], y_words: Callable[[float], str]) -> None:
     """Both axes logarithmic, with written values at the ends and powers of ten."""
     ax.set_xscale("log", base=2)
     ax.set_yscale("log")
@@ -53,7 +54,7 @@ def _log_axes(ax: Axes, x_words, y_words) -> None:
 def step_against_rows(record: Benchmark) -> Figure:
     """Time of a step and memory above the bare model against rows, sparse and dense, log axes."""
     figure = new_figure(5.6)
-    figure.get_layout_engine().set(w_pad=0.12)
+    figure.set_layout_engine("constrained", w_pad=0.12)
     grid = figure.subplots(2, 2, sharex=True, sharey="row")
     said = []
     for column, (around, title) in enumerate(

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from numpy.typing import NDArray
 
 from ...study.records.record import Record
 from ...study.records.results import ResultsError
@@ -49,13 +51,15 @@ def gain_and_divergence(
     _log_axis(ax)
     points, told = _own_points(frontier, own)
     for method, gain, drift in points:
-        style = {"markersize": 15, "markeredgecolor": "black", "markeredgewidth": 0.9, "zorder": 6}
-        ax.plot(gain, drift, "*", color=colours.get(method, GREY), **style)
+        ax.plot(
+            gain, drift, "*", color=colours.get(method, GREY), markersize=15,
+            markeredgecolor="black", markeredgewidth=0.9, zorder=6,
+        )  # fmt: skip
     if points:
-        place = {"xycoords": "axes fraction", "ha": "right", "va": "bottom", "color": GREY}
         ax.annotate(
-            f"\N{BLACK STAR} study {own[0].profile}/{own[0].study}", (0.99, 0.02), size=10, **place
-        )
+            f"\N{BLACK STAR} study {own[0].profile}/{own[0].study}", (0.99, 0.02), size=10,
+            xycoords="axes fraction", ha="right", va="bottom", color=GREY,
+        )  # fmt: skip
     ax.set_xlim(left=min(0.0, ax.get_xlim()[0]))
     ax.set_xlabel("exam gain over the base model (points): more is better", size=11)
     ax.set_ylabel("KL from the base model (nats a token): less is better", size=11)
@@ -256,7 +260,8 @@ def _band(ax: Axes, curve: Curve, colour: str) -> None:
 def _log_axis(ax: Axes) -> None:
     """A logarithmic axis of drifts, with plain numbers, not made wider than bands need."""
     ax.set_yscale("log")
-    lines = np.concatenate([line.get_ydata() for line in ax.lines if len(line.get_ydata()) > 2])
+    drawn = [np.asarray(line.get_ydata()) for line in ax.lines]
+    lines = np.concatenate([heights for heights in drawn if len(heights) > 2])
     low, high = ax.get_ylim()
     ax.set_ylim(max(low, lines.min() / 3), min(high, 3 * lines.max()))
     ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
@@ -266,7 +271,7 @@ def _log_axis(ax: Axes) -> None:
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: signed(value, 0)))
 
 
-def _shared_labels(grid: Sequence[Axes], panels: int, columns: int) -> None:
+def _shared_labels(grid: NDArray[Any], panels: int, columns: int) -> None:
     """Names of the axes at the left and at the lowest panel of each column."""
     for ax in grid[:panels:columns]:
         ax.set_ylabel("KL from the base", size=9)
@@ -283,9 +288,10 @@ def _room_at_the_right(ax: Axes, letters: int, columns: int) -> None:
 
 def _at_line(ax: Axes, at: float) -> None:
     ax.axvline(at, color=GREY, linewidth=1.1, linestyle="--", zorder=2)
-    place = {"xycoords": ("data", "axes fraction"), "xytext": (0, 3), "ha": "center"}
-    words = f"equal gain: {signed(at, 0)} points"
-    ax.annotate(words, (at, 1.0), textcoords="offset points", size=10, color="#333333", **place)
+    ax.annotate(
+        f"equal gain: {signed(at, 0)} points", (at, 1.0), xycoords=("data", "axes fraction"),
+        xytext=(0, 3), textcoords="offset points", ha="center", size=10, color="#333333",
+    )  # fmt: skip
 
 
 def _compared(
@@ -298,8 +304,10 @@ def _compared(
     labels = []
     for name in (name for name in (first, *references) if name in reached):
         height = frontier.drift(name, at).value
-        style = {"markeredgecolor": "#333333", "markerfacecolor": "white", "zorder": 5}
-        ax.plot(at, height, "o", markersize=7.5, markeredgewidth=1.5, **style)
+        ax.plot(
+            at, height, "o", markersize=7.5, markeredgewidth=1.5, markeredgecolor="#333333",
+            markerfacecolor="white", zorder=5,
+        )  # fmt: skip
         if name != first:
             times = frontier.ratio((name, first), at).value
             labels.append(Label(at, height, f"{times:.2g} times", "#333333"))
@@ -309,11 +317,15 @@ def _compared(
 def _floors(ax: Axes, frontier: Frontier) -> str:
     """Mark the base model, and what needs no language model where it gains; says so in words."""
     ax.axvline(0, color=FAINT, linewidth=1.1, zorder=1)
-    place = {"textcoords": "offset points", "xycoords": ("data", "axes fraction"), "color": GREY}
+    place: dict[str, Any] = {
+        "textcoords": "offset points",
+        "xycoords": ("data", "axes fraction"),
+        "color": GREY,
+    }
     ax.annotate("base model", (0, 0.0), xytext=(4, 5), size=9, **place)
     below = 0
-    before = level(frontier.base, EXAM).value
-    floors = frontier.base.first.baselines
+    before = level(frontier.start, EXAM).value
+    floors = frontier.start.first.baselines
     known = {"guessing": 100 * floors.chance}
     for title, found in (
         ("a rule that learns nothing", floors.rules),
@@ -347,9 +359,9 @@ def _own_points(
         if _same_exam(frontier, arm) and gain.known and drift.known and drift.value > 0:
             found.append((arm.curve, gain.value, drift.value))
             used.append(arm)
-    if not used:
+    exam = used[0].first.data.exam if used else None
+    if exam is None:
         return [], ""
-    exam = used[0].first.data.exam
     return found, (
         f"runs of study {used[0].where} ({exam.rows} questions, "
         f"{listed(arm.first.label for arm in used)})"
@@ -358,9 +370,9 @@ def _own_points(
 
 def _same_exam(frontier: Frontier, arm: Arm) -> bool:
     """Whether a run of another study answered the same exam for the same divergence."""
-    ours, theirs = frontier.base.first, arm.first
-    same = ours.data.exam.name == theirs.data.exam.name
-    return same and ours.model.sha256 == theirs.model.sha256
+    pair = frontier.start.first, arm.first
+    exams = {record.data.exam.name for record in pair if record.data.exam}
+    return len(exams) == len({record.model.sha256 for record in pair}) == 1
 
 
 def _passes(frontier: Frontier, name: str) -> int:

@@ -1,6 +1,7 @@
 """The main figure: what each method learned against what it forgot."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
@@ -174,7 +175,7 @@ def _name_marks(
     ]
     marks = [(known[arm].value, gains[arm].value) for arm in known]
     left, right = ax.get_xlim()
-    boxes = [(left, 0, right, 0)]
+    boxes: list[tuple[float, float, float, float]] = [(left, 0, right, 0)]
     for arm, across in known.items():
         up = gains[arm]
         if across.bounded:
@@ -199,7 +200,7 @@ def _reading_guide(ax: Axes, arms: Sequence[Arm], shapes: dict[str, str], crowde
         (f"exam, guessing {chance}, the option most", "normal", 0.08),
         (f"often right in training {majority}.", "normal", 0.08),
     ]
-    place = {"transform": ax.transAxes, "color": GREY, "size": 9.5}
+    place: dict[str, Any] = {"transform": ax.transAxes, "color": GREY, "size": 9.5}
     top = 0.85
     for text, weight, space in lines:
         top -= space

@@ -3,13 +3,16 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
+from matplotlib.typing import ColorType
 from numpy.typing import NDArray
 
-from .style import text_colour
+from .style import figure_of, text_colour
 
 SIZE = 9
 
@@ -21,7 +24,7 @@ class Label:
     x: float
     y: float
     text: str
-    colour: str
+    colour: ColorType
 
 
 DIRECTIONS = (
@@ -50,7 +53,7 @@ def place_labels(
     boxes: Sequence[tuple[float, float, float, float]] = (),
     lines: Sequence[Sequence[tuple[float, float]]] = (),
     clear: float = 5,
-) -> list:
+) -> list[Annotation]:
     """Write each label near its point without covering other labels, marks or error bars.
 
     Positions around the point are tried from near to far; the first free one is taken, and a
@@ -59,7 +62,7 @@ def place_labels(
     lines to keep clear. clear: radius of a mark in points. The figure's layout is fixed by this
     call, so all axes must be complete. Returns the annotations.
     """
-    figure = ax.figure
+    figure = figure_of(ax)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     to_pixels = ax.transData.transform
@@ -84,7 +87,7 @@ def place_labels(
             annotation_clip=False,
             zorder=6,
         )
-        extent = text.get_window_extent(figure.canvas.get_renderer())
+        extent = text.get_window_extent()
         offset, box = _free_place(anchor, extent.width, extent.height, taken, frame, scale)
         text.set_position((offset[0] / scale, offset[1] / scale))
         taken.append(box.extents)
@@ -94,7 +97,7 @@ def place_labels(
     return placed
 
 
-def _around(centre: Sequence[float], radius: float) -> tuple[float, float, float, float]:
+def _around(centre: NDArray[np.float64], radius: float) -> tuple[float, float, float, float]:
     """A square as (x0, y0, x1, y1)."""
     x, y = centre
     return (x - radius, y - radius, x + radius, y + radius)
@@ -108,7 +111,7 @@ def _dots(corners: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
     return np.stack([np.interp(places, along, corners[:, axis]) for axis in (0, 1)], axis=1)
 
 
-def _gap(point: Sequence[float], box: Bbox) -> float:
+def _gap(point: NDArray[np.float64], box: Bbox) -> float:
     """Distance in pixels from a point to the nearest side of a box."""
     dx = max(box.x0 - point[0], 0, point[0] - box.x1)
     dy = max(box.y0 - point[1], 0, point[1] - box.y1)
@@ -120,12 +123,12 @@ def _leader(ax: Axes, label: Label, box: Bbox) -> None:
     x, y = ax.transData.transform((label.x, label.y))
     end = (min(max(x, box.x0), box.x1), min(max(y, box.y0), box.y1))
     ex, ey = ax.transData.inverted().transform(end)
-    style = {"color": label.colour, "linewidth": 0.7, "alpha": 0.7, "zorder": 1.5}
+    style: dict[str, Any] = {"color": label.colour, "linewidth": 0.7, "alpha": 0.7, "zorder": 1.5}
     ax.plot([label.x, ex], [label.y, ey], clip_on=False, scalex=False, scaley=False, **style)
 
 
 def _free_place(
-    anchor: Sequence[float],
+    anchor: NDArray[np.float64],
     width: float,
     height: float,
     taken: Sequence[Sequence[float]],
@@ -141,7 +144,7 @@ def _free_place(
             dy = up * distance * scale - height / 2
             x, y = anchor[0] + dx, anchor[1] + dy
             box = np.array([x - 2, y - 1, x + width + 2, y + height + 1])
-            outside = (width + 4) * (height + 2) - _shared_area(box, frame.extents[None])
+            outside = (width + 4) * (height + 2) - _shared_area(box, np.array([frame.extents]))
             cost = _shared_area(box, obstacles) + 2 * outside
             if cost < best[0] - 1e-6:
                 best = (cost, (dx, dy), Bbox.from_extents(*box))
@@ -156,7 +159,9 @@ def _shared_area(box: NDArray[np.float64], others: NDArray[np.float64]) -> float
     return float(np.prod(np.clip(high - low, 0, None), axis=1).sum())
 
 
-def label_ends(panels: Sequence[tuple[Axes, Sequence[Label]]], size: float = SIZE) -> list:
+def label_ends(
+    panels: Sequence[tuple[Axes, Sequence[Label]]], size: float = SIZE
+) -> list[Annotation]:
     """Write the labels of lines in a column at each panel's right edge, none over another.
 
     A thin line joins each label to the end of its line, at the label's (x, y). The figure's
@@ -164,7 +169,7 @@ def label_ends(panels: Sequence[tuple[Axes, Sequence[Label]]], size: float = SIZ
     """
     ordered = [(ax, sorted(labels, key=lambda label: label.y)) for ax, labels in panels]
     written = [[_end_text(ax, label, size) for label in labels] for ax, labels in ordered]
-    figure = panels[0][0].figure
+    figure = figure_of(panels[0][0])
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     scale = figure.dpi / 72
@@ -176,12 +181,12 @@ def label_ends(panels: Sequence[tuple[Axes, Sequence[Label]]], size: float = SIZ
             text.set_position((16, height - y / scale))
             points = [(x, y), (edge + 3 * scale, y), (edge + 14 * scale, height * scale)]
             xs, ys = zip(*ax.transData.inverted().transform(points), strict=True)
-            style = {"color": label.colour, "linewidth": 0.7, "alpha": 0.7}
+            style: dict[str, Any] = {"color": label.colour, "linewidth": 0.7, "alpha": 0.7}
             ax.plot(xs, ys, clip_on=False, scalex=False, scaley=False, **style)
     return [text for texts in written for text in texts]
 
 
-def _end_text(ax: Axes, label: Label, size: float):
+def _end_text(ax: Axes, label: Label, size: float) -> Annotation:
     """The label's text beside the right edge at the height of its line's end."""
     return ax.annotate(
         label.text,
@@ -195,14 +200,17 @@ def _end_text(ax: Axes, label: Label, size: float):
     )
 
 
-def label_beside(ax: Axes, labels: Sequence[Label], side: str, size: float = SIZE, **style) -> list:
+def label_beside(
+    ax: Axes, labels: Sequence[Label], side: str, size: float = SIZE, **style: Any
+) -> list[Annotation]:
     """Write labels to the left or right of points, moved up or down so that none is on another.
 
     side: "left" or "right". The figure's layout is fixed by this call. Returns the annotations.
     """
-    ax.figure.draw_without_rendering()
-    ax.figure.set_layout_engine("none")
-    scale = ax.figure.dpi / 72
+    figure = figure_of(ax)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    scale = figure.dpi / 72
     ordered = sorted(labels, key=lambda label: label.y)
     heights = [ax.transData.transform((label.x, label.y))[1] / scale for label in ordered]
     return [

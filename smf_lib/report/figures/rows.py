@@ -64,9 +64,9 @@ def read_frequency(
     task = _counts(task_counts, "task_counts")
     if background.shape != task.shape:
         raise ValueError(f"background_counts has {background.size} rows, task_counts {task.size}")
-    picked = {r: _rows(rows, task.size, r) for r, rows in (picked or {}).items()}
-    figure = new_figure(4.2 + 0.22 * len(picked))
-    heights = [4.2, 0.22 * len(picked)] if picked else [1]
+    marked = {r: _rows(rows, task.size, r) for r, rows in (picked or {}).items()}
+    figure = new_figure(4.2 + 0.22 * len(marked))
+    heights = [4.2, 0.22 * len(marked)] if marked else [1]
     grid = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)
     ax = grid[0, 0]
     ax.set(xscale="log", yscale="log", ylabel="reads of the row")
@@ -83,8 +83,8 @@ def read_frequency(
         steps = np.unique(np.geomspace(1, ordered.size, 60).astype(int))
         marks += [(step, ordered[step - 1]) for step in steps]
     ax.grid()
-    if picked:
-        _strips(grid[1, 0], {r: rank[rows][task[rows] > 0] for r, rows in picked.items()})
+    if marked:
+        _strips(grid[1, 0], {r: rank[rows][task[rows] > 0] for r, rows in marked.items()})
     low = min(background[background > 0].min(), task[task > 0].min())
     ax.set_ylim(low * 0.7, max(background.max(), task.max()) * 2)
     ax.set_xlim(0.8, task.size * 1.3)
@@ -92,11 +92,11 @@ def read_frequency(
     ranks = " ".join(
         f"The median row picked by {rule} is number {np.median(rank[rows]):.0f} of {task.size} "
         "in the task's order."
-        for rule, rows in picked.items()
+        for rule, rows in marked.items()
         if rows.size
     )
     strips = " Strips: where the rows picked by each rule stand in the task's order."
-    strips = strips if picked else ""
+    strips = strips if marked else ""
     caption = (
         "How often each memory row is read, in the background text and in the task, each sorted "
         f"by itself.{strips} {_never(background, task)} {ranks}"

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.typing import ColorType
 
 from ...study.records.record import Record
 from ..analysis.arms import Arm, arm_name, group_arms, method_rank
@@ -137,7 +138,7 @@ def learning_rate_sweep(
     for arm in trained:
         groups.setdefault((arm.where, arm.first.method), []).append(arm)
     for (study, method), line in groups.items():
-        rates = [arm.first.learning_rate for arm in line]
+        rates = [arm.rate for arm in line]
         values = [levels[arm].value for arm in line]
         colour, shape = colours[method], shapes[study]
         ax.plot(rates, values, f"{shape}-", color=colour, markersize=6, markeredgecolor="white")
@@ -172,24 +173,22 @@ def learning_rate_sweep(
     ax.set(xlabel="learning rate", ylabel="exam accuracy (%)")
     ax.margins(x=0.12, y=0.12)
     ax.grid()
-    marks = [(arm.first.learning_rate, levels[arm].value) for arm in trained]
-    lines = [
-        [(arm.first.learning_rate, levels[arm].value) for arm in line] for line in groups.values()
-    ]
+    marks = [(arm.rate, levels[arm].value) for arm in trained]
+    lines = [[(arm.rate, levels[arm].value) for arm in line] for line in groups.values()]
     place_labels(ax, labels, marks, boxes, lines, clear=8)
-    rates = ", ".join(
+    ringed = ", ".join(
         f"{_label_of(method, trained)} {rate_text(rate)}"
         for method, rate in sorted(chosen.items(), key=lambda item: method_rank(item[0]))
     )
     caption = (
         "Exam accuracy against learning rate; rings mark the chosen rates, each the lowest that "
         "learns as much, within one standard error, as the method that learns least does at its "
-        f"best: {rates}. "
+        f"best: {ringed}. "
         f"{setting_sentence(trained)} {seeds_sentence(arms)} {baseline_sentence(arms)}"
     )
     alt = "Line plot of exam accuracy against learning rate. " + " ".join(
         f"{line[0].first.label}: "
-        + ", ".join(f"{levels[a].value:.1f} % at {rate_text(a.first.learning_rate)}" for a in line)
+        + ", ".join(f"{levels[a].value:.1f} % at {rate_text(a.rate)}" for a in line)
         + "."
         for line in groups.values()
     )
@@ -266,7 +265,7 @@ def _loss_panel(ax: Axes, panel: Sequence[Arm], arms: Sequence[Arm], sweep: bool
     ax.grid(axis="y")
     labels: dict[str, Label] = {}
     for rank, arm in enumerate(panel):
-        colour = colours[arm.first.method]
+        colour: ColorType = colours[arm.first.method]
         steps, loss = _smooth(arm)
         raw = [entry.loss for entry in arm.first.training_log]
         if not sweep:
@@ -276,6 +275,6 @@ def _loss_panel(ax: Axes, panel: Sequence[Arm], arms: Sequence[Arm], sweep: bool
         ax.plot(steps, loss, dashes[arm.where], color=colour)
         finite = np.flatnonzero(np.isfinite(loss))
         if len(finite):
-            name = f"lr {rate_text(arm.first.learning_rate)}" if sweep else arm_name(arm, arms)
+            name = f"lr {rate_text(arm.rate)}" if sweep else arm_name(arm, arms)
             labels.setdefault(name, Label(steps[finite[-1]], loss[finite[-1]], name, colour))
     return list(labels.values())

@@ -4,6 +4,8 @@ Colours are those of Okabe and Ito, which readers with any common colour vision 
 darkened a little where they carry text.
 """
 
+from __future__ import annotations
+
 import base64
 import functools
 import html
@@ -11,11 +13,19 @@ import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, cast
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure as Canvas
+from matplotlib.typing import ColorType
+
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
+
+Drawn = ParamSpec("Drawn")
 
 WIDTH = 8.0
 DPI = 160
@@ -54,7 +64,7 @@ FAMILIES = {
 }  # fmt: skip
 DASHES = {"-": "solid", "--": "dashed", ":": "dotted"}
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-STYLE = {
+STYLE: dict[RcKeyType, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "axes.titlesize": 10.5,
@@ -111,11 +121,11 @@ class Figure:
         )
 
 
-def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+def styled(draw: Callable[Drawn, Figure]) -> Callable[Drawn, Figure]:
     """Run a drawing function under the shared style, leaving matplotlib's settings as they are."""
 
     @functools.wraps(draw)
-    def wrapper(*args, **kwargs) -> Figure:
+    def wrapper(*args: Drawn.args, **kwargs: Drawn.kwargs) -> Figure:
         with matplotlib.rc_context(STYLE):
             return draw(*args, **kwargs)
 
@@ -127,6 +137,11 @@ def new_figure(height: float) -> Canvas:
     figure = Canvas(figsize=(WIDTH, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def figure_of(ax: Axes) -> Canvas:
+    """The figure that axes of `new_figure` lie in."""
+    return cast("Canvas", ax.figure)
 
 
 def method_colours(methods: Iterable[str]) -> dict[str, str]:
@@ -141,7 +156,7 @@ def method_shape(method: str) -> str:
     return RULE_MARKERS.get(method, "o")
 
 
-def mark_style(method: str) -> dict:
+def mark_style(method: str) -> dict[str, Any]:
     """How a method's mark is drawn where the mark tells methods apart."""
     shape = method_shape(method)
     size = {"X": 8, "P": 8, "^": 8, "v": 8, "D": 6.2}.get(shape, 7)
@@ -172,12 +187,12 @@ def study_dashes(studies: Iterable[str]) -> dict[str, str]:
     return {study: styles[min(place, len(styles) - 1)] for place, study in named}
 
 
-def text_colour(colour: str) -> tuple[float, float, float]:
+def text_colour(colour: ColorType) -> tuple[float, float, float]:
     """`colour` dark enough to be read as text on white (WCAG contrast of 4.5 or more)."""
-    rgb = to_rgb(colour)
-    while _contrast_with_white(rgb) < 4.5:
-        rgb = tuple(0.95 * channel for channel in rgb)
-    return rgb
+    red, green, blue = to_rgb(colour)
+    while _contrast_with_white((red, green, blue)) < 4.5:
+        red, green, blue = 0.95 * red, 0.95 * green, 0.95 * blue
+    return red, green, blue
 
 
 def _contrast_with_white(rgb: Sequence[float]) -> float:
@@ -186,6 +201,7 @@ def _contrast_with_white(rgb: Sequence[float]) -> float:
     return 1.05 / (luminance + 0.05)
 
 
-def shade(colour: str, strength: float) -> tuple[float, ...]:
+def shade(colour: ColorType, strength: float) -> tuple[float, float, float]:
     """`colour` mixed with white; strength 1 leaves it as it is, 0 gives white."""
-    return tuple(1 - strength * (1 - channel) for channel in to_rgb(colour))
+    red, green, blue = (1 - strength * (1 - channel) for channel in to_rgb(colour))
+    return red, green, blue

@@ -69,7 +69,9 @@ def _published(published: Published, method: str, metric: PaperMetric) -> tuple[
     if value is None:
         return arm.words, DASH
     moved = published.change(method, "base", metric)
-    return published_text(value, metric), DASH if method == "base" else signed(moved, 1)
+    return published_text(value, metric), DASH if moved is None or method == "base" else signed(
+        moved, 1
+    )
 
 
 def published_text(value: Number, metric: PaperMetric) -> str:
@@ -79,7 +81,7 @@ def published_text(value: Number, metric: PaperMetric) -> str:
     def text(part: float) -> str:
         return f"{factor * part:.{digits}f}"
 
-    if value.low is not None:
+    if value.low is not None and value.high is not None:
         return f"{text(value.low)} to {text(value.high)}"
     extra = f" ± {text(value.plus_minus)}" if value.plus_minus is not None else ""
     return text(value.value) + extra
@@ -116,8 +118,9 @@ def standard_table(records: Sequence[Record], changes: bool = False) -> pd.DataF
         for metric, head in heads.items():
             unit, digits = _unit(metric, changes)
             cell = DASH
-            if arm.has(metric) and (not changes or base.has(metric)):
-                shown = change(arm, base, metric) if changes else level(arm, metric)
+            other = base if changes else arm
+            if other is not None and arm.has(metric) and other.has(metric):
+                shown = change(arm, other, metric) if changes else level(arm, metric)
                 cell = number(shown, digits, sign=changes and metric != "self_kl")
             row[f"{head} ({unit})" if unit else head] = cell
         rows.append(row)
@@ -269,9 +272,9 @@ def power_table(studies: Mapping[str, Sequence[Record]], published: Published) -
     rows = []
     for where, records in studies.items():
         for finding in findings(records, published):
-            if finding.verdict != "not settled":
-                continue
             measured, needed = finding.measured, items_needed(finding)
+            if finding.verdict != "not settled" or measured is None:
+                continue
             unit = " %" if finding.claim.metric == "prose_perplexity" else ""
             rows.append(
                 {

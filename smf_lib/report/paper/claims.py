@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from scipy.stats import norm
 from scipy.stats import t as student
@@ -25,7 +25,7 @@ from .arms import arms_of, lettered
 from .ordering import learned_methods
 from .published import Claim, Published
 
-ABSENT = "not on record"
+ABSENT: Final = "not on record"
 QUESTIONS = (
     ("What stage 1 alone does, additive", "retrofit-additive", "base"),
     ("What stage 1 alone does, replacement", "retrofit-replacement", "base"),
@@ -42,8 +42,8 @@ QUESTIONS = (
 
 MOVED = 0.001  # nats a token from where an arm started: less is no finetuning to speak of
 POWER = 0.8
-UNTESTED = "not tested"
-EXCLUDED = "excludes the published size"
+UNTESTED: Final = "not tested"
+EXCLUDED: Final = "excludes the published size"
 Verdict = Literal[
     "supported",
     "contradicted",
@@ -94,9 +94,11 @@ def findings(records: Sequence[Record], published: Published) -> list[Finding]:
     learned = set(learned_methods(arms))
     measured, reasons = {}, {}
     for claim in published.claims:
-        pair = arms.get(claim.first), arms.get(claim.second)
-        if all(arm is not None and arm.has(claim.metric) for arm in pair):
-            measured[claim] = contrast(*pair, claim.metric)
+        first, second = arms.get(claim.first), arms.get(claim.second)
+        if first is None or second is None:
+            continue
+        if first.has(claim.metric) and second.has(claim.metric):
+            measured[claim] = contrast(first, second, claim.metric)
             reasons[claim] = _untested(claim, arms, learned, published)
     tested = [claim for claim in measured if not reasons[claim]]
     verdicts: dict[Claim, Verdict] = {
@@ -110,6 +112,8 @@ def findings(records: Sequence[Record], published: Published) -> list[Finding]:
     def excluded(claim: Claim, level: float) -> bool:
         size = published.change(claim.first, claim.second, claim.metric)
         interval = contrast(arms[claim.first], arms[claim.second], claim.metric, level)
+        if size is None:
+            return False
         return interval.bounded and not interval.low <= size <= interval.high
 
     for claim in holm(tested, lambda c, level: verdict(c, level) != "not settled"):
@@ -120,7 +124,7 @@ def findings(records: Sequence[Record], published: Published) -> list[Finding]:
         if verdicts[claim] == "not settled"
         and published.change(claim.first, claim.second, claim.metric) is not None
     ]
-    verdicts |= dict.fromkeys(holm(left, excluded), EXCLUDED)
+    verdicts |= {claim: EXCLUDED for claim in holm(left, excluded)}
     return [
         Finding(
             claim,
@@ -160,15 +164,16 @@ def _moved(arm: Arm, arms: Mapping[str, Arm]) -> bool:
     if not arm.has("self_kl"):
         return True
     start = arms.get(arm.first.settings["method"].get("start") or "base")
-    known = start is not None and not start.is_base and start.has("self_kl")
-    before = level(start, "self_kl").value if known else 0.0
+    before = 0.0
+    if start is not None and not start.is_base and start.has("self_kl"):
+        before = level(start, "self_kl").value
     return abs(level(arm, "self_kl").value - before) >= MOVED
 
 
 def _scores(claim: Claim, arms: Mapping[str, Arm], joint: float) -> list[Interval | None]:
     """Intervals of level `joint` for each score that a verdict on the claim must agree with."""
     first, second = arms[claim.first], arms[claim.second]
-    found = [contrast(first, second, claim.metric, joint)]
+    found: list[Interval | None] = [contrast(first, second, claim.metric, joint)]
     if claim.metric == "exam_accuracy" and lettered(first):
         known = has_answers(first, claim.metric) and has_answers(second, claim.metric)
         found.append(balanced_change(first, second, claim.metric, joint) if known else None)
@@ -228,7 +233,7 @@ def unanswered_sentence(records: Sequence[Record]) -> str:
 def question_noise_sentence(published: Published) -> str:
     """How far the published base accuracy is uncertain by the choice of its questions alone."""
     n = published.questions["exam_accuracy"]
-    base = published.arms["base"].number("exam_accuracy")
+    base = published.arms["base"].numbers["exam_accuracy"]
     interval = wilson_interval(round(n * base.value), n).scaled(100)
     smallest = min(
         abs(published.change(claim.first, claim.second, claim.metric) or math.inf)

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import pandas as pd
 
+from ...study.methods import MethodSettings
 from ...study.profiles import Profile
-from ...study.settings import TextSettings
+from ...study.settings import (
+    MedMCQASettings,
+    RetrofitSettings,
+    TextSettings,
+    TriviaQASettings,
+    WikiTextSettings,
+)
 from ..analysis.tables import DASH
 from ..text import listed, rate_text
 from .published import Published
@@ -30,10 +38,13 @@ def setting_table(profiles: Sequence[Profile], published: Published) -> pd.DataF
 
 def _setting(profile: Profile) -> dict[str, str]:
     """The aspects of `published.setting` as this profile has them."""
-    exam, probes, training = profile.exam, profile.probes, profile.training
-    stage1, background = profile.retrofit, profile.background
     if not profile.is_like_the_paper:
         raise ValueError(f"profile {profile.name!r} does not run the paper's task and probes")
+    exam, stage1 = cast("MedMCQASettings", profile.exam), cast("RetrofitSettings", profile.retrofit)
+    wikitext = cast("WikiTextSettings", profile.probes.wikitext)
+    trivia = cast("TriviaQASettings", profile.probes.triviaqa)
+    training, background = profile.training, profile.background
+    text = cast("TextSettings", background.text)
     shape = next(
         (profile.complete(m).peft_config(profile.memory) for m in profile.methods.values()
          if m.start is not None), None,
@@ -41,7 +52,6 @@ def _setting(profile: Profile) -> dict[str, str]:
     sparse = [m for m in profile.methods.values() if m.start is not None]
     which = "the first" if exam.order == "file" else "drawn at random"
     loss = "on every token" if exam.format == "lettered" else "on the answer"
-    wikitext, trivia, text = probes.wikitext, probes.triviaqa, background.text
     batch = training.batch_size * training.gradient_accumulation
     return {
         "Model": "SmolLM2-135M-Instruct"
@@ -88,18 +98,18 @@ def _times(epochs: int) -> str:
     return "once" if epochs == 1 else f"{epochs} times"
 
 
-def _name(settings) -> str:
+def _name(settings: TextSettings | TriviaQASettings | WikiTextSettings) -> str:
     """The short name of a source, with its configuration: the last part of a path or Hub id."""
     name = settings.source.rpartition("/")[2]
     config = getattr(settings, "config", None) or ""
     return config if config.startswith(name) else name
 
 
-def _rates(methods) -> str:
+def _rates(methods: Sequence[MethodSettings]) -> str:
     """The learning rates of methods, those of a sweep one by one."""
     swept = (m.learning_rate for m in methods)
     rates = [r for rate in swept for r in (rate if isinstance(rate, list) else [rate])]
-    return listed(rate_text(rate) for rate in rates) or DASH
+    return listed(rate_text(rate) for rate in rates if rate is not None) or DASH
 
 
 def _layers(layers: Sequence[int] | None) -> str:

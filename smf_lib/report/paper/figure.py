@@ -1,7 +1,9 @@
 """The paper's figure beside ours: exam gain against perplexity change, published and measured."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -52,7 +54,12 @@ def published_against_measured(
     for ax, (title, points) in zip(grid, panels.items(), strict=False):
         _panel(ax, title, points, title == published.paper)
     handles = _handles(methods, shown)
-    style = {"handles": handles, "frameon": False, "fontsize": 9, "handletextpad": 0.3}
+    style: dict[str, Any] = {
+        "handles": handles,
+        "frameon": False,
+        "fontsize": 9,
+        "handletextpad": 0.3,
+    }
     if odd:  # the last cell is free
         grid[-1].axis("off")
         grid[-1].legend(loc="center", ncols=1 if len(handles) < 11 else 2, **style)
@@ -78,8 +85,7 @@ def _published_points(published: Published) -> list[Point]:
         gain = published.change(method, "base", "exam_accuracy")
         drift = published.change(method, "base", "prose_perplexity")
         if method != "base" and gain is not None and drift is not None:
-            unknown = [float("nan")] * 2
-            given = (Interval(value, *unknown, 1) for value in (gain, drift))
+            given = (Interval(value, math.nan, math.nan, 1) for value in (gain, drift))
             points.append(Point(method, label_of(method, {}), *given))
     return points
 
@@ -89,9 +95,9 @@ def _measured_points(records: Sequence[Record]) -> list[Point]:
     base = arms.get("base")
     points = []
     for method, arm in arms.items():
-        both = all(a is not None and a.has(m) for a in (arm, base)
-                   for m in ("exam_accuracy", "prose_perplexity"))  # fmt: skip
-        if arm.is_base or not both:
+        if base is None or arm.is_base:
+            continue
+        if not all(a.has(m) for a in (arm, base) for m in ("exam_accuracy", "prose_perplexity")):
             continue
         point = Point(
             method, arm.first.label, change(arm, base, "exam_accuracy"),
@@ -139,14 +145,14 @@ def _names(ax: Axes, points: Sequence[Point]) -> None:
         Label(p.drift.value, p.gain.value, p.label, colours[p.method])
         for p in sorted(points, key=lambda point: -point.gain.value)
     ]
-    boxes = [(*ax.get_xlim(), 0.0, 0.0)[i] for i in (0, 2, 1, 3)]
+    left, right = ax.get_xlim()
     lines = []
     for p in points:
         if p.drift.bounded:
             lines.append((p.drift.low, p.gain.value, p.drift.high, p.gain.value))
         if p.gain.bounded:
             lines.append((p.drift.value, p.gain.low, p.drift.value, p.gain.high))
-    place_labels(ax, labels, [(0.0, 0.0)], [tuple(boxes), *lines])
+    place_labels(ax, labels, [(0.0, 0.0)], [(left, 0.0, right, 0.0), *lines])
 
 
 def _alt(panels: Mapping[str, Sequence[Point]]) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import yaml
 
@@ -112,8 +112,15 @@ def load_published() -> Published:
 
 
 def _arm(words: str = "", **numbers: dict[str, float]) -> PublishedArm:
-    return PublishedArm({metric: _number(**given) for metric, given in numbers.items()}, words)
+    found = {metric: _number(**given) for metric, given in numbers.items()}
+    return PublishedArm(cast("dict[PaperMetric, Number]", found), words)
 
 
-def _number(value: float = math.nan, low=None, high=None, plus_minus=None) -> Number:
-    return Number(value if low is None else (low + high) / 2, plus_minus, low, high)
+def _number(
+    value: float = math.nan,
+    low: float | None = None,
+    high: float | None = None,
+    plus_minus: float | None = None,
+) -> Number:
+    middle = value if low is None or high is None else (low + high) / 2
+    return Number(middle, plus_minus, low, high)

@@ -14,6 +14,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    SerializerFunctionWrapHandler,
     field_serializer,
     field_validator,
     model_serializer,
@@ -65,7 +66,7 @@ class Metric(Part):
     about: AboutPart | None = None
 
     @model_serializer(mode="wrap")
-    def _without_empty(self, serialize) -> dict[str, Any]:
+    def _without_empty(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         fields = serialize(self)
         return {k: v for k, v in fields.items() if v is not None or k in ("value", "stderr")}
 
@@ -159,6 +160,9 @@ class TextPart(Part):
     source: str
 
 
+MeasuredPart = ExamPart | ProsePart | KnowledgePart | SelfTextPart | TextPart
+
+
 class DataPart(Part):
     """What was trained and measured on; a probe that was not measured is absent.
 
@@ -175,7 +179,7 @@ class DataPart(Part):
     retrofit: TextPart | None = None
     other: dict[str, TextPart] = {}
 
-    def of(self, name: str) -> Part | None:
+    def of(self, name: str) -> MeasuredPart | None:
         """The part about the data of a metric, None where it is missing."""
         named = name in type(self).model_fields and name != "other"
         return getattr(self, name) if named else self.other.get(name)

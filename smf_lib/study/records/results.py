@@ -46,9 +46,9 @@ def paired_key(record: Record, metric: MetricName) -> tuple:
 
     Raises ResultsError if the record does not hold the metric.
     """
-    if metric not in record.metrics:
+    part = record.data.of(record.spec(metric).data) if metric in record.metrics else None
+    if part is None:
         raise ResultsError(f"run {record.run_id!r} has no metric {metric!r}")
-    part = record.data.of(record.spec(metric).data)
     return (metric, part.sha256, getattr(part, "split", None), record.metrics[metric].n)
 
 

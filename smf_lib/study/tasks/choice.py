@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import datasets
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ..settings import ChoiceSettings
 
 COLUMNS = {"question", "options", "answer"}
+Splits: TypeAlias = tuple[list, list, list, str]
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def build_choice(settings: ChoiceSettings, root: str | Path) -> Exam:
     return make_exam("choice", train, validation, test, settings.format, notes)
 
 
-def _from_pool(settings: ChoiceSettings, sources: list[str], places: list[Path]):
+def _from_pool(settings: ChoiceSettings, sources: list[str], places: list[Path]) -> Splits:
     """Train, validation and test questions of files, and a note on what was left out."""
     if settings.test_rows is None:
         raise ValueError(
@@ -94,7 +95,7 @@ def _from_pool(settings: ChoiceSettings, sources: list[str], places: list[Path])
     return train, validation, test, _notes(settings, dropped, repeated, 0)
 
 
-def _from_splits(settings: ChoiceSettings, source: str, root: str | Path):
+def _from_splits(settings: ChoiceSettings, source: str, root: str | Path) -> Splits:
     """Train, validation and test questions of a folder or the Hub, and a note."""
 
     def read(split: str) -> tuple[list[ChoiceQuestion], Counter]:
@@ -133,7 +134,8 @@ def _check_columns(source: object, columns: Iterable[str]) -> None:
 
 def _questions(place: str, rows: Iterable[dict]) -> tuple[list[ChoiceQuestion], Counter]:
     """The questions of rows, and how many rows were left out for which reason."""
-    found, dropped = [], Counter()
+    found: list[ChoiceQuestion] = []
+    dropped: Counter[str] = Counter()
     for number, row in enumerate(rows):
         options = _options(row["options"])
         text = str(row["question"] or "").strip()
@@ -156,7 +158,7 @@ def _questions(place: str, rows: Iterable[dict]) -> tuple[list[ChoiceQuestion], 
     return found, dropped
 
 
-def _options(given: object) -> object:
+def _options(given: object) -> Any:
     """A row's options; a text (a cell of CSV) is read as a JSON list."""
     if not isinstance(given, str):
         return given
@@ -172,7 +174,7 @@ def _index(answer: object, options: list[str]) -> int | None:
         return options.index(answer.strip()) if answer.strip() in options else None
     if isinstance(answer, float) and answer.is_integer():
         answer = int(answer)  # a column of CSV in which some are missing
-    return answer if fault("?", options, answer) is None else None
+    return answer if isinstance(answer, int) and not fault("?", options, answer) else None
 
 
 def _name(text: str, options: list[str]) -> str:

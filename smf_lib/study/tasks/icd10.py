@@ -149,7 +149,8 @@ def _split(seed: int) -> dict[str, list[Title]]:
 
 def _questions(part: Sequence[Title], seed: int) -> list[ExamQuestion]:
     """The questions of a split, in its order; each run of four has one answer a place."""
-    questions, places = [], []
+    questions: list[ExamQuestion] = []
+    places: list[int] = []
     for title, others in _with_wrong_options(part, seed):
         rng = random.Random(f"options {seed} {title.code}")
         if not places:

@@ -63,7 +63,7 @@ def build_medmcqa(settings: MedMCQASettings, root: str | Path) -> MedMCQA:
             fewer questions than asked for; the message names the field of the profile.
     """
 
-    def read(field: str, split: str) -> list[MedMCQAQuestion]:
+    def read(field: str, split: str) -> list[ExamQuestion]:
         rows = load_rows(
             "exam.source", settings.source, split, COLUMNS, root, revision=settings.revision
         )
@@ -103,9 +103,10 @@ def build_medmcqa(settings: MedMCQASettings, root: str | Path) -> MedMCQA:
 
 def _questions(
     field: str, rows: Iterable[dict], single_choice: bool
-) -> tuple[list[MedMCQAQuestion], int]:
+) -> tuple[list[ExamQuestion], int]:
     """The questions of rows; and how many rows lack the question or an option."""
-    found, missing = [], 0
+    found: list[ExamQuestion] = []
+    missing = 0
     for number, row in enumerate(rows):
         if single_choice and row.get("choice_type") != "single":
             continue
