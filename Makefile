@@ -24,9 +24,13 @@ else ifneq ($(TORCH),)
 $(error TORCH=$(TORCH) is not known; say TORCH=cpu, or leave it out for the build of the package index)
 endif
 
-SNAKEMAKE = $(RUN)snakemake --cores $(CORES) --nolock --rerun-incomplete \
+# As it was given: make itself would read a `$$` in a path. The shell gets it in a variable, quoted.
+export GIVEN_PROFILE := $(value PROFILE)
+NAME = name=$$(basename "$$GIVEN_PROFILE"); name=$${name%.yaml}; name=$${name%.yml}
+
+SNAKEMAKE = $(RUN)python -m snakemake --cores $(CORES) --nolock --rerun-incomplete \
 	--rerun-triggers mtime params input --quiet host progress rules reason \
-	--config profile=$(PROFILE) jobs=$(JOBS)
+	--config "profile=$$GIVEN_PROFILE" jobs=$(JOBS)
 
 .DEFAULT_GOAL := help
 .PHONY: help book published study test lint lock clean
@@ -50,7 +54,7 @@ help:
 
 book: $(READY)
 	@$(SNAKEMAKE) -- book
-	@echo "The book: $(CURDIR)/work/$(basename $(notdir $(PROFILE)))/site/_build/html/index.html"
+	@$(NAME); echo "The book: $$PWD/work/$$name/site/_build/html/index.html"
 
 published: $(READY)
 	@$(RUN)python -m smf_lib.report.book published
@@ -78,7 +82,10 @@ lock:
 		--output-file requirements.lock
 
 clean:
-	rm -rf work/$(basename $(notdir $(PROFILE)))
+	@$(NAME); case "$$name" in \
+	  kept|''|[!A-Za-z0-9]*|*[!A-Za-z0-9._+-]*) \
+	    echo "PROFILE=$$GIVEN_PROFILE names no profile; nothing is removed" >&2; exit 1;; \
+	esac; echo "removing work/$$name"; rm -rf "work/$$name"
 
 # Made once, and again when the lock or the project's own metadata has changed.
 $(VENV)/.installed: requirements.lock pyproject.toml

@@ -152,9 +152,10 @@ if busy:
 
 # A file and not a module is run here, so that the package is imported by the kernel alone. `exec`
 # makes it a child of Snakemake, with which it ends, however that ends.
+SCRIPT = source("smf_lib", "study", "notebooks.py")
 RUN_NOTEBOOK = (
-    f"exec {sys.executable} -P {source('smf_lib', 'study', 'notebooks.py')} {{input.notebook}} "
-    "{output.notebook} --log {params.log} --parameters {params.parameters:q}"
+    "exec {sys.executable:q} -P {SCRIPT:q} {input.notebook:q} {output.notebook:q} "
+    "--log {params.log:q} --parameters {params.parameters:q}"
 )
 
 
@@ -233,4 +234,4 @@ rule pages:
         arguments=["--profile", PROFILE_NAME, "--source", str(SOURCE)],
         log=f"{WORK}/logs/book.log",
     shell:
-        "{sys.executable} -m smf_lib.report.book build {params.arguments:q} --log {params.log}"
+        "{sys.executable:q} -m smf_lib.report.book build {params.arguments:q} --log {params.log:q}"

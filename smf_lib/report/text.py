@@ -1,8 +1,49 @@
-"""Numbers in words, for figures and tables: signs, lists, rates, times, counts, bytes."""
+"""Numbers in words for figures and tables, and texts of records made safe for pages.
 
+Labels, names of machines and notes come from records, which come from other people too. On a page
+they are to be read as they stand: no markup, no TeX.
+"""
+
+import html
+import re
 from collections.abc import Iterable, Sequence
 
 CROWDED = 9  # more methods than this are not named one by one beside marks or as pairs
+
+
+JOINER = "\u2060"  # has no width, and is no letter of a TeX command
+_SIGNS = re.compile(
+    r"([\\`_{}\[\]<>$|~#&])"
+)  # what means something in a line of Markdown, less `*`
+
+
+def _without_tex(text: str) -> str:
+    """The text with what MathJax looks for, `$$` and commands, broken up, invisibly."""
+    return re.sub(rf"(\\(?!{JOINER})|\$(?=\$))", rf"\1{JOINER}", text)
+
+
+def as_html(text: str) -> str:
+    """A text as HTML that shows it as it is, inside an element or an attribute in quotes."""
+    return html.escape(_without_tex(text))
+
+
+def as_markdown(text: str) -> str:
+    """A text in one line as Markdown (CommonMark, MyST) that shows it as it is."""
+    return sentences(" ".join(text.split())).replace("*", r"\*")
+
+
+def as_code(text: str) -> str:
+    """A text in one line as code in Markdown, whatever backticks it holds."""
+    text = " ".join(text.split())
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence = "`" * (longest + 1)
+    space = " " if text.startswith("`") or text.endswith("`") else ""
+    return f"{fence}{space}{text}{space}{fence}"
+
+
+def sentences(text: str) -> str:
+    """Sentences about records as Markdown, in which only `**`, lines and lists mean something."""
+    return _SIGNS.sub(r"\\\1", _without_tex(text))
 
 
 def rate_text(rate: float) -> str:

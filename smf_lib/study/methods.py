@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from ..method.config import SparseMemoryConfig
 from ..method.registration import NAME as SPARSE_MEMORY
 from .baselines import BASELINES
+from .names import Label
 from .settings import BackgroundSettings, Settings, TrainingSettings
 
 OWN_TRAINING = (
@@ -38,7 +39,7 @@ class MethodSettings(Settings):
     differ for this method.
     """
 
-    label: str
+    label: Label
     kind: Literal["base", "full", "peft"]
     peft_type: str | None = None
     settings: dict[str, Any] = Field(default_factory=dict)

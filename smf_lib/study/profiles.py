@@ -20,6 +20,7 @@ from .exams import EXAMS
 from .files import KEPT
 from .imports import import_file
 from .methods import MemorySettings, MethodSettings
+from .names import Name, check_text, texts_in
 from .settings import (
     BackgroundSettings,
     EvaluationSettings,
@@ -32,6 +33,8 @@ from .settings import (
     TrainingSettings,
 )
 
+MOST_BYTES = 1_000_000  # of a profile's file; the largest of those here has 5,000
+MOST_ENTRIES = 100_000  # with each alias of YAML counted as often as it stands for something
 PACKAGE = Path(__file__).resolve().parents[1]
 # At the repository's top; a wheel carries them inside the package.
 PROFILE_DIR = next(d for d in (PACKAGE / "profiles", PACKAGE.parent / "profiles") if d.is_dir())
@@ -55,7 +58,7 @@ class RunSpec:
 class Profile(Settings):
     """A whole study."""
 
-    name: str
+    name: Name
     title: str
     description: str
     means_nothing: bool = False  # for pipelines under test: pages say that the numbers mean nothing
@@ -70,7 +73,7 @@ class Profile(Settings):
     training: TrainingSettings = TrainingSettings()
     retrofit: RetrofitSettings | None = None
     evaluation: EvaluationSettings = EvaluationSettings()
-    methods: dict[str, MethodSettings]
+    methods: dict[Name, MethodSettings] = Field(min_length=1)
     seeds: list[int] = Field([0], min_length=1)
     keep: Literal["adapters", "full"] = "adapters"  # "full": also the weights of full finetuning
 
@@ -225,17 +228,23 @@ def load_profile(name_or_path: str | Path, directory: Path = PROFILE_DIR) -> Pro
 
     Raises:
         ValueError: no such profile (the message lists those there are), not YAML, profiles that
-            extend each other, an import that fails, a name that is not the file's, or a field that
-            is unknown or out of range (the message names each field, its value and the rule).
+            extend each other, an import that fails, a name that is not the file's, a text with
+            control characters, or a field that is unknown, twice there or out of range (the message
+            names each field, its value and the rule).
     """
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         path = directory / f"{name_or_path}.yaml"
     content = _read_profile(path, directory, ())
+    for place, text in texts_in(content):
+        try:
+            check_text(text, lines=place in ("title", "description"))
+        except ValueError as error:
+            raise ValueError(f"profile {path}: {place} = {error}") from None
     for file in content.get("imports", ()):
         import_file(Path(file))
     try:
-        profile = Profile(**content)
+        profile = Profile.model_validate(content)
     except ValidationError as error:
         lines = [_error_line(e["loc"], e["input"], e["msg"]) for e in error.errors()]
         raise ValueError(f"profile {path} has invalid fields:\n" + "\n".join(lines)) from None
@@ -265,7 +274,17 @@ def _error_line(place: tuple, value: object, message: str) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which `5e-2` is a number, as in YAML 1.2 and JSON, and not a text."""
+    """YAML in which `5e-2` is a number, as in YAML 1.2 and JSON, and no field stands twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        """A mapping, refused if a key is in it twice: only one of the values would count."""
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+        if twice:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{', '.join(twice)} stands twice in a mapping", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(
@@ -283,12 +302,7 @@ def _read_profile(path: Path, directory: Path, extending: tuple[Path, ...]) -> d
         )
     if path.resolve() in extending:
         raise ValueError(f"extends={path.stem!r} goes round in a circle; take it out of {path}")
-    try:
-        content = yaml.load(path.read_text(), _Loader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"profile {path} is not YAML: {error}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"profile {path} must be a YAML mapping of fields")  # noqa: TRY004
+    content = _yaml_of(path)
     _resolve_imports(path, content)
     other = content.pop("extends", None)
     if other is None:
@@ -303,6 +317,46 @@ def _read_profile(path: Path, directory: Path, extending: tuple[Path, ...]) -> d
     lower = _read_profile(below, directory, (*extending, path.resolve()))
     files = [*lower.get("imports", ()), *content.get("imports", ())]
     return _merged(lower, content) | ({"imports": files} if files else {})
+
+
+def _yaml_of(path: Path) -> dict:
+    """The fields that a YAML file holds."""
+    size = path.stat().st_size
+    if size > MOST_BYTES:
+        raise ValueError(f"profile {path} has {size} bytes; at most {MOST_BYTES} can be")
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        entries = _entries(content, {})
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"profile {path} is not text in UTF-8 ({error.reason} at byte {error.start}); save it "
+            "in UTF-8"
+        ) from None
+    except OSError as error:
+        raise ValueError(f"profile {path} cannot be read: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"profile {path} is not YAML: {reason}") from None
+    except RecursionError:
+        raise ValueError(f"profile {path} is nested too deeply, or in itself") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"profile {path} must be a YAML mapping of fields")  # noqa: TRY004
+    if entries > MOST_ENTRIES:
+        raise ValueError(
+            f"profile {path} has {entries:.3g} entries, with its aliases written out; at most "
+            f"{MOST_ENTRIES} can be"
+        )
+    return content
+
+
+def _entries(content: object, known: dict[int, int]) -> int:
+    """How many values a mapping or list holds, at any depth. RecursionError if it holds itself."""
+    if not isinstance(content, (dict, list)):
+        return 1
+    if id(content) not in known:
+        below = content.values() if isinstance(content, dict) else content
+        known[id(content)] = 1 + sum(_entries(value, known) for value in below)
+    return known[id(content)]
 
 
 def _resolve_imports(path: Path, content: dict) -> None:

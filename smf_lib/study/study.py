@@ -43,6 +43,7 @@ from .keys import parent_of
 from .materials import Materials
 from .metrics import METRICS, describe_data, metric_names
 from .models import ModelFiles, load_model
+from .names import check_text
 from .precision import resolve_precision
 from .profiles import RunSpec, load_profile
 from .recording import NO_FOOTPRINT, build_record, footprint
@@ -65,7 +66,8 @@ class Study(Materials):
                 modules that it lacks.
         """
         study = cls(load_profile(profile), Path(root) if root else find_root())
-        _ = study.exam, study.prose, study.knowledge
+        check_text(study.exam.notes)  # it becomes part of the record
+        _ = study.prose, study.knowledge
         for method in study.profile.methods.values():
             study.texts("background", study.profile.background_of(method))
         if any(method.stage == "retrofit" for method in study.profile.methods.values()):

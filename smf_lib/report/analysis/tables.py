@@ -4,7 +4,6 @@ Every cell is a string that can be shown as it is; what cannot be said is a dash
 notebook's output.
 """
 
-import html
 import re
 from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations
@@ -15,7 +14,7 @@ from pandas.io.formats.style import Styler
 
 from ...study.records.record import MetricName, Record
 from ..measures import EXAM, drift_measures
-from ..text import CROWDED, count, duration, listed, memory, signed, size
+from ..text import CROWDED, as_html, count, duration, listed, memory, sentences, signed, size
 from .arms import Arm, arm_name, base_of, group_arms
 from .captions import best_floor, precision_name
 from .decisions import holm_p
@@ -311,6 +310,11 @@ def _commit(record: Record) -> str:
     return record.commit[:12] + (" with changes not committed" if record.dirty else "")
 
 
+def said(*texts: str) -> Markdown:
+    """Sentences as a notebook shows them, a text a paragraph."""
+    return Markdown("\n\n".join(map(sentences, texts)))
+
+
 def show(
     table: pd.DataFrame, caption: str = "", empty: str = "Nothing is on record yet."
 ) -> Styler | Markdown:
@@ -320,13 +324,14 @@ def show(
     without rows only the caption is shown, and what `empty` says.
     """
     if table.empty:
-        return Markdown(f"{caption} {empty}".strip())
-    unbroken = table.map(lambda cell: re.sub(r"\[([^],]*), ", "[\\1,\u00a0", str(cell)))
+        return said(f"{caption} {empty}".strip())
+    unbroken = table.map(lambda cell: re.sub(r"\[([^],]*), ", "[\\1,\u00a0", as_html(str(cell))))
+    unbroken.columns = [as_html(str(name)) for name in unbroken.columns]
     shown = unbroken.style.hide(axis="index")
     if not caption:
         return shown
     style = {"selector": "caption", "props": "caption-side: top; text-align: left"}
-    return shown.set_caption(html.escape(caption)).set_table_styles([style])
+    return shown.set_caption(as_html(caption)).set_table_styles([style])
 
 
 def shown(make: Callable, *arguments: object) -> object:
@@ -334,7 +339,7 @@ def shown(make: Callable, *arguments: object) -> object:
     try:
         return make(*arguments)
     except NotOnRecord as reason:
-        return Markdown(str(reason))
+        return said(str(reason))
 
 
 def show_each(

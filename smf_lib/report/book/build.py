@@ -16,6 +16,7 @@ from ...method.files import put_in_place
 from ...study.profiles import Profile, RunSpec
 from ...study.records.record import Record
 from ...study.records.results import ResultsError, read_record
+from ..text import as_html, as_markdown
 from .pages import BookError, as_page, for_download, read_notebook, used_values, with_outputs
 from .site_check import check_site
 
@@ -68,7 +69,7 @@ def stage_settings(source: Path, site: Path, toc: dict, footer: str) -> Path:
     """
     _write(site / "_toc.yml", yaml.safe_dump(toc, sort_keys=False))
     config = yaml.safe_load((source / "_config.yml").read_text("utf-8"))
-    config["sphinx"]["config"]["html_theme_options"]["extra_footer"] = f"<p>{footer}</p>"
+    config["sphinx"]["config"]["html_theme_options"]["extra_footer"] = f"<p>{as_html(footer)}</p>"
     _write(site / "_config.yml", yaml.safe_dump(config, sort_keys=False))
     (site / "assets" / "mathjax").mkdir(parents=True)
     shutil.copyfile(_mathjax(), site / "assets" / "mathjax" / MATHJAX)
@@ -148,7 +149,7 @@ def _stage_notebook(
     executed = read_notebook(root / "work" / profile.name / f"{page}.ipynb")
     notebook = with_outputs(read_notebook(source / f"{name}.ipynb"), executed, name, root)
     header = NOTHING.format(profile.name) if profile.means_nothing else ""
-    header += f"*Profile `{profile.name}`, run on {machine}{when(executed)}.*"
+    header += f"*Profile `{profile.name}`, run on {as_markdown(machine)}{when(executed)}.*"
     write_page(notebook, used_values(executed), site / f"{page}.ipynb", header, title_end, labels)
 
 
@@ -161,11 +162,25 @@ def write_page(
     labels: bool = True,
 ) -> None:
     """Write a notebook as the page `path`, and a copy of it to download; see `as_page`."""
+    values = {name: _without_folders(value) for name, value in values.items()}
     copy = path.parent / "files" / path.name
     copy.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(for_download(notebook, values), copy)
     header += f" {{download}}`Download this notebook <files/{path.name}>`"
-    nbformat.write(as_page(notebook, values, path.stem, header, title_end, labels), path)
+    nbformat.write(as_page(notebook, values, path.stem, header, _in_title(title_end), labels), path)
+
+
+def _in_title(text: str) -> str:
+    """A text as part of a page's title, which the theme also writes as HTML, as it stands."""
+    return as_markdown(text.replace("<", "‹").replace(">", "›"))
+
+
+def _without_folders(value: object) -> object:
+    """A parameter's value with profiles that were given by their paths as their names."""
+    if isinstance(value, list):
+        return [_without_folders(one) for one in value]
+    path = Path(value) if isinstance(value, str) else None
+    return path.stem if path is not None and path.suffix in (".yaml", ".yml") else value
 
 
 def when(executed: nbformat.NotebookNode) -> str:
@@ -195,7 +210,7 @@ def _methods_page(profile: Profile, shown: list[RunSpec], machines: str) -> str:
     rows = []
     for run in shown:
         rate = "" if run.learning_rate is None else f"{run.learning_rate:g}"
-        link = f"{{doc}}`{describe_run(profile, run)} <02_finetune_{run.run_id}>`"
+        link = f"[{as_markdown(describe_run(profile, run))}](02_finetune_{run.run_id}.ipynb)"
         rows.append(f"| {link} | `{run.method}` | {run.seed} | {rate} |")
     several = any(len(profile.seeds_of(name)) > 1 for name in profile.methods)
     seeds = " Of several seeds the first is shown." if several else ""
@@ -204,7 +219,7 @@ def _methods_page(profile: Profile, shown: list[RunSpec], machines: str) -> str:
             "# Finetuning, method by method",
             "",
             (NOTHING.format(profile.name) if profile.means_nothing else "")
-            + f"*Profile `{profile.name}`, run on {machines}.*",
+            + f"*Profile `{profile.name}`, run on {as_markdown(machines)}.*",
             "",
             "One notebook, executed once for each method: the same model, questions and probes,",
             f"other parameters.{seeds} {{doc}}`03_results` puts the outcomes side by side, and",

@@ -14,11 +14,11 @@ import nbformat
 from bs4 import BeautifulSoup
 from nbformat import NotebookNode
 
+from ..text import as_markdown
 from .parameters import INJECTED_TAG, TAG, fill_in, parameter_table, read_parameters
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 LABEL_LINE = re.compile(r"^(\([\w-]+\)=|:(label|name): .*)\n?", re.MULTILINE)
-MARKDOWN_SIGNS = re.compile(r"([\\`*_{}\[\]<>$|~])")
 
 
 class BookError(ValueError):
@@ -200,4 +200,4 @@ def _figure(output: NotebookNode) -> tuple[NotebookNode, str, str] | None:
     if mime == "image/svg+xml":
         data = base64.b64decode(data).decode()
     shown = nbformat.v4.new_output("display_data", {mime: data, "text/plain": alt})
-    return shown, MARKDOWN_SIGNS.sub(r"\\\1", " ".join(caption.text.split())), alt
+    return shown, as_markdown(caption.text), alt

@@ -6,6 +6,8 @@ import tokenize
 from dataclasses import dataclass
 from typing import Any
 
+from ..text import as_code
+
 TAG = "parameters"
 INJECTED_TAG = "injected-parameters"
 
@@ -57,8 +59,9 @@ def parameter_table(parameters: list[Parameter], values: dict[str, Any]) -> str:
     rows = ["| parameter | value used | default | meaning |", "| --- | --- | --- | --- |"]
     for p in parameters:
         used = repr(values[p.name]) if p.name in values else p.default
-        used, default, meaning = (_in_table(text) for text in (used, p.default, p.meaning))
-        rows.append(f"| `{p.name}` | `{used}` | `{default}` | {meaning.replace('<', '&lt;')} |")
+        used, default = (_in_table(as_code(text)) for text in (used, p.default))
+        meaning = _in_table(p.meaning).replace("<", "&lt;")
+        rows.append(f"| `{p.name}` | {used} | {default} | {meaning} |")
     return "\n".join(rows)
 
 

@@ -1,14 +1,35 @@
 """What several figures do with an axis: least spans, intervals, values beside marks, scales."""
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation
 from matplotlib.typing import ColorType
 
 from ..analysis.stats import Interval
+
+SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+class _Powers(LogFormatterSciNotation):
+    """matplotlib's labels of a logarithmic axis, as 10⁻³ and not as TeX (see `style.STYLE`)."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        label = super().__call__(x, pos).replace(r"\times", "×")
+        label = re.sub(r"\\mathdefault\{(.*)\}", r"\1", label.replace("$", ""))
+        return re.sub(r"\^\{(.*?)\}", lambda m: m[1].translate(SUPERSCRIPTS), label)
+
+
+def log_scale(ax: Axes, axes: str) -> None:
+    """Make axes logarithmic ("x", "y" or "xy"), with powers of ten as labels."""
+    for name in axes:
+        (ax.set_xscale if name == "x" else ax.set_yscale)("log")
+        axis = ax.xaxis if name == "x" else ax.yaxis
+        axis.set_major_formatter(_Powers())
+        axis.set_minor_formatter(_Powers(labelOnlyBase=False))
 
 
 def widen(ax: Axes, span: float, axis: str) -> None:

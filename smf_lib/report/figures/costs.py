@@ -9,7 +9,7 @@ from matplotlib.ticker import FuncFormatter
 from ...study.records.record import Record
 from ..analysis.arms import Arm, arm_name, group_arms, method_rank
 from ..text import count, duration, listed, memory, size
-from .axes import beside
+from .axes import beside, log_scale
 from .style import Figure, method_colours, new_figure, styled
 
 LOG_RATIO = 20
@@ -74,7 +74,7 @@ def _bar_panel(
     logarithmic = bool(positive) and max(positive) > LOG_RATIO * min(positive)
     low, high = 0.0, max(positive, default=1.0)
     if logarithmic:
-        ax.set_xscale("log")
+        log_scale(ax, "x")
         low = 10.0 ** np.floor(np.log10(min(positive) / 2))
         ax.set_xlim(low, high * (high / low) ** 0.32)
     else:

@@ -10,6 +10,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike, NDArray
 
+from .axes import log_scale
 from .labels import Label, place_labels
 from .style import COLOURS, FURTHER, GREY, Figure, new_figure, styled
 
@@ -69,7 +70,8 @@ def read_frequency(
     heights = [4.2, 0.22 * len(marked)] if marked else [1]
     grid = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)
     ax = grid[0, 0]
-    ax.set(xscale="log", yscale="log", ylabel="reads of the row")
+    log_scale(ax, "xy")
+    ax.set_ylabel("reads of the row")
     grid[-1, 0].set_xlabel("rank of the row, most read first")
     order = np.argsort(-task, kind="stable")
     rank = np.empty(task.size, dtype=np.int64)
@@ -164,7 +166,7 @@ def read_shares(
         chosen = _rows(chosen, task.size, rule)
         inside = np.zeros(task.size, dtype=bool)
         inside[chosen] = True
-        ax.set(xscale="log", yscale="log")
+        log_scale(ax, "xy")
         other, mine = read & ~inside, read & inside
         ax.plot(q[other], p[other], ".", color="#bdbdbd", markersize=2.5, rasterized=True)
         ax.plot(q[mine], p[mine], ".", color=colours[rule], markersize=3.5, rasterized=True)
@@ -264,7 +266,8 @@ def hub_rows(counts: Mapping[str, ArrayLike]) -> Figure:
             f"half of the reads go to {np.searchsorted(share, 50) + 1:,} of "
             f"{reads.size:,} rows"
         )
-    ax.set(xscale="log", xlabel="most read rows (% of all rows)", ylabel="share of reads (%)")
+    log_scale(ax, "x")
+    ax.set(xlabel="most read rows (% of all rows)", ylabel="share of reads (%)")
     smallest = min(100 / np.size(values) for values in counts.values())
     ax.set(xlim=(smallest, 100), ylim=(0, 103))
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")

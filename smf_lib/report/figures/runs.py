@@ -19,7 +19,7 @@ from ..analysis.effects import level
 from ..analysis.rates import equal_gain_rates
 from ..measures import EXAM
 from ..text import CROWDED, rate_text
-from .axes import beside
+from .axes import beside, log_scale
 from .labels import Label, label_ends, place_labels
 from .style import (
     DASHES,
@@ -131,7 +131,7 @@ def learning_rate_sweep(
     colours = method_colours(arm.first.method for arm in trained)
     figure = new_figure(4.4)
     ax = figure.subplots()
-    ax.set_xscale("log")
+    log_scale(ax, "x")
     labels, boxes = [], []
     shapes = study_shapes(arm.where for arm in trained)
     groups: dict[tuple[str, str], list[Arm]] = {}

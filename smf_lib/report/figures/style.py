@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import functools
-import html
 import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType
 
 Drawn = ParamSpec("Drawn")
+
+from ..text import as_html
 
 WIDTH = 8.0
 DPI = 160
@@ -86,6 +87,7 @@ STYLE: dict[RcKeyType, Any] = {
     "axes.facecolor": "white",
     "savefig.facecolor": "white",
     "lines.linewidth": 1.4,
+    "text.parse_math": False,  # a `$` in a method's label is a dollar
 }
 
 
@@ -116,8 +118,8 @@ class Figure:
     def _repr_html_(self) -> str:
         data = base64.b64encode(self.png()).decode()
         return (
-            f'<figure><img src="data:image/png;base64,{data}" alt="{html.escape(self.alt)}" '
-            f'style="max-width:100%"><figcaption>{html.escape(self.caption)}</figcaption></figure>'
+            f'<figure><img src="data:image/png;base64,{data}" alt="{as_html(self.alt)}" '
+            f'style="max-width:100%"><figcaption>{as_html(self.caption)}</figcaption></figure>'
         )
 
 

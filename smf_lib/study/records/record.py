@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from ..metrics import METRICS, MetricSpec, Unit
+from ..names import Label, Name
 
 SCHEMA_VERSION = 1
 MetricName = str  # a key of `metrics.METRICS`, or of a record that explains it
@@ -259,11 +260,11 @@ class Record(Part):
     """
 
     schema_version: Literal[1]
-    run_id: str = Field(min_length=1)
-    profile: str
+    run_id: Name
+    profile: Name
     study: str
-    method: str
-    label: str
+    method: Name
+    label: Label
     seed: int
     status: Literal["complete"]
     settings: dict[str, Any]

@@ -13,6 +13,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from ..files import find_root, write_whole
+from ..names import check_text, texts_in
 from .provenance import provenance
 from .record import SCHEMA_VERSION, Metric, MetricName, Record
 
@@ -91,6 +92,12 @@ def read_record(path: str | Path) -> Record:
         raise ResultsError(
             f"{path}: schema_version is {version!r}, this version of smf_lib reads {SCHEMA_VERSION}"
         )
+    for place, text in texts_in(content):
+        try:
+            if not place.endswith(".items"):  # an encoded list, see `Metric`
+                check_text(text)
+        except ValueError as error:
+            raise ResultsError(f"{path}: {place}: {error}") from None
     try:
         record = Record.model_validate_json(json.dumps(content), strict=True)
     except ValidationError as error:
