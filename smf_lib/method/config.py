@@ -1,13 +1,18 @@
 """`SparseMemoryConfig`: the settings of sparse memory finetuning as a PEFT method."""
 
+import copy
 from dataclasses import dataclass, fields
 from math import isnan
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from peft.config import PeftConfig
 
+from .card import write_card
 from .registration import PEFT_TYPE
 from .rules import get_rule
+
+FORMAT_VERSION = 1  # of what a saved folder holds; a change that old code cannot read raises it
 
 
 @dataclass
@@ -63,7 +68,14 @@ class SparseMemoryConfig(PeftConfig):
             loop or a Trainer acts on all other parameters.)
         seed: seed of the random start of queries, keys, gates and random values: a whole number.
             Layers differ from each other.
+        modules_to_save: names of modules that are trained whole, and saved, beside the memory, such
+            as `["score"]` for a new head (PEFT adds the head of a classifier by itself). They train
+            like any dense weights. None: none.
+        trainable_token_indices: ids of tokens whose embeddings are trained, and saved, beside the
+            memory; or a dictionary of such lists by the embedding's name. None: none.
         target_modules: leave it out; filled in from `layers` when the memory is inserted.
+        format_version: leave it out; the version of the saved folder's layout, which
+            `save_pretrained` fills in. None, in folders that were saved before there was one, is 1.
 
     The remaining settings are those of every `peft.PeftConfig`, such as `task_type="CAUSAL_LM"`.
 
@@ -88,7 +100,10 @@ class SparseMemoryConfig(PeftConfig):
     rows_per_step: int = 512
     max_grad_norm: float | None = 1.0
     seed: int = 0
+    modules_to_save: list[str] | None = None
+    trainable_token_indices: list[int] | dict[str, list[int]] | None = None
     target_modules: list[str] | None = None
+    format_version: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -126,10 +141,22 @@ class SparseMemoryConfig(PeftConfig):
                 "trainable='values+scale' needs integration='additive': a memory that replaces "
                 "the MLP has no scale"
             )
+        if self.format_version not in (None, FORMAT_VERSION):
+            raise ValueError(
+                f"format_version={self.format_version!r} of a saved memory is not known to this "
+                f"smf_lib, which reads {FORMAT_VERSION}; install the smf_lib that wrote it"
+            )
         if not self.inference_mode:
             get_rule(self.rule)
         if self.layers is not None:
             self.layers = _layers(self.layers)
+
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+        """Write the settings and the format's version, and the folder's model card (`card`)."""
+        saved = copy.copy(self)
+        saved.format_version = FORMAT_VERSION
+        super(SparseMemoryConfig, saved).save_pretrained(save_directory, **kwargs)
+        write_card(Path(save_directory), self)
 
 
 def _choice(name: str, value: object, allowed: tuple[object, ...]) -> None:

@@ -59,6 +59,7 @@ class SparseMemoryModel(BaseTuner):
         sites = find_mlps(model, peft_config.layers)
         self.sites: dict[str, MLPSite] = {site.exit: site for site in sites}
         peft_config.target_modules = sorted(self.sites)
+        _refuse_saved_mlps(peft_config.modules_to_save or [], sites)
         if "padding" not in self.__dict__:
             self.padding = PaddingMask()
             decoder = model.get_submodule(prefix.rpartition(".")[0])
@@ -173,6 +174,17 @@ class SparseMemoryModel(BaseTuner):
                     own.append("values")
                 names += [f"base_model.model.{name}.{n}" for n in own]
         return names
+
+
+def _refuse_saved_mlps(names: Sequence[str], sites: list[MLPSite]) -> None:
+    """PEFT copies a module that is trained whole: with a memory in it, there would be two."""
+    for name in names:
+        for site in sites:
+            if f".{name}." in f".{site.exit}.":
+                raise ValueError(
+                    f"modules_to_save={list(names)} names {name!r}, which holds the memory at "
+                    f"{site.exit}; leave it out, or name modules without a memory"
+                )
 
 
 def _refuse_quantised(name: str, mlp: nn.Module) -> None:

@@ -35,14 +35,17 @@ BASE_SETTINGS_IGNORED = {
     "bos_token_id",
     "eos_token_id",
 }
-# settings of the memory that say how it is trained and not what it is
+# settings of the memory that say how it is trained or saved and not what it is
 TRAINING_SETTINGS = {
     "update",
     "trainable",
     "rule",
     "rows_per_step",
     "max_grad_norm",
+    "modules_to_save",
+    "trainable_token_indices",
     "target_modules",
+    "format_version",
 }
 
 
