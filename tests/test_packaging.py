@@ -1,11 +1,17 @@
 """What is installed: the profiles of a wheel, and the requirements of each room."""
 
+import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+
+import pytest
+import torch
+from helpers_models import memory_model, tables, tiny_model
 
 from smf_lib.study.profiles import PROFILE_DIR
 
@@ -21,17 +27,83 @@ def test_profiles_are_found_in_the_repository():
     assert PROFILE_DIR == REPOSITORY / "profiles"
 
 
-def test_profiles_are_found_in_a_wheel(tmp_path):
+@pytest.fixture
+def installed(tmp_path):
+    """A folder of packages with what a wheel has; runs Python code there."""
     wheel = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]
+    packages = tmp_path / "packages"
     for package in wheel["packages"]:
-        shutil.copytree(REPOSITORY / package, tmp_path / package)
+        shutil.copytree(REPOSITORY / package, packages / package)
     for source, target in wheel["force-include"].items():
-        shutil.copytree(REPOSITORY / source, tmp_path / target)
+        copy = shutil.copytree if (REPOSITORY / source).is_dir() else shutil.copy
+        copy(REPOSITORY / source, packages / target)
+    # as for the folder that pip installs to, Python runs the .pth files in it
+    starts = f"import site; site.addsitedir({str(packages)!r})"
+    (tmp_path / "sitecustomize.py").write_text(starts)
+
+    def run(*command):
+        return subprocess.run(
+            [sys.executable, *command],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{packages}"},
+            text=True,
+            capture_output=True,
+            check=False,
+            timeout=240,
+        )
+
+    run.packages = packages
+    return run
+
+
+def test_profiles_are_found_in_a_wheel(installed):
     code = "from smf_lib.study.profiles import *; print(load_profile('smoke').name, PROFILE_DIR)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, text=True, capture_output=True, check=False
-    )
-    assert done.stdout.split() == ["smoke", str(tmp_path / "smf_lib" / "profiles")], done.stderr
+    done = installed("-c", code)
+    where = str(installed.packages / "smf_lib" / "profiles")
+    assert done.stdout.split() == ["smoke", where], done.stderr
+
+
+def test_a_program_that_imports_peft_alone_loads_a_saved_memory(installed, tmp_path):
+    model = memory_model()
+    table = tables(model)[0]
+    torch.nn.init.normal_(table.values)
+    tiny_model().save_pretrained(tmp_path / "base")
+    model.save_pretrained(tmp_path / "adapter")
+    code = """
+import importlib.util, sys
+assert importlib.util.find_spec("peft") and "torch" not in sys.modules
+from transformers import AutoModelForCausalLM, pipeline
+from peft import AutoPeftModelForCausalLM, PeftModel
+import torch
+ids = torch.arange(3, 9)[None]
+base = AutoModelForCausalLM.from_pretrained("base")
+base.load_adapter("adapter")
+models = [base, AutoPeftModelForCausalLM.from_pretrained("adapter")]
+models.append(PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("base"), "adapter"))
+with torch.no_grad():
+    torch.save([model(input_ids=ids).logits for model in models], "logits.pt")
+"""
+    config = tmp_path / "adapter" / "adapter_config.json"
+    settings = json.loads(config.read_text()) | {"base_model_name_or_path": "base"}
+    config.write_text(json.dumps(settings))
+    done = installed("-W", "error::UserWarning", "-c", code)
+    assert done.returncode == 0, done.stderr[-2000:]
+    with torch.no_grad():
+        expected = model(input_ids=torch.arange(3, 9)[None]).logits
+    for logits in torch.load(tmp_path / "logits.pt"):
+        assert torch.equal(logits, expected)
+
+
+def test_a_broken_installation_warns_and_leaves_peft_as_it_is(installed):
+    (installed.packages / "smf_lib" / "__init__.py").write_text("raise OSError('half a file')")
+    done = installed("-c", "import peft; print(peft.LoraConfig(r=2).r)")
+    assert done.stdout.strip() == "2"
+    assert "smf_lib could not be imported (OSError: half a file)" in done.stderr
+
+
+def test_a_start_of_python_imports_neither_the_library_nor_peft(installed):
+    code = "import sys; print({'peft', 'smf_lib', '_smf_lib_startup'} & {*sys.modules})"
+    assert installed("-c", code).stdout.strip() == "{'_smf_lib_startup'}"
 
 
 def test_method_needs_five_packages_and_each_extra_holds_those_below():
