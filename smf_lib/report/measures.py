@@ -20,6 +20,7 @@ SHORT = {"exam_accuracy": "Exam", "prose_perplexity": "Perplexity",
          "knowledge_accuracy": "Knowledge", "self_kl": "KL",
          "prose_kl": "KL on prose"}  # fmt: skip
 ITEMS = {"self_kl": "KL", "prose_kl": "KL on prose"}
+TITLES = {"minimal_pairs": "Grammar", "endings": "Everyday sense"}  # tasks recorded by name
 PANELS = {"prose_perplexity": "Prose", "knowledge_accuracy": "General knowledge",
           "self_kl": "The base model's own text", "prose_kl": "Prose, divergence"}  # fmt: skip
 
@@ -36,9 +37,14 @@ class Measure:
         return self.spec.unit
 
     @property
+    def title(self) -> str:
+        """Its name."""
+        return TITLES.get(self.spec.title, self.spec.title)
+
+    @property
     def short(self) -> str:
         """Its name beside its own change."""
-        return SHORT.get(self.spec.name, self.spec.title)
+        return SHORT.get(self.spec.name, self.title)
 
     @property
     def items(self) -> str:
@@ -48,7 +54,7 @@ class Measure:
     @property
     def panel(self) -> str:
         """Title of a figure's panel about it."""
-        return PANELS.get(self.spec.name, self.spec.title)
+        return PANELS.get(self.spec.name, self.title)
 
     @property
     def factor(self) -> int:
@@ -64,7 +70,7 @@ class Measure:
     def level_head(self) -> str:
         """Head of a column of levels."""
         unit = {"accuracy": " (%)", "perplexity": "", "nats": " (nats a token)"}[self.unit]
-        return self.spec.title + unit
+        return self.title + unit
 
     @property
     def change_head(self) -> str:
@@ -94,7 +100,7 @@ class Measure:
             return f"{self.short} is {drift:.3f} nats a token"
         if self.unit == "perplexity":
             return f"{self.short.lower()} changed by {signed(drift, 1)} %"
-        return f"{self.spec.title.lower()} changed by {signed(-drift, 1)} points"
+        return f"{self.title.lower()} changed by {signed(-drift, 1)} points"
 
 
 def measure_of(record: Record, metric: str) -> Measure:

@@ -7,7 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from helpers_figures import check_apart, check_complete, texts
-from helpers_records import ablation_records, frontier_records, study_records, sweep_records
+from helpers_records import (
+    ablation_records,
+    frontier_records,
+    simulated,
+    study_records,
+    sweep_records,
+)
 
 from smf_lib.report import figures
 from smf_lib.report.analysis.ablations import factors, passes
@@ -73,8 +79,12 @@ def test_the_line_of_equal_gain_is_where_it_is_said_to_be():
     heights = sorted(float(line.get_ydata()[0]) for line in crossed)
     drifts = sorted(frontier().drift(name, AT).value for name in [METHOD, *REFERENCES])
     assert heights == pytest.approx(drifts)
+    label = frontier().label(METHOD)
     for name in REFERENCES:
-        assert f"{frontier().ratio((name, METHOD), AT).value:.2g} times" in words
+        assert (
+            f"{frontier().ratio((name, METHOD), AT).value:.2g} \N{MULTIPLICATION SIGN} {label}"
+            in words
+        )
 
 
 def test_curves_are_named_beside_their_ends_and_not_in_a_legend():
@@ -138,3 +148,9 @@ def test_nothing_to_draw_is_said(records):
     ):
         with pytest.raises(NotOnRecord, match="[Ss]tudy"):
             draw()
+
+
+def test_runs_of_an_exam_that_the_base_model_answers_otherwise_are_no_stars():
+    easier = [simulated("base", (0.3, 0, 0, 0)), *study_records()[1:]]
+    stars = [line for line in main(easier).fig.axes[0].lines if line.get_marker() == "*"]
+    assert not stars

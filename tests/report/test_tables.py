@@ -98,15 +98,6 @@ def test_every_arm_has_a_row_of_results():
     assert len(table) == 18 and table["Method"].is_unique
 
 
-def test_equal_gain_table_and_its_reason():
-    table = tables.equal_gain_table(sweep_records())
-    assert len(set(table["At exam gain (points)"])) == 1
-    assert row(table, "LoRA r 16")["Perplexity change (%), minus LoRA's"] == tables.DASH
-    assert row(table, "SMF, KL")["Perplexity change (%), minus LoRA's"].startswith("-")
-    with pytest.raises(ValueError, match="two learning rates"):
-        tables.equal_gain_table(study_records())
-
-
 def test_cost_table_in_words():
     table = tables.cost_table(study_records())
     lora = row(table, "LoRA r 16")

@@ -1,6 +1,7 @@
 """Notebooks that only draw: they need records, and neither model nor data."""
 
 import ast
+import re
 import shutil
 
 import nbformat
@@ -102,8 +103,11 @@ def test_a_parameter_of_the_frontier_that_cannot_work_is_refused(parameters, mes
         executed("00_frontier", **parameters)
 
 
-def test_the_frontiers_exercises_fold_without_the_book():
-    cells = nbformat.read(REPOSITORY / "notebooks" / "00_frontier.ipynb", 4).cells
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "notebooks").glob("*.ipynb")), ids=str)
+def test_exercises_are_numbered_and_fold_without_the_book(path):
+    cells = nbformat.read(path, 4).cells
     text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
-    solutions = text.count("<summary>Solution")
-    assert solutions == text.count("**Exercise ") == text.count("</details>") >= 3
+    asked = re.findall(r"\*\*Exercise (\d) \((easy|medium|hard), \d+ minutes\)\.\*\*", text)
+    assert [int(number) for number, _ in asked] == list(range(1, len(asked) + 1))
+    assert text.count("<summary>Solution") == text.count("</details>") == len(asked)
+    assert 3 <= len(asked) <= 5 and "{admonition}" not in text

@@ -1,50 +1,62 @@
-/* Read drift at one gain along two curves. The curves are invented and the page says so. */
+/* Read drift at one gain along recorded curves, which the page holds as JSON. */
 (function () {
   "use strict";
   const { driftAt } = window.smfArithmetic;
   const { html, svg, slider, piece, text, said } = window.smfPage;
-  const CURVES = {
-    A: { kind: "warm", gains: [0, 3, 6, 9, 11], drifts: [0, 0.4, 1.2, 2.6, 4] },
-    B: { kind: "cool", gains: [0, 2, 4, 6, 7.5], drifts: [0, 0.05, 0.2, 0.6, 1.4] },
-  };
+  const KINDS = ["cool", "warm", "third"];
 
   piece("drift", (place) => {
-    const points = (x) => `${text(x, 1)} points`;
-    const gain = slider("gain to compare at", { min: 0.5, max: 11, step: 0.5, value: 6, show: points }, draw);
+    const held = document.getElementById("recorded-curves");
+    if (!held) {
+      place.textContent = "No study of whole curves is on record, so there is nothing to read here.";
+      return;
+    }
+    const recorded = JSON.parse(held.textContent);
+    const curves = recorded.curves.map((curve, i) => ({ ...curve, kind: KINDS[i % KINDS.length] }));
+    const all = (field) => curves.flatMap((curve) => curve[field]);
+    const top = Math.ceil(Math.max(...all("gains")));
+    const decades = [Math.floor(Math.log10(Math.min(...all("drifts")))), Math.ceil(Math.log10(Math.max(...all("drifts"))))];
+    const x = (gain) => 40 + (Math.max(gain, 0) / top) * 294;
+    const y = (drift) => 190 - ((Math.log10(drift) - decades[0]) / (decades[1] - decades[0])) * 170;
+    const points = (number) => `${text(number, 1)} points`;
+    const nats = (number) => String(Number(number.toPrecision(2)));
+    const gain = slider("gain to compare at", { min: 0.5, max: top, step: 0.5, value: Math.round(top / 2), show: points }, draw);
     const chart = html("div", { class: "move-chart" });
+    const key = html("p", { class: "move-key" }, curves.map((curve) =>
+      html("span", { class: `move-${curve.kind}` }, `● ${curve.label}`)));
     const words = said();
-    place.append(html("div", { class: "move-controls" }, gain.row), chart, words);
+    place.append(html("div", { class: "move-controls" }, gain.row), key, chart, words);
 
     function draw() {
       const at = gain.value;
-      const x = (value) => 34 + (value / 11.5) * 300;
-      const y = (value) => 170 - (value / 4.2) * 150;
-      const drift = Object.fromEntries(Object.entries(CURVES).map(([name, curve]) =>
-        [name, driftAt(curve.gains, curve.drifts, at)]));
-      const marks = Object.entries(CURVES).map(([name, curve]) => {
-        const last = curve.gains.length - 1;
-        return svg("g", {},
+      const found = curves.map((curve) => {
+        const log = driftAt(curve.gains, curve.drifts.map(Math.log), at);
+        return { ...curve, drift: log === null ? null : Math.exp(log) };
+      });
+      const ticks = [];
+      for (let power = decades[0]; power <= decades[1]; power++) ticks.push(10 ** power);
+      chart.replaceChildren(svg("svg", { viewBox: "0 0 350 225", role: "img", "aria-label":
+        `Curves of drift over gain of study ${recorded.study}, and a line at a gain of ${points(at)}` },
+        ticks.map((value) => svg("g", {},
+          svg("line", { class: "move-rule", x1: 40, x2: 334, y1: y(value), y2: y(value) }),
+          svg("text", { x: 36, y: y(value) + 4, "text-anchor": "end" }, nats(value)))),
+        Array.from({ length: Math.floor(top / 5) + 1 }, (_, i) =>
+          svg("text", { x: x(5 * i), y: 206, "text-anchor": "middle" }, String(5 * i))),
+        svg("text", { x: 187, y: 222, "text-anchor": "middle" }, "gain on the exam, points"),
+        svg("text", { x: 4, y: 12 }, "KL from the base model, nats a token"),
+        svg("line", { class: "move-height", x1: x(at), x2: x(at), y1: 20, y2: 190 }),
+        found.map((curve) => svg("g", {},
           svg("polyline", { class: `move-line move-${curve.kind}`,
             points: curve.gains.map((g, i) => `${x(g)},${y(curve.drifts[i])}`).join(" ") }),
           curve.gains.map((g, i) => svg("circle", { class: `move-dot move-${curve.kind}`, cx: x(g), cy: y(curve.drifts[i]), r: 3 })),
-          svg("text", { x: x(curve.gains[last]) + (name === "A" ? -8 : 8), y: y(curve.drifts[last]) + 4,
-            "text-anchor": name === "A" ? "end" : "start" }, `method ${name}`),
-          drift[name] === null ? null : svg("line", { class: `move-line move-${curve.kind} move-dash`,
-            x1: 34, x2: x(at), y1: y(drift[name]), y2: y(drift[name]) }));
-      });
-      chart.replaceChildren(svg("svg", { viewBox: "0 0 350 205", role: "img", "aria-label":
-        `Two invented curves of drift over gain, and a line at a gain of ${text(at, 1)} points` },
-        [0, 1, 2, 3, 4].map((value) => svg("g", {},
-          svg("line", { class: "move-rule", x1: 34, x2: 334, y1: y(value), y2: y(value) }),
-          svg("text", { x: 30, y: y(value) + 4, "text-anchor": "end" }, `${value} %`))),
-        [0, 2, 4, 6, 8, 10].map((value) => svg("text", { x: x(value), y: 186, "text-anchor": "middle" }, String(value))),
-        svg("text", { x: 184, y: 202, "text-anchor": "middle" }, "gain, points"),
-        svg("text", { x: 4, y: 12 }, "drift of perplexity"),
-        svg("line", { class: "move-height", x1: x(at), x2: x(at), y1: 20, y2: 170 }), marks));
-      const reached = Object.entries(drift).map(([name, value]) => value === null ?
-        `${name} does not reach ${points(at)}, so nothing can be said about it there` : `${name} has drifted ${text(value, 2)} %`);
-      words.textContent = `At a gain of ${points(at)}, ${reached.join("; ")}.` + (drift.A === null || !drift.B ? "" :
-        ` A drifts ${text(drift.A / drift.B, 1)} times as much as B.`);
+          curve.drift === null ? null : svg("circle", { class: `move-dot move-open move-${curve.kind}`, cx: x(at), cy: y(curve.drift), r: 5 })))));
+      const reached = found.map((curve) => curve.drift === null
+        ? `${curve.label} has no run on both sides, so nothing can be said about it there`
+        : `${curve.label} has drifted ${nats(curve.drift)} nats`);
+      const [first, ...others] = found.filter((curve) => curve.drift !== null);
+      const times = (others || []).map((curve) => `${curve.label} ${text(curve.drift / first.drift, 1)} times`);
+      words.textContent = `At a gain of ${points(at)}: ${reached.join("; ")}.` +
+        (times.length ? ` In units of ${first.label}: ${times.join(", ")}.` : "");
     }
     draw();
   });

@@ -21,8 +21,8 @@ WORDS = {
     "unknown": "cannot be compared with {}",
 }
 NOTHING = "Study {} has no curves yet: a curve is a method at two learning rates or more."
-UNITS = {"accuracy": "points lost", "perplexity": "percentage points of perplexity"}
-FEW_SEEDS = "There is one seed, so intervals do not cover the luck of training."
+UNITS = {"accuracy": "points", "perplexity": "percentage points"}
+ONE_SEED = "{} {} one seed, so intervals do not cover the luck of training."
 
 
 def found_on_record(profile: str) -> str:
@@ -91,8 +91,10 @@ def came_out(frontier: Frontier, method: str, references: Sequence[str], at: flo
     told += _reach(frontier, method, references)
     told += _not_won(frontier, method, references, at)
     told += _gentlest(frontier, references)
-    if min(curve.seeds for curve in frontier.curves.values()) == 1:
-        told.append(FEW_SEEDS)
+    once = [name for name, curve in frontier.curves.items() if curve.seeds == 1]
+    if once:
+        has = "have" if len(once) > 1 else "has"
+        told.append(ONE_SEED.format(_labels(frontier, once), has))
     return told
 
 
@@ -178,8 +180,9 @@ def _other_probes(
                 state, numbers = _beside(frontier, metric, found)
                 words = WORDS[state].format(frontier.label(name))
                 parts.append(f"{words} ({numbers})")
-            title = frontier.start.measure(metric).spec.title
-            told.append(f"{title}: {frontier.label(method)} {listed(parts)}.")
+            measure = frontier.start.measure(metric)
+            lost = "" if measure.unit == "nats" else ", what it lost minus what the other lost"
+            told.append(f"{measure.title}{lost}: {frontier.label(method)} {listed(parts)}.")
     return told
 
 
@@ -213,22 +216,26 @@ def _state(clear: bool, less: bool) -> str:
 
 def _not_won(frontier: Frontier, method: str, references: Sequence[str], at: float) -> list[str]:
     """In one sentence: by which probes, and against whom, the method is not clearly ahead."""
-    lost: dict[str, list[str]] = {}
+    lost: dict[str, dict[str, list[str]]] = {}
     for metric in frontier.drift_metrics:
-        title = frontier.start.measure(metric).spec.title
+        title = frontier.start.measure(metric).title
         for name, found in _compared(frontier, metric, method, references, at).items():
             state = _beside(frontier, metric, found)[0]
             if state != "ahead":
-                lost.setdefault(name, []).append(f"{title} ({state})")
+                lost.setdefault(name, {}).setdefault(state, []).append(title)
     label = frontier.label(method)
     curves = frontier.measured()
-    parts = [f"against {frontier.label(name)} by {listed(probes)}" for name, probes in lost.items()]
+    parts = [
+        f"{WORDS[state].format(frontier.label(name)).replace('*', '')} by {listed(probes)}"
+        for name, states in lost.items()
+        for state, probes in states.items()
+    ]
     more = [n for n in references if n in curves and curves[n].highest > curves[method].highest]
     if more:
-        parts.append(f"in the largest gain, against {_labels(frontier, more)}")
+        parts.append(f"gains less at most than {_labels(frontier, more)}")
     if not parts:
         return [f"There is no probe here by which {label} is not clearly ahead."]
-    return [f"**Where {label} does not win**: {'; '.join(parts)}."]
+    return [f"**Where {label} does not win**: it {'; it '.join(parts)}."]
 
 
 def _reach(frontier: Frontier, method: str, references: Sequence[str]) -> list[str]:

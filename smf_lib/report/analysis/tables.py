@@ -18,7 +18,7 @@ from ..text import CROWDED, as_html, count, duration, listed, memory, sentences,
 from .arms import Arm, arm_name, base_of, group_arms
 from .captions import best_floor, precision_name
 from .decisions import holm_p
-from .effects import change, compare, equal_gain, level, retention
+from .effects import change, compare, level, retention
 from .frontier import NotOnRecord
 from .stats import Interval
 
@@ -191,45 +191,6 @@ def comparison_table(records: Sequence[Record]) -> pd.DataFrame:
     for row in rows:
         row["Corrected p"] = DASH if row["McNemar p"] == DASH else next(corrected)
     return pd.DataFrame(rows)
-
-
-def equal_gain_table(records: Sequence[Record]) -> pd.DataFrame:
-    """Drift of each method at one exam gain, one row a method; for the records of one sweep.
-
-    Raises ValueError, with the reason, if no probe allows a comparison.
-    """
-    arms = group_arms(records)
-    labels = {arm.first.method: arm.first.label for arm in arms}
-    columns: dict[str, dict[str, str]] = {}
-    reasons = []
-    for metric, measure in drift_measures(records).items():
-        result = equal_gain(arms, metric)
-        if result.reason:
-            reasons.append(f"{metric}: {result.reason}")
-            continue
-        head, factor, digits = measure.drift_head, measure.factor, measure.digits
-        columns.setdefault("At exam gain (points)", {}).update(
-            dict.fromkeys(result.drifts, signed(100 * result.at, 1))
-        )
-        columns[head] = {
-            method: number(interval.scaled(factor), digits, sign=True)
-            for method, interval in result.drifts.items()
-        }
-        columns[f"{head}, minus LoRA's"] = {
-            method: number(interval.scaled(factor), digits, sign=True)
-            for (method, other), interval in result.excess.items()
-            if other == "lora"
-        }
-        columns[f"{head}, as a share of LoRA's"] = {
-            method: number(interval, 2)
-            for (method, other), interval in result.ratios.items()
-            if other == "lora" and interval.known
-        }
-    if not columns:
-        raise ValueError("; ".join(reasons))
-    table = pd.DataFrame({head: cells for head, cells in columns.items() if cells}).fillna(DASH)
-    table.insert(0, "Method", [labels[method] for method in table.index])
-    return table.reset_index(drop=True)
 
 
 def cost_table(records: Sequence[Record]) -> pd.DataFrame:

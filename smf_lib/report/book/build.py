@@ -17,6 +17,7 @@ from ...study.profiles import Profile, RunSpec
 from ...study.records.record import Record
 from ...study.records.results import ResultsError, read_record
 from ..text import as_html, as_markdown
+from .drawn import place
 from .pages import BookError, as_page, for_download, read_notebook, used_values, with_outputs
 from .site_check import check_site
 
@@ -51,6 +52,7 @@ def stage(profile: Profile, source: Path, root: Path, site: Path) -> Path:
             _write(site / f"{name}.md", _methods_page(profile, shown, machines))
         else:
             _stage_notebook(profile, source, root, site, name, name, machines)
+    place(site, root / "results")
     footer = f"Drawn by profile {profile.name} on {machines}."
     return stage_settings(source, site, _expand(toc, profile, shown), footer)
 

@@ -100,7 +100,7 @@ def as_page(
             cell.source = LABEL_LINE.sub("", cell.source)
         if _has_tag(cell, TAG):
             table = parameter_table(read_parameters(cell.source), values)
-            cells.append(nbformat.v4.new_markdown_cell(f"**Parameters**\n\n{table}"))
+            cells.append(nbformat.v4.new_markdown_cell(f":::{{dropdown}} Parameters\n{table}\n:::"))
         elif cell.cell_type == "code":
             cells += _figures(cell)
         else:

@@ -15,6 +15,7 @@ from pathlib import Path
 from ...study import notebooks
 from ...study.records.provenance import git_state
 from .build import make_pages, notebook_names, stage_prose, stage_settings, when, write_page
+from .drawn import place
 from .pages import BookError, read_notebook, used_values, with_outputs, without_outputs
 
 FROM_RECORDS = ("00_frontier", "03_results", "05_cost", "06_paper")
@@ -58,6 +59,7 @@ def stage_published(source: Path, work: Path, site: Path) -> Path:
             write_page(drawn, used_values(executed), page, header)
         else:
             write_page(without_outputs(notebook), {}, page, NOT_RUN)
+    place(site, work / "results")
     return stage_settings(source, site, toc, _footer(source))
 
 
@@ -87,6 +89,6 @@ def _run(name: str, source: Path, work: Path) -> None:
 def _footer(source: Path) -> str:
     """When, and by which code, the edition was drawn."""
     today = date.today()
-    commit, dirty = git_state(source)
+    commit, dirty = git_state(source / "smf_lib" / "study" / "records")
     code = f", by commit {commit[:10]}{' with changes' if dirty else ''}" if commit else ""
     return f"Drawn from recorded studies on {today.day} {today:%B %Y}{code}."

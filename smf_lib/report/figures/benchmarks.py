@@ -141,7 +141,7 @@ def step_of_methods(record: Benchmark) -> Figure:
         f"Time of a training step, same tokens ({_machine(record)}; medians of steps taken in "
         "turn). "
         + ". ".join(said)
-        + ". Black line: what multiplications alone lead one to expect, "
+        + ". Line across a bar: what multiplications alone lead one to expect, "
         "from sparse memory's time. Pale: a plain step, as transformers and PEFT alone take it."
     )
     return Figure(figure, caption, "Bars of step time by method. " + caption)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
@@ -238,14 +239,14 @@ def _there(frontier: Frontier, names: Sequence[str]) -> list[str]:
 
 
 def _curve(ax: Axes, frontier: Frontier, name: str, colour: str, linestyle: str = "-") -> Label:
-    """Dots and the line through them; returns the label of the line's end."""
+    """Dots and the line through them; returns the label of the dot with the largest gain."""
     curve = frontier.measured()[name]
     gains, drifts = 100 * curve.gains[0], curve.back(curve.heights[0])
     ax.plot(
         gains, drifts, "o", linestyle=linestyle, color=colour, markersize=5.5,
         markeredgecolor="white", markeredgewidth=0.7, linewidth=1.9, zorder=3,
     )  # fmt: skip
-    end = int(np.argmax(drifts))
+    end = int(np.argmax(gains))
     return Label(gains[end], drifts[end], frontier.label(name), colour)
 
 
@@ -310,8 +311,10 @@ def _compared(
         )  # fmt: skip
         if name != first:
             times = frontier.ratio((name, first), at).value
-            labels.append(Label(at, height, f"{times:.2g} times", "#333333"))
-    label_beside(ax, labels, "left", size=11, weight="bold")
+            words = f"{times:.2g} \N{MULTIPLICATION SIGN} {frontier.label(first)}"
+            labels.append(Label(at, height, words, "#333333"))
+    halo = [withStroke(linewidth=3, foreground="white")]
+    label_beside(ax, labels, "left", size=11, weight="bold", path_effects=halo)
 
 
 def _floors(ax: Axes, frontier: Frontier) -> str:
@@ -356,7 +359,7 @@ def _own_points(
             gain, drift = change(arm, base, EXAM), change(arm, base, DIVERGENCE)
         except ResultsError:
             continue
-        if _same_exam(frontier, arm) and gain.known and drift.known and drift.value > 0:
+        if _same_exam(frontier, base) and gain.known and drift.known and drift.value > 0:
             found.append((arm.curve, gain.value, drift.value))
             used.append(arm)
     exam = used[0].first.data.exam if used else None
@@ -368,11 +371,14 @@ def _own_points(
     )
 
 
-def _same_exam(frontier: Frontier, arm: Arm) -> bool:
-    """Whether a run of another study answered the same exam for the same divergence."""
-    pair = frontier.start.first, arm.first
+def _same_exam(frontier: Frontier, base: Arm) -> bool:
+    """Whether another study asks the same exam: its name, model and what the model can answer."""
+    pair = frontier.start.first, base.first
     exams = {record.data.exam.name for record in pair if record.data.exam}
-    return len(exams) == len({record.model.sha256 for record in pair}) == 1
+    if not len(exams) == len({record.model.sha256 for record in pair}) == 1:
+        return False
+    one, other = level(frontier.start, EXAM), level(base, EXAM)
+    return one.low <= other.high and other.low <= one.high
 
 
 def _passes(frontier: Frontier, name: str) -> int:

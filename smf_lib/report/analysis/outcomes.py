@@ -1,0 +1,110 @@
+"""What came out of studies with one learning rate a method, in sentences from their records.
+
+A method that learned less forgets less for free, so every sentence on drift stands beside the gain.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ...study.records.record import Record
+from ..measures import EXAM, drift_measures
+from ..text import duration, listed, memory, signed, size
+from .arms import Arm, arm_name, base_of, group_arms
+from .effects import are_paired, change, contrast
+from .stats import Interval
+
+REFERENCES = ("lora", "full")
+NOTHING = "No run of sparse memory finetuning stands beside LoRA or full finetuning on record."
+
+
+def came_out(records: Sequence[Record]) -> list[str]:
+    """For each study its gains, then each memory against LoRA and against full finetuning."""
+    told = []
+    for arms in _studies(records):
+        trained = [arm for arm in arms if not arm.is_base and arm.has(EXAM)]
+        gains = {arm: change(arm, base_of(arm, arms), EXAM) for arm in trained}
+        ordered = sorted(gains, key=lambda arm: -gains[arm].value)
+        if ordered:
+            points = listed(f"{arm_name(arm, arms)} {_numbers(gains[arm], 1)}" for arm in ordered)
+            told.append(f"Study {arms[0].where}, gain on the exam in points: {points}.")
+        told += [_against(first, second, arms) for first, second in _pairs(arms)]
+    return told or [NOTHING]
+
+
+def cost_came_out(records: Sequence[Record], steps: dict[str, Any] | None) -> list[str]:
+    """Time, memory and bytes of each memory over those of LoRA and of full finetuning.
+
+    steps: the record of the benchmark `step_vs_methods`, whose ratios are of steps taken in turn.
+    """
+    told = []
+    for batch, found in (steps or {"results": {}})["results"].items():
+        ratios = {"LoRA": found["smf_against_lora"], "full finetuning": found["smf_against_full"]}
+        parts = [
+            f"{ratio['median']:.2f} [{ratio['least']:.2f}, {ratio['most']:.2f}] of one of {name}"
+            for name, ratio in ratios.items()
+        ]
+        told.append(
+            f"**A step of sparse memory ({batch}) takes {listed(parts)}** (median ratio; in "
+            "brackets the least and the most of any round)."
+        )
+    for arms in _studies(records):
+        told += [_cost_against(first, second, arms) for first, second in _pairs(arms)]
+    return told or [NOTHING]
+
+
+def _studies(records: Sequence[Record]) -> list[list[Arm]]:
+    """The arms of each study."""
+    studies: dict[str, list[Arm]] = {}
+    for arm in group_arms(records):
+        studies.setdefault(arm.where, []).append(arm)
+    return list(studies.values())
+
+
+def _pairs(arms: Sequence[Arm]) -> list[tuple[Arm, Arm]]:
+    """Each arm that selects rows, with each of the references."""
+    others = [arm for name in REFERENCES for arm in arms if arm.first.method == name]
+    return [(arm, other) for arm in arms if arm.first.selection for other in others]
+
+
+def _numbers(interval: Interval, digits: int) -> str:
+    ends = (signed(x, digits) for x in (interval.value, interval.low, interval.high))
+    return "{} [{}, {}]".format(*ends)
+
+
+def _against(first: Arm, second: Arm, arms: Sequence[Arm]) -> str:
+    """Gain and every drift of one arm minus those of another on the same items."""
+    names = f"**{arm_name(first, arms)} against {arm_name(second, arms)}**"
+    if not are_paired(first, second, EXAM):
+        return f"{names}: they answered other questions, so nothing is compared."
+    gained = contrast(first, second, EXAM)
+    learned = "as much, as far as these questions tell"
+    if gained.clear:
+        learned = "more" if gained.value > 0 else "less"
+    states: dict[str, list[str]] = {"drifted less by": [], "more by": [], "not told apart by": []}
+    for metric, measure in drift_measures(first.records).items():
+        if not (first.has(metric) and second.has(metric) and are_paired(first, second, metric)):
+            continue
+        found = contrast(first, second, metric)
+        better = (found.value > 0) == measure.spec.more_is_better
+        state = "drifted less by" if better else "more by"
+        units = {"accuracy": "points", "perplexity": "% of perplexity", "nats": "nats"}
+        numbers = f"{_numbers(found, min(measure.digits, 3))} {units[measure.unit]}"
+        states[state if found.clear else "not told apart by"].append(f"{measure.title} ({numbers})")
+    parts = [f"{words} {listed(probes)}" for words, probes in states.items() if probes]
+    return f"{names}: learned {learned} ({_numbers(gained, 1)} points); {'; '.join(parts)}."
+
+
+def _cost_against(first: Arm, second: Arm, arms: Sequence[Arm]) -> str:
+    """One arm's cost of training beside that of another, each trained once or averaged."""
+    shown = {
+        "train_seconds": ("training time", duration),
+        "peak_memory_bytes": ("peak memory", memory),
+        "saved_bytes": ("on disk", size),
+    }
+    parts = []
+    for field, (words, text) in shown.items():
+        ours, theirs = first.mean_cost(field), second.mean_cost(field)
+        times = f", {ours / theirs:.2g} times" if theirs else ""
+        parts.append(f"{words} {text(ours)} beside {text(theirs)}{times}")
+    names = f"{arm_name(first, arms)} against {arm_name(second, arms)}"
+    return f"Study {first.where}, {names}: {'; '.join(parts)}."

@@ -1,0 +1,49 @@
+"""What came out of a study with one rate a method: both references, both signs, in words."""
+
+import pytest
+from helpers_records import simulated
+
+from smf_lib.report.analysis import outcomes
+
+
+def records(**effects):
+    """The base model, LoRA, full finetuning and one memory: (gain, log perplexity, loss, KL)."""
+    usual = {
+        "base": (0.0, 0.0, 0.0, 0.0),
+        "full": (0.2, 0.05, 0.05, 0.05),
+        "lora": (0.2, 0.10, 0.10, 0.11),
+        "smf-kl": (0.2, 0.01, 0.0, 0.005),
+    }
+    return [simulated(name, effect) for name, effect in (usual | effects).items()]
+
+
+def test_gains_and_both_references_are_told():
+    told = outcomes.came_out(records())
+    assert told[0].startswith("Study quick/local, gain on the exam in points: ")
+    assert len(told) == 3 and "against LoRA" in told[1] and "against Full" in told[2]
+    assert "learned as much" in told[1] and "; drifted less by" in told[1]
+
+
+def test_what_is_lost_is_told_as_well():
+    told = " ".join(outcomes.came_out(records(**{"smf-kl": (0.02, 0.3, 0.3, 0.5)})))
+    assert "learned less" in told and "; more by Prose perplexity" in told
+    assert "drifted less" not in told
+
+
+def test_studies_are_told_apart():
+    other = [record.model_copy(update={"study": "reference"}) for record in records()]
+    told = " ".join(outcomes.came_out([*records(), *other]))
+    assert "Study quick/local" in told and "Study quick/reference" in told
+
+
+@pytest.mark.parametrize("told", [outcomes.came_out([]), outcomes.cost_came_out([], None)])
+def test_nothing_on_record_is_said(told):
+    assert told == [outcomes.NOTHING]
+
+
+def test_costs_stand_beside_both_references():
+    ratio = {"median": 0.5, "least": 0.4, "most": 0.75}
+    steps = {"results": {"8 x 36": {"smf_against_lora": ratio, "smf_against_full": ratio}}}
+    told = outcomes.cost_came_out(records(), steps)
+    assert "0.50 [0.40, 0.75] of one of LoRA" in told[0]
+    assert len(told) == 3 and all("training time" in text for text in told[1:])
