@@ -126,7 +126,7 @@ def view_parameters(wildcards):
 def pages():
     """Files of the repository that only the pages are made of."""
     prose = [p for p in SOURCE.joinpath("book").rglob("*") if p.is_file()]
-    prose = [str(p) for p in prose if p.suffix in (".md", ".bib", ".css", ".svg", ".png")]
+    prose = [str(p) for p in prose if p.suffix in (".md", ".bib", ".css", ".js", ".svg", ".png")]
     notebooks = [str(p) for p in SOURCE.joinpath("notebooks").glob("*.ipynb")]
     return sorted([*prose, *notebooks, source("_config.yml"), source("_toc.yml")])
 

@@ -30,6 +30,11 @@ def test_what_is_lost_is_told_as_well():
     assert "drifted less" not in told
 
 
+def test_less_drift_after_less_learning_is_no_merit():
+    told = outcomes.came_out(records(**{"smf-kl": (0.02, 0.0, 0.0, 0.001)}))
+    assert all(text.endswith("drifting less is no merit by itself.") for text in told[1:])
+
+
 def test_studies_are_told_apart():
     other = [record.model_copy(update={"study": "reference"}) for record in records()]
     told = " ".join(outcomes.came_out([*records(), *other]))

@@ -91,6 +91,8 @@ def _against(first: Arm, second: Arm, arms: Sequence[Arm]) -> str:
         numbers = f"{_numbers(found, min(measure.digits, 3))} {units[measure.unit]}"
         states[state if found.clear else "not told apart by"].append(f"{measure.title} ({numbers})")
     parts = [f"{words} {listed(probes)}" for words, probes in states.items() if probes]
+    if learned == "less" and states["drifted less by"]:
+        parts.append("having learned less, drifting less is no merit by itself")
     return f"{names}: learned {learned} ({_numbers(gained, 1)} points); {'; '.join(parts)}."
 
 
