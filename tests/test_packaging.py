@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers_models import memory_model, tables, tiny_model
+from helpers_text import word_tokenizer
 
 from smf_lib.study.profiles import PROFILE_DIR
 
@@ -69,6 +70,7 @@ def test_a_program_that_imports_peft_alone_loads_a_saved_memory(installed, tmp_p
     torch.nn.init.normal_(table.values)
     tiny_model().save_pretrained(tmp_path / "base")
     model.save_pretrained(tmp_path / "adapter")
+    word_tokenizer().save_pretrained(tmp_path / "base")
     code = """
 import importlib.util, sys
 assert importlib.util.find_spec("peft") and "torch" not in sys.modules
@@ -80,6 +82,7 @@ base = AutoModelForCausalLM.from_pretrained("base")
 base.load_adapter("adapter")
 models = [base, AutoPeftModelForCausalLM.from_pretrained("adapter")]
 models.append(PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("base"), "adapter"))
+models.append(pipeline("text-generation", model="adapter").model)
 with torch.no_grad():
     torch.save([model(input_ids=ids).logits for model in models], "logits.pt")
 """

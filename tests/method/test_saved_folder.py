@@ -19,7 +19,7 @@ from helpers_models import (
 from peft import PeftModel, get_peft_model
 from transformers import AutoModelForSequenceClassification, LlamaConfig
 
-from smf_lib import RowAdamW, SparseMemoryConfig, register_rule
+from smf_lib import RowAdamW, RowPatch, SparseMemoryConfig, register_rule
 
 
 def optimizer(model):
@@ -182,7 +182,15 @@ def test_a_module_with_a_memory_in_it_is_not_saved_whole(name):
         get_peft_model(tiny_model(), memory_config(modules_to_save=[name]))
 
 
-def test_two_adapters_have_heads_of_their_own(tmp_path):
+@pytest.mark.parametrize(
+    "settings", [{"modules_to_save": ["lm_head"]}, {"trainable_token_indices": [5]}]
+)
+def test_a_row_patch_of_a_memory_with_dense_weights_beside_it_is_refused(settings):
+    with pytest.raises(ValueError, match=rf"{next(iter(settings))}=.* store this finetune with"):
+        RowPatch.from_model(trained(**settings))
+
+
+def test_two_adapters_have_heads_of_their_own():
     model = memory_model(modules_to_save=["lm_head"])
     model.add_adapter("other", memory_config(modules_to_save=["lm_head"]))
     train_step(model, optimizer(model), tokens(2, 9))

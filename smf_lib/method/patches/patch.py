@@ -84,8 +84,9 @@ class RowPatch:
                 initialises it.
 
         Raises:
-            ValueError: unknown adapter; a memory that is not trained by rows alone; no updated
-                row; a row that changed though it was never updated; a start of another memory.
+            ValueError: unknown adapter; a memory that is not trained by rows alone, or has dense
+                weights trained beside it; no updated row; a row that changed though it was never
+                updated; a start of another memory.
         """
         config = smf_tuner(model, adapter).peft_config[adapter]
         if config.update != "sparse" or config.trainable == "memory":
@@ -94,6 +95,12 @@ class RowPatch:
                 "a row patch holds a finetune with update='sparse' and trainable='values' or "
                 "'values+scale'; store this one with save_pretrained"
             )
+        for name in ("modules_to_save", "trainable_token_indices"):
+            if getattr(config, name) is not None:
+                raise ValueError(
+                    f"{name}={getattr(config, name)!r} trains dense weights beside the memory, and "
+                    "a row patch cannot hold them; store this finetune with save_pretrained"
+                )
         identity = Identity.of(model, adapter)
         if start is not None:
             refuse_differences(
