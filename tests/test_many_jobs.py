@@ -31,6 +31,7 @@ def root(tmp_path_factory) -> Path:
     path = root / "profiles" / "smoke.yaml"
     content = yaml.safe_load(path.read_text("utf-8"))
     content["evaluation"] = {"probes": ["self_text"]}
+    content["exam"] |= {"train_rows": 8, "test_rows": 4}
     path.write_text(yaml.safe_dump(content, sort_keys=False), "utf-8")
     return root
 
@@ -83,25 +84,16 @@ def slurm(tmp_path) -> Path:
     return tmp_path
 
 
-def test_every_run_is_planned_as_a_job_of_a_cluster(root):
-    done = snakemake(
-        root, "--executor", "slurm", "--jobs", "9", "--dry-run", "--forceall",
-        "--config", "profile=smoke", "--", "study",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    plan = done.stdout + done.stderr
-    assert plan.count("rule finetune:") == 5 and plan.count("rule study:") == 1
-    assert "rule build_memory:" not in plan and "rule view:" not in plan
-
-
-def test_a_run_is_submitted_with_the_cores_that_were_asked_for(root, slurm):
+def test_every_run_is_submitted_as_a_job_with_the_cores_that_were_asked_for(root, slurm):
     done = snakemake(
         root, "--executor", "slurm", "--jobs", "9", "--seconds-between-status-checks", "1",
         "--set-threads", "finetune=4", "--default-resources", "gpu=1", "slurm_account=a",
-        "slurm_partition=p", "--config", "profile=smoke",
-        "--", "results/smoke/local/lora-seed0.json", search=str(slurm),
+        "slurm_partition=p", "--forceall", "--config", "profile=smoke",
+        "--", "study", search=str(slurm),
     )  # fmt: skip
     assert "sbatch failed" in done.stdout + done.stderr
-    submitted = (slurm / "submitted").read_text()
-    assert "--gpus=1" in submitted and "--cpus-per-task=4" in submitted
-    assert "finetune:run_id=lora-seed0" in submitted
+    jobs = (slurm / "submitted").read_text().splitlines()
+    runs = ["base", "full-seed0", "lora-seed0", "smf-kl-seed0", "smf-tfidf-seed0"]
+    assert sorted(re.findall(r"finetune:run_id=([\w-]+)", "\n".join(jobs))) == runs
+    assert len(jobs) == 5  # nothing but runs
+    assert all("--gpus=1" in job and "--cpus-per-task=4" in job for job in jobs)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -66,6 +68,14 @@ def root(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture
+def copied_workers(monkeypatch):
+    """Workers are copies of one process that has imported all: for what they do once they run."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["smf_lib.study.study"])
+    monkeypatch.setattr(many, "multiprocessing", SimpleNamespace(get_context=lambda _: context))
+
+
 def records(root: Path, name: str = "smoke") -> dict:
     found = (root / "results" / name / "local").glob("*.json")
     return {path.stem: read_record(path) for path in found}
@@ -77,10 +87,12 @@ def jobs_of(path: Path, root: Path) -> list[Job]:
 
 
 def test_runs_side_by_side_are_recorded_as_one_after_another(root, capsys):
+    smoke = yaml.safe_load((PROFILE_DIR / "smoke.yaml").read_text())["methods"]
+    methods = {name: smoke[name] for name in ("base", "full", "smf-kl")}
     probes = {"evaluation": {"probes": ["self_text"]}, "seeds": [0, 1]}
-    path = write_profile(root, **probes)
+    path = write_profile(root, methods=methods, **probes)
     main(["run", "--profile", str(path), "--jobs", "2"])
-    assert "done: 9 runs; done before: 0" in capsys.readouterr().out
+    assert "done: 5 runs; done before: 0" in capsys.readouterr().out
     together = records(root)
     assert sorted(together) == sorted(job.spec.run_id for job in jobs_of(path, root))
     logs = root / "work" / "smoke" / "logs"
@@ -89,13 +101,12 @@ def test_runs_side_by_side_are_recorded_as_one_after_another(root, capsys):
     assert not list((root / "work").rglob("weights"))
     written = {p: p.stat().st_mtime_ns for p in (root / "results").rglob("*.json")}
     main(["run", "--profile", str(path), "--jobs", "2"])
-    assert "done: 0 runs; done before: 9" in capsys.readouterr().out
+    assert "done: 0 runs; done before: 5" in capsys.readouterr().out
     assert {p: p.stat().st_mtime_ns for p in written} == written
 
     (root / "results").rename(root / "together")
     (root / "work").rename(root / "done")
-    names = ["base", "smf-kl", "full"]
-    main(["run", "--profile", str(path), "--method", *names, "--seed", "1"])
+    main(["run", "--profile", str(path), "--method", *methods, "--seed", "1"])
     alone = records(root)
     assert len(alone) == 3
     for run_id, record in alone.items():
@@ -105,7 +116,7 @@ def test_runs_side_by_side_are_recorded_as_one_after_another(root, capsys):
         assert record.selection == other.selection
 
 
-def test_a_failed_run_is_told_and_stops_no_other(root, capsys):
+def test_a_failed_run_is_told_and_stops_no_other(root, copied_workers, capsys):
     methods = {"a": sparse("spoilt"), "b": sparse("deadly"), "c": sparse("kl")}
     path = write_profile(root, methods=methods)
     with pytest.raises(SystemExit) as ended:
@@ -119,7 +130,7 @@ def test_a_failed_run_is_told_and_stops_no_other(root, capsys):
     assert list(records(root)) == ["c-seed0"]
 
 
-def test_runs_of_two_profiles_that_train_the_same_are_trained_once(root):
+def test_runs_of_two_profiles_that_train_the_same_are_trained_once(root, copied_workers):
     methods = {"base": {"label": "Base", "kind": "base"}, "a": sparse("kl"), "b": sparse("count")}
     one = write_profile(root, methods=methods)
     methods = {"a": sparse("kl") | {"label": "A", "learning_rate": [1.0e-2, 2.0e-2]}}
@@ -138,7 +149,7 @@ def test_runs_of_two_profiles_that_train_the_same_are_trained_once(root):
     ]
 
 
-def test_a_killed_driver_loses_nothing_that_is_finished(root):
+def test_a_killed_driver_loses_nothing_that_is_finished(root, copied_workers):
     methods = {"a": sparse("kl"), "b": sparse("slow"), "c": sparse("slow")}
     path = write_profile(root, methods=methods)
     command = [sys.executable, "-m", "smf_lib.study", "run", "--profile", str(path), "--jobs", "2"]
@@ -179,13 +190,13 @@ def test_no_run_is_begun_that_would_not_be_done_in_time(root):
     assert runs._next().spec.method == "base"
 
 
-def test_a_run_that_is_still_going_at_the_limit_is_ended(root, monkeypatch):
+def test_a_run_that_is_still_going_at_the_limit_is_ended(root, copied_workers, monkeypatch):
     arm = {**sparse("slow"), "training": {"epochs": 100}}
     path = write_profile(root, methods={"m": arm, "n": arm})
     monkeypatch.setattr(many, "GRACE_SECONDS", 1.0)
     started = time.monotonic()
-    outcome = run_many(jobs_of(path, root), 1, seconds=15)
-    assert time.monotonic() - started < 25
+    outcome = run_many(jobs_of(path, root), 1, seconds=4)
+    assert time.monotonic() - started < 14
     assert outcome.ended == ["smoke/m-seed0"] and not outcome.failed
     assert outcome.not_started == {"smoke/n-seed0": "the time is short"}
     assert "the same command goes on" in "\n".join(outcome.lines())
@@ -197,7 +208,7 @@ def test_the_time_there_is_counts_from_the_start_of_the_command(root, capsys):
     assert "not started, the time is short: smoke/m-seed0" in capsys.readouterr().out
 
 
-def test_what_another_process_has_begun_is_left_to_it(root):
+def test_what_another_process_has_begun_is_left_to_it(root, copied_workers):
     path = write_profile(root, methods={"m": sparse("kl"), "n": sparse("kl")})
     jobs = jobs_of(path, root)
     with FileLock(many._lock_file(jobs[0].study, jobs[0].spec)):
@@ -206,7 +217,7 @@ def test_what_another_process_has_begun_is_left_to_it(root):
     assert outcome.done == ["smoke/n-seed0"]
 
 
-def test_a_run_that_others_go_on_from_comes_before_them(root, data):
+def test_a_run_that_others_go_on_from_comes_before_them(root, data, copied_workers):
     content = yaml.safe_load((PROFILE_DIR / "smoke.yaml").read_text())["training"]
     retrofit = {"text": {"source": str(data / "dolly"), "rows": 8}, "training": content}
     first = {"stage": "retrofit", "settings": {"update": "dense", "trainable": "memory"}}
