@@ -150,6 +150,13 @@ def test_nothing_to_draw_is_said(records):
             draw()
 
 
+def test_stars_are_those_of_the_drawn_methods():
+    figure = figures.gain_and_divergence(
+        frontier(), [METHOD, "lora"], AT, ["lora"], study_records()
+    )
+    assert len([line for line in figure.fig.axes[0].lines if line.get_marker() == "*"]) == 2
+
+
 def test_runs_of_an_exam_that_the_base_model_answers_otherwise_are_no_stars():
     easier = [simulated("base", (0.3, 0, 0, 0)), *study_records()[1:]]
     stars = [line for line in main(easier).fig.axes[0].lines if line.get_marker() == "*"]

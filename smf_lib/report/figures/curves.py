@@ -38,7 +38,7 @@ def gain_and_divergence(
 
     names: the curves that are drawn. references: those of them whose drift at a gain of `at` points
     is written as a multiple of that of the first. own: runs of another study of the same exam,
-    drawn as stars.
+    of which those of the drawn methods are stars.
 
     Raises NotOnRecord if no curve of these names is there.
     """
@@ -50,6 +50,7 @@ def gain_and_divergence(
     for name in shown:
         _band(ax, frontier.measured()[name], colours[name])
     _log_axis(ax)
+    own = [run for run in own if run.kind == "base" or run.method in shown]
     points, told = _own_points(frontier, own)
     for method, gain, drift in points:
         ax.plot(
