@@ -53,7 +53,7 @@ class SparseMemoryCallback(TrainerCallback):
     - `grad_norm`: the norm over rows and other parameters together, before clipping. (Without the
       callback it is that of the other parameters, which is 0 where rows alone are trained.)
     - `smf/row_grad_norm`: the joint gradient norm of the rows that the last step chose, before
-      clipping; `smf/learning_rate`: their learning rate in the next step.
+      clipping; `smf/learning_rate`: the learning rate by which it moved them.
     - `smf/rows_chosen`: how many rows the last step chose, over all tables; `smf/rows_touched`:
       how many any step has, since the memory was made.
     - `smf/overlap_with_last_step`: the share of the chosen rows that the step before chose too,
@@ -100,8 +100,8 @@ class SparseMemoryCallback(TrainerCallback):
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")
         if learning_rate is not None:
-            if not learning_rate > 0:
-                raise ValueError(f"learning_rate={learning_rate!r} must be above 0")
+            if not isinstance(learning_rate, (int, float)) or not learning_rate > 0:
+                raise ValueError(f"learning_rate={learning_rate!r} must be a number above 0")
             if trainer.optimizer is not None:
                 raise ValueError(
                     f"learning_rate={learning_rate} comes too late: the trainer has its optimizer; "
@@ -111,6 +111,7 @@ class SparseMemoryCallback(TrainerCallback):
         self.trainer, self.background = trainer, background
         self.sequences, self.tokens = sequences, tokens
         self.tables: list[ProductKeyMemory] = []
+        self.rate = 0.0  # learning rate of rows in the last step
         self.counts: list[list[Tensor]] = []  # updates of each row before the last two steps
         self.entries: list[list[Entry]] = []  # each table's reads in the last step
 
@@ -140,6 +141,7 @@ class SparseMemoryCallback(TrainerCallback):
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Keep what the step is about to use; nothing is computed unless it is logged."""
+        self.rate = next((float(g["lr"]) for g in _rates(kwargs["optimizer"], self.tables)), 0.0)
         self.counts = [*self.counts[-1:], [table.row_updates.clone() for table in self.tables]]
         self.entries = [
             [entry for reader in table.readers for entry in reader.tape.entries]
@@ -153,7 +155,7 @@ class SparseMemoryCallback(TrainerCallback):
         if not logs or "loss" not in logs or not self.entries:
             return
         added = self._last_step()
-        added["smf/learning_rate"] = float(_rates(kwargs["optimizer"], self.tables)[0]["lr"])
+        added["smf/learning_rate"] = self.rate
         added["grad_norm"] = hypot(logs.get("grad_norm", 0.0), added["smf/row_grad_norm"])
         logs.update(added)
         state.log_history[-1].update(added)

@@ -143,7 +143,7 @@ def test_rows_have_a_rate_of_their_own_that_the_scheduler_scales(tmp_path):
     *others, last = own.optimizer.param_groups
     assert {id(p) for p in last["params"]} == rows
     assert not rows & {id(p) for group in others for p in group["params"]}
-    assert [line["smf/learning_rate"] for line in lines] == pytest.approx([0.3, 0.2, 0.1, 0])
+    assert [line["smf/learning_rate"] for line in lines] == pytest.approx([0.4, 0.3, 0.2, 0.1])
     assert [line["learning_rate"] for line in lines] == pytest.approx(
         [1e-4, 0.75e-4, 0.5e-4, 0.25e-4]
     )
@@ -251,6 +251,7 @@ def test_gradient_descent_is_not_warned_of_its_rate(tmp_path, recwarn):
         ({"sequences": 0}, "sequences=0"),
         ({"tokens": 1.5}, r"tokens=1\.5"),
         ({"learning_rate": 0}, "learning_rate=0"),
+        ({"learning_rate": "3e-2"}, "learning_rate='3e-2'"),
     ],
 )
 def test_arguments_that_cannot_work_are_refused_at_once(settings, message, tmp_path):
