@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -39,6 +39,58 @@ def _parts(model: nn.Module) -> set[str]:
             parts.add(name)
             waiting.append(child)
     return parts
+
+
+def check_adapter_state(state: Mapping[str, Tensor], own: Mapping[str, Tensor], name: str) -> None:
+    """Refuse the tensors of an adapter that are not, one for one, those of its memories.
+
+    Args:
+        state: what is to be loaded, by the model's names.
+        own: the state of the model, with the adapter in it.
+        name: the adapter's name.
+
+    Raises:
+        ValueError: tensors that are missing or too many, of another shape or kind, NaN or infinite
+            numbers, negative counts; the message names them.
+    """
+    ends = (f".smf_scale.{name}",)
+    wanted = {k: t for k, t in own.items() if f".smf_memory.{name}." in k or k.endswith(ends)}
+    wanted = {_short(key): tensor for key, tensor in wanted.items()}
+    given = {_short(key): tensor for key, tensor in state.items() if ".smf_" in key}
+    faults = {
+        "lacks": sorted(wanted.keys() - given.keys()),
+        "has tensors of no memory of the model": sorted(given.keys() - wanted.keys()),
+    }
+    both = sorted(given.keys() & wanted.keys())
+    faults["has other shapes or kinds in"] = [
+        key
+        for key in both
+        if given[key].shape != wanted[key].shape
+        or given[key].is_floating_point() != wanted[key].is_floating_point()
+    ]
+    if not any(faults.values()):
+        faults["has numbers that cannot be in"] = [key for key in both if _is_wrong(given[key])]
+    found = [f"{what} {_listed(keys)}" for what, keys in faults.items() if keys]
+    if found:
+        raise ValueError(f"adapter {name!r} {'; '.join(found)}; save or fetch the adapter again")
+
+
+def _short(key: str) -> str:
+    return key.removeprefix("base_model.model.")
+
+
+def _listed(keys: Sequence[str]) -> str:
+    """The first few of many names."""
+    return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+
+
+def _is_wrong(tensor: Tensor) -> bool:
+    """Whether a tensor holds NaN, an infinite number or a negative count."""
+    if tensor.device.type == "meta":
+        return False
+    if tensor.is_floating_point():
+        return not bool(tensor.isfinite().all())
+    return bool((tensor < 0).any())
 
 
 def check_row_adapters(names: Sequence[str], known: set[str], training: bool) -> None:

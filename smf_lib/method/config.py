@@ -34,12 +34,12 @@ class SparseMemoryConfig(PeftConfig):
             gives memory(x) in place of MLP(x), as in Berges et al. (arXiv 2412.09764).
         num_subkeys: sub-keys per half, from `top_k` to 4096. A table has num_subkeys**2 rows, each
             as wide as the model's hidden states (Lample et al., arXiv 1907.05242, section 3).
-        num_heads: heads, at least 1, each with queries and sub-keys of its own; what they read is
-            summed (Lample et al., section 3).
+        num_heads: heads, from 1 to 1024, each with queries and sub-keys of its own; what they read
+            is summed (Lample et al., section 3).
         top_k: rows that a head reads for a token, from 1 to `num_subkeys`. A token thus reads up
             to num_heads * top_k rows (Lample et al., equations 1 to 3).
-        key_dim: width of a head's query, even: its halves are compared with the sub-keys, which
-            are key_dim / 2 wide.
+        key_dim: width of a head's query, even, up to 65,536: its halves are compared with the
+            sub-keys, which are key_dim / 2 wide.
         query_norm: whether each head's query is layer-normalised, without learned parameters,
             before it is compared. (Lample et al. have batch normalisation there.)
         gated: whether the output is W_out(read * silu(W_gate x)) instead of the read, with two
@@ -118,6 +118,11 @@ class SparseMemoryConfig(PeftConfig):
         _number("initial_scale", self.initial_scale)
         if not isinstance(self.seed, int) or isinstance(self.seed, bool):
             raise ValueError(f"seed={self.seed!r} must be a whole number")  # noqa: TRY004
+        for name, most in (("num_heads", 1024), ("key_dim", 65_536)):
+            if getattr(self, name) > most:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} is too large; at most {most} can be"
+                )
         if self.num_subkeys > 4096:
             raise ValueError(
                 f"num_subkeys={self.num_subkeys} makes {self.num_subkeys**2} rows; at most 4096 "

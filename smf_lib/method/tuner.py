@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
-from .adapters import check_adapter_name, check_row_adapters, check_rows
+from .adapters import check_adapter_name, check_adapter_state, check_row_adapters, check_rows
 from .config import SparseMemoryConfig
 from .layer import ProductKeyMemory, new_memory
 from .mlp import MemoryMLP
@@ -148,6 +148,17 @@ class SparseMemoryModel(BaseTuner):
         if self.row_adapters is not None:
             check_rows(self.row_adapters, args, kwargs)
         return super().forward(*args, **kwargs)
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(
+        cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict
+    ) -> dict:
+        """Tensors by the names they have here; refused unless whole, see `check_adapter_state`."""
+        state = super()._remap_adapter_state_dict_for_load(
+            model=model, config=config, adapter_name=adapter_name, state_dict=state_dict
+        )
+        check_adapter_state(state, model.state_dict(), adapter_name)
+        return state
 
     def unload(self) -> nn.Module:
         """Give back the base model as it was before any memory was inserted."""

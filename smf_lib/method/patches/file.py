@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -42,24 +43,41 @@ def write_patch_file(path: str | Path, tensors: dict[str, Tensor], content: dict
     return path
 
 
-def read_patch_file(path: str | Path) -> tuple[dict[str, Tensor], dict]:
+def read_patch_file(
+    path: str | Path, check: Callable[[dict, set[str]], None] | None = None
+) -> tuple[dict[str, Tensor], dict]:
     """Tensors and JSON content of a patch file.
 
+    Args:
+        path: the file.
+        check: called with the content and the names of the tensors before any tensor is read; what
+            it raises as ValueError is raised with the file's name.
+
     Raises:
-        PatchFileError: not a row patch, another format version, truncated, or changed since it
-            was written; the message names the file and, for versions and checksums, both values.
+        PatchFileError: no such file, not a row patch, another format version, truncated, or changed
+            since it was written; the message names the file and, for versions and checksums, both
+            values.
     """
     path = Path(path)
+    if not path.is_file():
+        raise PatchFileError(f"{path}: there is no such file; give the path of a saved row patch")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             _check_format(path, metadata)
             names = file.keys()
+            content = _content(path, metadata)
+            if check is not None:
+                check(content, set(names))
             tensors = {name: file.get_tensor(name).clone() for name in names}
     except SafetensorError as error:
         raise PatchFileError(
             f"{path}: truncated or not a safetensors file ({error}); save the patch again"
         ) from error
+    except PatchFileError:
+        raise
+    except ValueError as error:
+        raise PatchFileError(f"{path}: {error}") from None
     text, expected = metadata.get("content", ""), metadata.get("sha256")
     found = _checksum(tensors, text)
     if found != expected:
@@ -67,7 +85,18 @@ def read_patch_file(path: str | Path) -> tuple[dict[str, Tensor], dict]:
             f"{path}: its content has sha256 {found} and was written with {expected}; the file "
             "was damaged or edited, save the patch again"
         )
-    return tensors, json.loads(text)
+    return tensors, content
+
+
+def _content(path: Path, metadata: dict[str, str]) -> dict:
+    """The JSON in the header."""
+    try:
+        content = json.loads(metadata.get("content", ""))
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise PatchFileError(f"{path}: its header holds no content; save the patch again")
+    return content
 
 
 def _check_format(path: Path, metadata: dict[str, str]) -> None:

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from ..layer import ProductKeyMemory, new_memory
+from ..mlp import MemoryMLP
 from ..sites import layer_number
-from .file import read_patch_file, write_patch_file
+from .file import PatchFileError, read_patch_file, write_patch_file
 from .identity import Identity, memory_mlps, smf_tuner
 
 CHUNK = 65_536  # rows compared at a time, which bounds the memory that a check takes
@@ -46,8 +47,18 @@ class TableRows:
                 f"rows={n}, before={tuple(self.before.shape)}, after={tuple(self.after.shape)} and "
                 f"updates={len(self.updates)} do not fit together"
             )
+        if self.rows.dim() != 1 or self.after.dim() != 2 or self.updates.dim() != 1:
+            raise ValueError("rows and updates must have one dimension, before and after two")
+        kinds = {"before": torch.float32, "after": torch.float32, "rows": torch.int64}
+        for part, kind in kinds.items():
+            if getattr(self, part).dtype != kind:
+                raise ValueError(f"{part} is {getattr(self, part).dtype}; it must be {kind}")
+        if self.updates.dtype != torch.int32 or bool((self.updates < 1).any()):
+            raise ValueError("updates must be int32 counts of at least 1")
         if n and (self.rows[0] < 0 or not bool((self.rows.diff() > 0).all())):
             raise ValueError("rows must be ascending row ids from 0, each once")
+        if not bool(torch.isfinite(self.before).all() and torch.isfinite(self.after).all()):
+            raise ValueError("before and after must be numbers; some are NaN or infinite")
 
 
 @dataclass(frozen=True)
@@ -131,15 +142,30 @@ class RowPatch:
     @classmethod
     def load(cls, path: str | Path) -> RowPatch:
         """Read a patch. Raises `PatchFileError` (a ValueError), see `read_patch_file`."""
-        tensors, content = read_patch_file(path)
+        tensors, content = read_patch_file(path, _check_content)
+        try:
+            return cls._of(tensors, content)
+        except ValueError as error:
+            raise PatchFileError(f"{path}: {error}") from None
+
+    @classmethod
+    def _of(cls, tensors: dict[str, Tensor], content: dict) -> RowPatch:
         tables = {}
         for name in content["tables"]:
             after = tensors[f"{name}/after"]
             before = tensors.get(f"{name}/before")
             before = torch.zeros_like(after) if before is None else before
-            rows = tensors[f"{name}/rows"].long()
-            tables[name] = TableRows(rows, before, after, tensors[f"{name}/updates"])
+            rows = tensors[f"{name}/rows"]
+            if rows.dtype != torch.int32:
+                raise ValueError(f"table {name}: rows are {rows.dtype}; they must be torch.int32")
+            try:
+                tables[name] = TableRows(rows.long(), before, after, tensors[f"{name}/updates"])
+            except ValueError as error:
+                raise ValueError(f"table {name}: {error}") from None
         scales = {name: tensors[f"{name}/scale"] for name in content["scales"]}
+        for name, scale in scales.items():
+            if scale.shape != (2,) or scale.dtype != torch.float32 or not scale.isfinite().all():
+                raise ValueError(f"scale {name}: it must be two numbers in torch.float32")
         return cls(Identity(**content["identity"]), tables, scales)
 
     def save(self, path: str | Path) -> Path:
@@ -180,10 +206,13 @@ class RowPatch:
         refuse_differences(differences, "the patch does not fit the model")
         mlps = memory_mlps(model, adapter)
         for name, table in self.tables.items():
-            held = mlps[name].smf_memory[adapter].values
-            _expect(f"rows of {name}", held, table, applying)
+            memory = _owner_of(name, table, mlps, adapter)
+            _expect(f"rows of {name}", memory.values, table, applying)
+            _check_counts(name, table, memory, 1 if applying else -1)
         for name, scale in self.scales.items():
             old = scale[:1] if applying else scale[1:]
+            if name not in mlps or adapter not in mlps[name].smf_scale:
+                raise ValueError(f"the patch has a scale of {name}, where the model has none")
             held = mlps[name].smf_scale[adapter]
             if not _same_bits(held.cpu().view(1), old):
                 raise ValueError(
@@ -227,6 +256,50 @@ def _changed_rows(
     after = values[rows].cpu()
     before = torch.zeros_like(after) if start is None else start[rows].cpu()
     return TableRows(rows.cpu(), before, after, updates[rows].cpu())
+
+
+def _check_content(content: dict, tensors: set[str]) -> None:
+    """Refuse what a file says it holds, or holds, that no patch has. No tensor is read yet."""
+    fields = {"base_config": dict, "base_weights": str, "memory_config": dict}
+    fields |= {"memory_weights": str}
+    identity = content.get("identity")
+    if not isinstance(identity, dict) or {k: type(v) for k, v in identity.items()} != fields:
+        raise ValueError("identity does not say which model the patch belongs to")
+    for part in ("tables", "scales"):
+        names = content.get(part)
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"{part} must be a list of names of layers")
+        if len(set(names)) < len(names):
+            raise ValueError(f"{part} names a layer twice")
+    needed = {f"{n}/{part}" for n in content["tables"] for part in ("rows", "after", "updates")}
+    needed |= {f"{name}/scale" for name in content["scales"]}
+    further = tensors - needed - {f"{name}/before" for name in content["tables"]}
+    if needed - tensors:
+        raise ValueError(f"it lacks the tensors {', '.join(sorted(needed - tensors))}")
+    if further:
+        raise ValueError(f"it holds tensors that are no part of it: {', '.join(sorted(further))}")
+
+
+def _owner_of(
+    name: str, table: TableRows, mlps: dict[str, MemoryMLP], adapter: str
+) -> ProductKeyMemory:
+    """The memory whose table the rows belong to, refused unless it has a place for all of them."""
+    memory = mlps[name].smf_memory[adapter] if name in mlps else None
+    if memory is None or memory.table is not memory:
+        raise ValueError(f"the patch has rows of {name}, where the model has no table of its own")
+    rows, width = memory.values.shape
+    if table.after.shape[1] != width:
+        raise ValueError(f"rows of {name} are {table.after.shape[1]} wide, the model's {width}")
+    if len(table.rows) and int(table.rows[-1]) >= rows:
+        raise ValueError(f"row {int(table.rows[-1])} of {name} is not among the model's {rows}")
+    return memory
+
+
+def _check_counts(name: str, table: TableRows, memory: ProductKeyMemory, sign: int) -> None:
+    """Refuse updates that would make the model's count of a row negative, or too large."""
+    counts = memory.row_updates.cpu()[table.rows].long() + sign * table.updates.long()
+    if len(counts) and (counts.min() < 0 or counts.max() > torch.iinfo(torch.int32).max):
+        raise ValueError(f"updates of {name} do not fit those that the model has counted")
 
 
 def _same_bits(a: Tensor, b: Tensor) -> bool:
