@@ -18,7 +18,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
-from smf_lib.report.book.plan import describe_plan, other_builds
+from smf_lib.report.book.plan import check_pages, describe_plan, other_builds
 from smf_lib.study.code import code_digest, notebook_digest
 from smf_lib.study.keys import memory_key, parent_of, run_keys
 from smf_lib.study.many import ALLOCATION, check_limits
@@ -41,7 +41,9 @@ for name, value in ALLOCATION.items():
 CORES = workflow.resource_settings.cores or 1
 PROFILE_NAME = str(config.get("profile", "quick"))
 try:
-    JOBS = int(config.get("jobs", 1))
+    if not isinstance(config.get("jobs", 1), int):
+        raise ValueError(f"JOBS={config['jobs']!r} must be a whole number of at least 1")
+    JOBS = config.get("jobs", 1)
     check_limits(JOBS)
     PROFILE = load_profile(PROFILE_NAME)
     RUNS = {run.run_id: run for run in PROFILE.runs()}
@@ -132,6 +134,11 @@ def pages():
 
 
 onstart:
+    if any(job.rule.name == "pages" for job in workflow.dag.needrun_jobs()):
+        try:
+            check_pages(PROFILE)
+        except ValueError as error:
+            raise WorkflowError(str(error))
     for line in describe_plan(MATERIALS, workflow.dag.needrun_jobs()):
         print(line, flush=True)
 

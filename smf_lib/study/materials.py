@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBa
 from .exams import build_exam
 from .files import KEPT, making, write_json
 from .keys import own_text_key
+from .model_check import check_model_folder
 from .models import ModelFiles, load_model, resolve_model
 from .profiles import Profile
 from .settings import BackgroundSettings, RetrofitSettings
@@ -56,6 +57,7 @@ class Materials:
         """Where the base model is, as the profile names it."""
         named = self.profile.model
         found = resolve_model(named.model_copy(update={"source": locate(named.source, self.root)}))
+        check_model_folder(found.path, named.source)
         # a record names the source as the profile does, without the folders of this machine
         return dataclasses.replace(found, source=named.source)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import peft
 from pydantic import ConfigDict, Field, field_validator, model_validator
@@ -12,7 +12,7 @@ from ..method.config import SparseMemoryConfig
 from ..method.registration import NAME as SPARSE_MEMORY
 from .baselines import BASELINES
 from .names import Label
-from .settings import BackgroundSettings, Settings, TrainingSettings
+from .settings import BackgroundSettings, Seed, Settings, TrainingSettings
 
 OWN_TRAINING = (
     "epochs",
@@ -45,7 +45,7 @@ class MethodSettings(Settings):
     settings: dict[str, Any] = Field(default_factory=dict)
     learning_rate: float | list[float] | None = None
     curve: str | None = Field(None, min_length=1)
-    seeds: list[Annotated[int, Field(ge=0)]] | None = Field(None, min_length=1)
+    seeds: list[Seed] | None = Field(None, min_length=1)
     stage: Literal["exam", "retrofit"] = "exam"
     start: str | None = None
     baseline: str | None = None
@@ -59,6 +59,8 @@ class MethodSettings(Settings):
         for rate in value if isinstance(value, list) else [value]:
             if rate is not None and not rate > 0:
                 raise ValueError(f"learning_rate={rate} must be positive")
+        if isinstance(value, list) and (not value or len(set(value)) < len(value)):
+            raise ValueError(f"learning_rate={value} must be one or several different numbers")
         return value
 
     @field_validator("seeds")
@@ -169,7 +171,11 @@ class MethodSettings(Settings):
         if self.peft_type == SPARSE_MEMORY:
             general = {} if max_grad_norm is None else {"max_grad_norm": max_grad_norm}
             settings = {**general, **memory.model_dump(), **settings}
-        return cls(task_type="CAUSAL_LM", **settings)
+        config = cls(task_type="CAUSAL_LM", **settings)
+        rank = getattr(config, "r", None)  # of LoRA and its kin, which say so when they are built
+        if isinstance(rank, (int, float)) and (rank < 1 or isinstance(rank, (bool, float))):
+            raise ValueError(f"settings.r={rank!r} must be a whole number of at least 1")
+        return config
 
     def after(self, parent: MethodSettings) -> MethodSettings:
         """This method with the memory of `parent`, whose shape it shares; updates are its own."""
@@ -193,7 +199,7 @@ class MemorySettings(Settings):
     What is left out has the default that it has there. A method's own `settings` go over these.
     """
 
-    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=(), strict=True)
 
     @model_validator(mode="after")
     def _valid(self) -> Self:

@@ -8,6 +8,7 @@ for.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from pathlib import Path
 from typing import Any, Literal, Self, cast
@@ -29,6 +30,7 @@ from .settings import (
     NamedSettings,
     ProbeSettings,
     RetrofitSettings,
+    Seed,
     Settings,
     TrainingSettings,
 )
@@ -74,7 +76,7 @@ class Profile(Settings):
     retrofit: RetrofitSettings | None = None
     evaluation: EvaluationSettings = EvaluationSettings()
     methods: dict[Name, MethodSettings] = Field(min_length=1)
-    seeds: list[int] = Field([0], min_length=1)
+    seeds: list[Seed] = Field([0], min_length=1)
     keep: Literal["adapters", "full"] = "adapters"  # "full": also the weights of full finetuning
 
     @field_validator("exam", mode="before")
@@ -84,6 +86,13 @@ class Profile(Settings):
             return value
         value = {"name": "icd10", **value}
         return EXAMS.find(value["name"]).settings(**value)
+
+    @field_validator("seeds")
+    @classmethod
+    def _different(cls, value: list[int]) -> list[int]:
+        if len(set(value)) < len(value):
+            raise ValueError(f"seeds={value} must differ; leave out what stands twice")
+        return value
 
     @model_validator(mode="after")
     def _methods_build(self) -> Self:
@@ -98,6 +107,9 @@ class Profile(Settings):
                     raise ValueError("text='retrofit' needs the profile's `retrofit` settings")
                 if method.kind == "peft":
                     self.complete(method).peft_config(self.memory)
+            except ValidationError as error:
+                said = [f"{e['loc'][-1]} = {e['input']!r}: {e['msg']}" for e in error.errors()]
+                raise ValueError(f"methods.{name}: {'; '.join(said)}") from None
             except (ValueError, TypeError) as error:
                 raise ValueError(f"methods.{name}: {error}") from None
         return self
@@ -190,7 +202,7 @@ class Profile(Settings):
         Raises:
             ValueError: unknown method, or a sweep's method without a learning rate.
         """
-        if method not in self.methods:
+        if not isinstance(method, str) or method not in self.methods:
             raise ValueError(
                 f"method={method!r} is not in profile {self.name!r}; it has "
                 f"{', '.join(self.methods)}"
@@ -208,10 +220,14 @@ class Profile(Settings):
                     "name one learning_rate"
                 )
             learning_rate = rates
-        if not isinstance(learning_rate, (int, float)) or not learning_rate > 0:
+        if (
+            not isinstance(learning_rate, (int, float))
+            or isinstance(learning_rate, bool)
+            or not 0 < learning_rate < math.inf
+        ):
             raise ValueError(f"learning_rate={learning_rate!r} must be a positive number")
-        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-            raise ValueError(f"seed={seed!r} must be a whole number of at least 0")
+        if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
+            raise ValueError(f"seed={seed!r} must be a whole number of at least 0, below 2**32")
         default = learning_rate == rates
         run_id = f"{method}-seed{seed}" if default else f"{method}-lr{learning_rate:g}-seed{seed}"
         return RunSpec(
@@ -232,6 +248,10 @@ def load_profile(name_or_path: str | Path, directory: Path = PROFILE_DIR) -> Pro
             control characters, or a field that is unknown, twice there or out of range (the message
             names each field, its value and the rule).
     """
+    if not isinstance(name_or_path, (str, Path)) or not str(name_or_path):
+        raise ValueError(
+            f"profile={name_or_path!r} must be the name of a profile, or the path of its YAML file"
+        )
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         path = directory / f"{name_or_path}.yaml"
@@ -259,6 +279,13 @@ def load_profile(name_or_path: str | Path, directory: Path = PROFILE_DIR) -> Pro
             f"{path.stem!r}, since results are kept under it"
         )
     return profile
+
+
+def load_profiles(names: list[str]) -> list[Profile]:
+    """Several profiles. Raises ValueError as `load_profile`, or if it is given no list."""
+    if not isinstance(names, (list, tuple)):
+        raise ValueError(f"{names!r} must be a list of names of profiles")  # noqa: TRY004
+    return [load_profile(name) for name in names]
 
 
 def _listed(rates: float | list[float] | None) -> list[float]:

@@ -6,17 +6,24 @@
 from __future__ import annotations
 
 from pathlib import PurePath
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from .metrics import probe_names, register_lm_eval_task
 
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy takes
+
 
 class Settings(BaseModel):
-    """Base of all settings: unknown fields are errors, values never change after loading."""
+    """Base of all settings: unknown fields are errors, values never change after loading.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    A value must be of its field's kind: no text or yes/no for a number, no infinite number.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), strict=True, allow_inf_nan=False
+    )
 
 
 class ModelSettings(Settings):
@@ -45,7 +52,7 @@ class ExamSettings(NamedSettings):
     train_rows: int = Field(1000, ge=1)
     validation_rows: int = Field(200, ge=1)
     test_rows: int = Field(400, ge=1)
-    seed: int = 0
+    seed: Seed = 0
 
 
 class MedMCQASettings(NamedSettings):
@@ -72,7 +79,7 @@ class MedMCQASettings(NamedSettings):
     validation_rows: int = Field(0, ge=0)
     test_rows: int | None = Field(None, ge=1)
     option_rows: int | None = Field(None, ge=1)
-    seed: int = 0
+    seed: Seed = 0
 
 
 class OwnExamSettings(NamedSettings):
@@ -82,7 +89,7 @@ class OwnExamSettings(NamedSettings):
     train_rows: int | None = Field(None, ge=1)
     validation_rows: int = Field(0, ge=0)
     test_rows: int | None = Field(None, ge=1)
-    seed: int = 0
+    seed: Seed = 0
 
 
 class ChoiceSettings(OwnExamSettings):
@@ -115,7 +122,7 @@ class TextSettings(Settings):
     rows: int | None = Field(None, ge=1)
     at_most: int | None = Field(None, ge=1)
     min_characters: int = Field(50, ge=1)
-    seed: int = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _one_limit(self) -> Self:
@@ -153,7 +160,7 @@ class TriviaQASettings(Settings):
     shots: int = Field(0, ge=0, le=8)
     shots_split: str = "train"
     order: Literal["file", "shuffled"] = "shuffled"
-    seed: int = 0
+    seed: Seed = 0
 
 
 class ProbeSettings(Settings):
@@ -168,7 +175,7 @@ class ProbeSettings(Settings):
     knowledge_shots: int = Field(5, ge=0)
     self_text_sequences: int = Field(64, ge=1)
     self_text_tokens: int = Field(128, ge=2)
-    self_text_seed: int = 1
+    self_text_seed: Seed = 1
     wikitext: WikiTextSettings | None = None
     triviaqa: TriviaQASettings | None = None
 
@@ -182,7 +189,7 @@ class BackgroundSettings(Settings):
 
     sequences: int = Field(256, ge=1)
     tokens: int = Field(128, ge=2)
-    seed: int = 2
+    seed: Seed = 2
     text: TextSettings | None = None
 
     @model_validator(mode="after")

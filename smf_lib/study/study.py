@@ -101,6 +101,12 @@ class Study(Materials):
             wanted["probes.wikitext.window"] = probes.wikitext.window
         if "self_text" in evaluation.probes:
             wanted["probes.self_text_tokens"] = probes.self_text_tokens
+        if self.profile.background.text is None:  # texts from elsewhere may be shorter
+            wanted["background.tokens"] = self.profile.background.tokens
+        for name, method in self.profile.methods.items():
+            own = self.profile.background_of(method)
+            if method.background and own.text is None:
+                wanted[f"methods.{name}.background.tokens"] = own.tokens
         for field, tokens in wanted.items():
             if tokens > longest:
                 raise ValueError(

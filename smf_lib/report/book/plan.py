@@ -11,6 +11,34 @@ import psutil
 
 from ...study.kept import what_is_left
 from ...study.materials import Materials
+from ...study.profiles import Profile
+
+
+def check_pages(profile: Profile) -> None:
+    """Refuse, before anything runs, a profile whose pages would have nothing to compare.
+
+    Raises:
+        ValueError: no base model or no other method; no probe; fewer training questions than a
+            batch has. `make study` needs none of these.
+    """
+    kinds = [method.kind for method in profile.methods.values()]
+    said = f"profile {profile.name!r}"
+    if "base" not in kinds or set(kinds) == {"base"}:
+        raise ValueError(
+            f"methods={', '.join(profile.methods)} of {said}: pages compare the base model with "
+            "trained ones; add a method of kind 'base' and one of another, or run make study"
+        )
+    if not profile.evaluation.probes:
+        raise ValueError(
+            f"evaluation.probes=[] of {said}: pages show what was forgotten; name a probe, or run "
+            "make study"
+        )
+    rows, batch = getattr(profile.exam, "train_rows", None), profile.training.batch_size
+    if rows is not None and rows < batch:
+        raise ValueError(
+            f"exam.train_rows={rows} of {said} is less than training.batch_size={batch}; the page "
+            "about selection needs a batch: raise the one or lower the other"
+        )
 
 
 def describe_plan(study: Materials, jobs: Iterable[Any]) -> list[str]:

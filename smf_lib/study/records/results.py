@@ -39,6 +39,8 @@ def records_folder(profile: str = "") -> Path:
 
     profile: its name, or the path of its YAML file, which has that name.
     """
+    if not isinstance(profile, (str, Path)):
+        raise ResultsError(f"profile={profile!r} must be the name of a profile, or its path")
     return find_root() / "results" / Path(profile).name.removesuffix(".yaml").removesuffix(".yml")
 
 

@@ -1,0 +1,286 @@
+"""Wrong values, each refused in one line that names parameter, value and remedy, before long work.
+
+One table a place where values come from: fields and files of profiles, arguments of runs and of
+notebooks, settings of a memory, folders of models.
+"""
+
+import json
+import math
+import shutil
+
+import pytest
+import yaml
+
+from smf_lib import SparseMemoryConfig
+from smf_lib.report.book.plan import check_pages
+from smf_lib.study import Study
+from smf_lib.study.models import resolve_model
+from smf_lib.study.profiles import PROFILE_DIR, load_profile, load_profiles
+from smf_lib.study.records.results import records_folder
+from smf_lib.study.settings import ModelSettings
+
+INF, NAN = math.inf, math.nan
+FIELDS = [  # a field of profile smoke, a value that cannot be, what the line says
+    ("name", 5, "name = 5"),
+    ("name", "a b", "'a b' must be 1 to 100"),
+    ("title", 5, "title = 5"),
+    ("description", ["a"], r"description = \['a'\]"),
+    ("means_nothing", "yes", "means_nothing = 'yes'"),
+    ("colour", "red", "colour = 'red': Extra"),
+    ("model.source", 5, "model.source = 5"),
+    ("model.sauce", "x", "model.sauce = 'x': Extra"),
+    ("model", None, "model = None"),
+    ("imports", "mine.py", "imports='mine.py' must be a list"),
+    ("imports", ["nosuch.py"], "nosuch.py does not exist"),
+    ("exam.name", "nosuch", "exam.name='nosuch' is unknown; choose one of"),
+    ("exam.train_rows", 0, "exam.train_rows = 0: .*greater"),
+    ("exam.train_rows", "many", "exam.train_rows = 'many'"),
+    ("exam.train_rows", True, "exam.train_rows = True"),
+    ("exam.train_rows", 1.5, "exam.train_rows = 1.5"),
+    ("exam.test_rows", -1, "exam.test_rows = -1"),
+    ("exam.seed", 2**32, "exam.seed = 4294967296: .*less than"),
+    ("exam.seed", -1, "exam.seed = -1"),
+    ("probes.prose_articles", 0, "probes.prose_articles = 0"),
+    ("probes.knowledge_shots", -1, "probes.knowledge_shots = -1"),
+    ("probes.self_text_tokens", 1, "probes.self_text_tokens = 1"),
+    ("probes.self_text_seed", "a", "probes.self_text_seed = 'a'"),
+    ("probes.wikitext", {"window": 5}, "probes.wikitext.window = 5: .*multiple of 2"),
+    ("probes.triviaqa", {"shots": 9}, "probes.triviaqa.shots = 9"),
+    ("background.sequences", 0, "background.sequences = 0"),
+    ("background.tokens", 1, "background.tokens = 1"),
+    ("background.seed", False, "background.seed = False"),
+    ("background.text", {"rows": 5}, "background.text.rows=5: .*leave rows out"),
+    ("training.epochs", 0, "training.epochs = 0"),
+    ("training.batch_size", 0, "training.batch_size = 0"),
+    ("training.gradient_accumulation", "2", "training.gradient_accumulation = '2'"),
+    ("training.max_length", 7, "training.max_length = 7"),
+    ("training.warmup_ratio", 1, "training.warmup_ratio = 1"),
+    ("training.warmup_ratio", NAN, "training.warmup_ratio = nan: .*finite"),
+    ("training.warmup_steps", -1, "training.warmup_steps = -1"),
+    ("training.max_grad_norm", 0, "training.max_grad_norm = 0"),
+    ("training.max_grad_norm", INF, "training.max_grad_norm = inf: .*finite"),
+    ("training.precision", "fp8", "training.precision = 'fp8'"),
+    ("training.checkpoint_every", 0, "training.checkpoint_every = 0"),
+    ("retrofit", {"text": {"min_characters": 0}}, "retrofit.text.min_characters = 0"),
+    ("evaluation.split", "train", "evaluation.split = 'train'"),
+    ("evaluation.probes", ["nosuch"], "probe 'nosuch' is unknown; choose from"),
+    ("evaluation.probes", "prose", "evaluation.probes = 'prose'"),
+    ("evaluation.batch_tokens", 63, "evaluation.batch_tokens = 63"),
+    ("evaluation.lm_eval_tasks", ["a/x.yaml", "b/x.yaml"], "name two tasks alike"),
+    ("memory.num_subkeys", 5000, "num_subkeys=5000 .*at most 4096"),
+    ("memory.num_subkeys", 8.0, "num_subkeys=8.0 must be a whole number"),
+    ("memory.num_heads", 10**7, "num_heads=10000000 is too large"),
+    ("memory.top_k", 99, "top_k=99 must be at most num_subkeys"),
+    ("memory.key_dim", 7, "key_dim=7 must be even"),
+    ("memory.rule", "nosuch", "rule='nosuch' is unknown"),
+    ("memory.layers", [1, 1], r"layers=\[1, 1\] must be"),
+    ("memory.initial_scale", "big", "initial_scale='big' must be a number"),
+    ("memory.rows_per_step", 0, "rows_per_step=0"),
+    ("memory.max_grad_norm", -1.0, "max_grad_norm=-1.0"),
+    ("seeds", [], "seeds = "),
+    ("seeds", [0, 0], r"seeds=\[0, 0\] must differ"),
+    ("seeds", [2**32], r"seeds.0 = 4294967296"),
+    ("seeds", [-1], "seeds.0 = -1"),
+    ("seeds", [True], "seeds.0 = True"),
+    ("seeds", 0, "seeds = 0"),
+    ("keep", "all", "keep = 'all'"),
+    ("methods", {}, "methods = "),
+    ("methods", ["base"], "methods = "),
+    ("methods.lora.label", "", "methods.lora.label = ''"),
+    ("methods.lora.label", "x" * 200, "at most 120"),
+    ("methods.lora.kind", "half", "methods.lora.kind = 'half'"),
+    ("methods.lora.peft_type", "LORRA", "peft_type='LORRA' is unknown"),
+    ("methods.lora.peft_type", None, "kind='peft' and peft_type=None do not fit"),
+    ("methods.lora.settings", {"rank": 5}, r"unknown fields \['rank'\]"),
+    ("methods.lora.settings.r", 0, "settings.r=0 must be"),
+    ("methods.lora.settings.r", 4.5, "settings.r=4.5 must be"),
+    ("methods.lora.learning_rate", None, "learning_rate=None: .*all others need one"),
+    ("methods.lora.learning_rate", 0, "learning_rate=0.* must be positive"),
+    ("methods.lora.learning_rate", INF, "methods.lora.learning_rate.* = inf: .*finite"),
+    ("methods.lora.learning_rate", NAN, "methods.lora.learning_rate.* = nan"),
+    ("methods.lora.learning_rate", True, "methods.lora.learning_rate.* = True"),
+    ("methods.lora.learning_rate", "fast", "methods.lora.learning_rate.* = 'fast'"),
+    ("methods.lora.learning_rate", [], r"learning_rate=\[\] must be"),
+    ("methods.lora.learning_rate", [1e-3, 1e-3], "one or several different numbers"),
+    ("methods.lora.seeds", [1, 1], r"seeds=\[1, 1\] must differ"),
+    ("methods.lora.start", "nosuch", "start='nosuch'"),
+    ("methods.lora.stage", "retrofit", "stage='retrofit'"),
+    ("methods.lora.baseline", "nosuch", "baseline='nosuch' is unknown"),
+    ("methods.lora.training", {"precision": "fp32"}, r"training has the fields \['precision'\]"),
+    ("methods.lora.training", {"epochs": 0}, "methods.lora: epochs = 0: .*greater"),
+    ("methods.lora.background", {"tokens": 4}, "reads no background"),
+    ("methods.base.learning_rate", 1e-3, "kind='base' takes none"),
+    ("methods.base.seeds", [0], "kind='base' is not trained; it takes no seeds"),
+]
+
+
+def changed(tmp_path, field, value):
+    content = yaml.safe_load((PROFILE_DIR / "smoke.yaml").read_text()) | {"name": "mine"}
+    place = content
+    *above, last = field.split(".")
+    for name in above:
+        place = place.setdefault(name, {})
+    place[last] = value
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def refused(match, call, *arguments):
+    """What is raised is a ValueError of few lines that says what `match` looks for."""
+    with pytest.raises(ValueError, match=match) as raised:
+        call(*arguments)
+    assert len(str(raised.value).splitlines()) <= 4
+
+
+@pytest.mark.parametrize(("field", "value", "match"), FIELDS)
+def test_a_field_of_a_profile(field, value, match, tmp_path):
+    refused(match, load_profile, changed(tmp_path, field, value))
+
+
+FILES = [  # the bytes of a profile's file
+    (b"", "must be a YAML mapping"),
+    (b"- a\n", "must be a YAML mapping"),
+    (b"a: [", "is not YAML"),
+    (b"\xff\xfea\x00", "is not text in UTF-8"),
+    ("title: é".encode("latin-1"), "is not text in UTF-8"),
+    (b"name: a\nname: b\n", "name stands twice"),
+    (b"a: !!python/object/apply:os.system [ls]\n", "is not YAML"),
+    (b"a: &a [b]\nb: &b [*a, *a]\nc: *nosuch\n", "is not YAML"),
+    (b"a: &a [*a]\n", "nested too deeply, or in itself"),
+    (b"[" * 100_000, "nested too deeply|is not YAML"),
+    (b"a: " + b"x" * 2_000_000, "has 2000003 bytes; at most"),
+    (
+        b"a0: &a0 [x, x, x, x, x, x, x, x, x]\n"
+        + b"".join(
+            b"a%d: &a%d [%s]\n" % (i, i, b", ".join([b"*a%d" % (i - 1)] * 9)) for i in range(1, 12)
+        ),
+        "entries, with its aliases written out",
+    ),
+]
+
+
+@pytest.mark.parametrize(("content", "match"), FILES)
+def test_the_file_of_a_profile(content, match, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(content)
+    refused(match, load_profile, path)
+
+
+RUNS = [
+    (("lorra",), "method='lorra' is not in profile"),
+    ((["lora"],), r"method=\['lora'\] is not in profile"),
+    ((None,), "method=None is not in profile"),
+    (("lora", -1), "seed=-1"),
+    (("lora", 2**32), "seed=4294967296"),
+    (("lora", True), "seed=True"),
+    (("lora", None), "seed=None"),
+    (("lora", 0, True), "learning_rate=True"),
+    (("lora", 0, INF), "learning_rate=inf"),
+    (("lora", 0, NAN), "learning_rate=nan"),
+    (("lora", 0, "1e-3"), "learning_rate='1e-3'"),
+    (("base", 0, 1e-3), "learning_rate=0.001: the base model is not trained"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "match"), RUNS)
+def test_the_arguments_of_a_run(arguments, match):
+    refused(match, load_profile("smoke").run, *arguments)
+
+
+@pytest.mark.parametrize("value", [None, 5, "", ["quick"], "nosuch", "a/nosuch.yaml"])
+def test_the_profile_of_a_notebook(value):
+    refused("profile='?.* (must be the name|does not exist)", Study.load, value)
+
+
+@pytest.mark.parametrize("value", [None, 5, ["quick"]])
+def test_the_records_that_a_notebook_shows(value):
+    refused("profile=.* must be the name", records_folder, value)
+    if not isinstance(value, list):
+        refused("must be a list of names", load_profiles, value)
+
+
+PAGES = [
+    ({"methods": ["lora"]}, "methods=lora of profile 'smoke': pages compare"),
+    ({"methods": ["base"]}, "methods=base of profile 'smoke': pages compare"),
+    ({"probes": []}, r"evaluation.probes=\[\]"),
+    ({"train_rows": 1}, "exam.train_rows=1 .*less than training.batch_size="),
+]
+
+
+@pytest.mark.parametrize(("changes", "match"), PAGES)
+def test_what_pages_cannot_show(changes, match):
+    profile = load_profile("smoke")
+    check_pages(profile)
+    if "methods" in changes:
+        methods = {name: profile.methods[name] for name in changes["methods"]}
+        profile = profile.model_copy(update={"methods": methods})
+    if "probes" in changes:
+        without = profile.evaluation.model_copy(update={"probes": []})
+        profile = profile.model_copy(update={"evaluation": without})
+    if "train_rows" in changes:
+        exam = profile.exam.model_copy(update={"train_rows": changes["train_rows"]})
+        profile = profile.model_copy(update={"exam": exam})
+    refused(match, check_pages, profile)
+
+
+def test_a_background_longer_than_the_model_reads(tmp_path):
+    refused(
+        "background.tokens=5000 is more than",
+        Study.load,
+        changed(tmp_path, "background.tokens", 5000),
+    )
+
+
+MEMORY = [
+    ({"layers": []}, r"layers=\[\]"),
+    ({"layers": 5}, "layers=5"),
+    ({"top_k": True}, "top_k=True"),
+    ({"update": "half"}, "update='half' is unknown"),
+    ({"trainable": None}, "trainable=None is unknown"),
+    ({"gated": 1}, "gated=1 is unknown"),
+    ({"seed": 0.5}, "seed=0.5"),
+    ({"initial_scale": NAN}, "initial_scale=nan"),
+    ({"key_dim": 10**6}, "key_dim=1000000 is too large"),
+    ({"integration": "replacement", "trainable": "values+scale"}, "trainable='values"),
+]
+
+
+@pytest.mark.parametrize(("settings", "match"), MEMORY)
+def test_the_settings_of_a_memory(settings, match):
+    refused(match, lambda: SparseMemoryConfig(**settings))
+
+
+MODELS = [  # a file of a model's folder and what stands in it instead
+    ("config.json", b"{", "config.json is damaged"),
+    ("config.json", b"[]", "config.json must hold a JSON object"),
+    ("config.json", {"num_hidden_layers": 10**6}, "num_hidden_layers=1000000"),
+    ("config.json", {"num_hidden_layers": "4"}, "num_hidden_layers='4'"),
+    (
+        "config.json", {"model_type": "own", "auto_map": {"AutoConfig": "m.C"}},
+        "code in its folder is not run",
+    ),
+    ("config.json", {"model_type": "nosuch"}, "does not know model_type='nosuch'"),
+    (
+        "tokenizer_config.json",
+        {"auto_map": {"AutoTokenizer": ["m.T", None]}, "tokenizer_class": "T0"},
+        "tokenizer is code of its own",
+    ),
+    ("tokenizer_config.json", b"\xff", "tokenizer_config.json is damaged"),
+    ("tokenizer.json", b"", "tokenizer.json is damaged"),
+    ("generation_config.json", b"{'", "generation_config.json is damaged"),
+    ("model.safetensors", b"", "model.safetensors is truncated"),
+    ("model.safetensors", b"x" * 100, "model.safetensors is truncated"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("file", "content", "match"), MODELS)
+def test_the_folder_of_a_model(file, content, match, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(resolve_model(ModelSettings(source="tiny-random")).path, folder)
+    if isinstance(content, dict):
+        content = json.dumps(json.loads((folder / file).read_text()) | content).encode()
+    (folder / file).write_bytes(content)
+    (folder / "m.py").write_text("raise SystemExit('ran')")
+    path = changed(tmp_path, "model.source", str(folder))
+    refused(match, Study.load, path)
