@@ -3,8 +3,10 @@
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,28 @@ def write_whole(path: str | Path, content: str | bytes) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON whole or not at all, making the folder."""
     write_whole(path, json.dumps(content))
+
+
+def kept_json(path: Path, kind: type = dict) -> Any:
+    """What a kept JSON file holds, an object or a list; None if it is missing or damaged.
+
+    A damaged one is as good as missing, and is told in a line: what it held is made again.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError):
+        content = None
+    if isinstance(content, kind):
+        return content
+    _say_damaged(path)
+    return None
+
+
+@cache
+def _say_damaged(path: Path) -> None:
+    print(f"{path} is damaged; what it held is made again", file=sys.stderr)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from transformers import PreTrainedTokenizerBase
 from ..method.files import whole
 from ..method.patches.patch import RowPatch
 from ..method.registration import PEFT_TYPE
+from .files import kept_json
 from .keys import RunKeys, changed_parts, run_keys
 from .materials import Materials
 from .models import ModelFiles, load_model
@@ -65,7 +66,7 @@ class RunFiles:
     @property
     def is_trained(self) -> bool:
         """Whether the run was trained to its end (the base model needs no training)."""
-        return self.kind == "base" or self.training.is_file()
+        return self.kind == "base" or "log" in (kept_json(self.training) or ())
 
     @property
     def place(self) -> Path:
@@ -75,7 +76,8 @@ class RunFiles:
     @property
     def weights(self) -> Path | None:
         """The folder of what was trained, None if it was not kept or not trained."""
-        return self.place if self.training.is_file() and self.place.is_dir() else None
+        kept = self.kind != "base" and self.is_trained and self.place.is_dir()
+        return self.place if kept else None
 
     @property
     def patch(self) -> Path:
@@ -89,7 +91,11 @@ class RunFiles:
     @cached_property
     def unmeasured(self) -> list[str]:
         """Metrics that are not measured yet."""
-        return [name for name in self.keys.metrics if not self.metric(name).is_file()]
+        return [
+            name
+            for name in self.keys.metrics
+            if "metric" not in (kept_json(self.metric(name)) or ())
+        ]
 
     @property
     def must_train(self) -> bool:

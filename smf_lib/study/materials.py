@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from .exams import build_exam
-from .files import KEPT, making, write_json
+from .files import KEPT, kept_json, making, write_json
 from .keys import own_text_key
 from .model_check import check_model_folder
 from .models import ModelFiles, load_model, resolve_model
@@ -121,7 +121,10 @@ class Materials:
     ) -> list[list[int]]:
         """What the base model writes: as it came with the library, as kept, or written now."""
         key = own_text_key(self, sequences, tokens, seed)
-        path = own_text.shipped(key.digest) or self.kept / f"{name}-{key.digest}.json"
+        shipped = own_text.shipped(key.digest)
+        path = shipped or self.kept / f"{name}-{key.digest}.json"
+        if shipped is None and path.is_file() and len(kept_json(path, list) or ()) != sequences:
+            path.unlink()
         with making(path) as missing:
             if missing:
                 model, tokenizer = base or self.load_base()

@@ -37,7 +37,7 @@ from . import build
 from .baselines import Change, Start, change_of
 from .evaluation.measuring import measure_metric
 from .evaluation.reading import check_readable
-from .files import find_root, write_json
+from .files import find_root, kept_json, write_json
 from .kept import RunFiles, load_weights, save_weights
 from .keys import parent_of
 from .materials import Materials
@@ -245,7 +245,7 @@ class Study(Materials):
     def _keep_provenance(self, files: RunFiles) -> None:
         """Note where and with what a run is begun, once."""
         path = files.folder / "provenance.json"
-        if processes.is_first() and not path.is_file():
+        if processes.is_first() and kept_json(path) is None:
             write_json(path, provenance())
 
     # ------------------------------------------------------------------ what was trained
