@@ -106,7 +106,9 @@ def test_own_runs_are_stars_and_named_in_the_caption():
     stars = [line for line in figure.fig.axes[0].lines if line.get_marker() == "*"]
     assert "\N{BLACK STAR} study quick/local" in {text.get_text() for text, _ in texts(figure)}
     assert (
-        len(stars) == 4 and "Stars are runs of study quick/local (400 questions" in figure.caption
+        len(stars) == 4
+        and "Stars are runs of study quick/local with 95 % intervals of their gain (400 questions"
+        in figure.caption
     )
     assert "Stars" not in main().caption
     other = study_records()

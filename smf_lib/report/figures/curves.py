@@ -18,6 +18,7 @@ from ..analysis.captions import best_floor, setting_sentence
 from ..analysis.effects import change, level
 from ..analysis.equal_gain import Curve, drift_of
 from ..analysis.frontier import Frontier, NotOnRecord, ratio_text
+from ..analysis.stats import Interval
 from ..measures import DIVERGENCE, EXAM
 from ..text import listed, signed
 from .labels import Label, label_beside, label_ends
@@ -54,7 +55,11 @@ def gain_and_divergence(
     points, told = _own_points(frontier, own)
     for method, gain, drift in points:
         ax.plot(
-            gain, drift, "*", color=colours.get(method, GREY), markersize=15,
+            [gain.low, gain.high], [drift, drift], color=colours.get(method, GREY), linewidth=1.2,
+            alpha=0.6, zorder=5,
+        )  # fmt: skip
+        ax.plot(
+            gain.value, drift, "*", color=colours.get(method, GREY), markersize=15,
             markeredgecolor="black", markeredgewidth=0.9, zorder=6,
         )  # fmt: skip
     if points:
@@ -348,7 +353,7 @@ def _floors(ax: Axes, frontier: Frontier) -> str:
 
 def _own_points(
     frontier: Frontier, records: Sequence[Record]
-) -> tuple[list[tuple[str, float, float]], str]:
+) -> tuple[list[tuple[str, Interval, float]], str]:
     """Method, gain and drift of each run of another study, and what study that is."""
     arms = [arm for arm in group_arms(records) if arm.has(EXAM)] if records else []
     base = next((arm for arm in arms if arm.is_base), None)
@@ -361,13 +366,13 @@ def _own_points(
         except ResultsError:
             continue
         if _same_exam(frontier, base) and gain.known and drift.known and drift.value > 0:
-            found.append((arm.curve, gain.value, drift.value))
+            found.append((arm.curve, gain, drift.value))
             used.append(arm)
     exam = used[0].first.data.exam if used else None
     if exam is None:
         return [], ""
     return found, (
-        f"runs of study {used[0].where} ({exam.rows} questions, "
+        f"runs of study {used[0].where} with 95 % intervals of their gain ({exam.rows} questions, "
         f"{listed(arm.first.label for arm in used)})"
     )
 
