@@ -116,7 +116,8 @@ def test_runs_side_by_side_are_recorded_as_one_after_another(root, capsys):
         assert record.selection == other.selection
 
 
-def test_a_failed_run_is_told_and_stops_no_other(root, copied_workers, capsys):
+@pytest.mark.usefixtures("copied_workers")
+def test_a_failed_run_is_told_and_stops_no_other(root, capsys):
     methods = {"a": sparse("spoilt"), "b": sparse("deadly"), "c": sparse("kl")}
     path = write_profile(root, methods=methods)
     with pytest.raises(SystemExit) as ended:
@@ -130,7 +131,8 @@ def test_a_failed_run_is_told_and_stops_no_other(root, copied_workers, capsys):
     assert list(records(root)) == ["c-seed0"]
 
 
-def test_runs_of_two_profiles_that_train_the_same_are_trained_once(root, copied_workers):
+@pytest.mark.usefixtures("copied_workers")
+def test_runs_of_two_profiles_that_train_the_same_are_trained_once(root):
     methods = {"base": {"label": "Base", "kind": "base"}, "a": sparse("kl"), "b": sparse("count")}
     one = write_profile(root, methods=methods)
     methods = {"a": sparse("kl") | {"label": "A", "learning_rate": [1.0e-2, 2.0e-2]}}
@@ -149,7 +151,8 @@ def test_runs_of_two_profiles_that_train_the_same_are_trained_once(root, copied_
     ]
 
 
-def test_a_killed_driver_loses_nothing_that_is_finished(root, copied_workers):
+@pytest.mark.usefixtures("copied_workers")
+def test_a_killed_driver_loses_nothing_that_is_finished(root):
     methods = {"a": sparse("kl"), "b": sparse("slow"), "c": sparse("slow")}
     path = write_profile(root, methods=methods)
     command = [sys.executable, "-m", "smf_lib.study", "run", "--profile", str(path), "--jobs", "2"]
@@ -190,7 +193,8 @@ def test_no_run_is_begun_that_would_not_be_done_in_time(root):
     assert runs._next().spec.method == "base"
 
 
-def test_a_run_that_is_still_going_at_the_limit_is_ended(root, copied_workers, monkeypatch):
+@pytest.mark.usefixtures("copied_workers")
+def test_a_run_that_is_still_going_at_the_limit_is_ended(root, monkeypatch):
     arm = {**sparse("slow"), "training": {"epochs": 100}}
     path = write_profile(root, methods={"m": arm, "n": arm})
     monkeypatch.setattr(many, "GRACE_SECONDS", 1.0)
@@ -208,7 +212,8 @@ def test_the_time_there_is_counts_from_the_start_of_the_command(root, capsys):
     assert "not started, the time is short: smoke/m-seed0" in capsys.readouterr().out
 
 
-def test_what_another_process_has_begun_is_left_to_it(root, copied_workers):
+@pytest.mark.usefixtures("copied_workers")
+def test_what_another_process_has_begun_is_left_to_it(root):
     path = write_profile(root, methods={"m": sparse("kl"), "n": sparse("kl")})
     jobs = jobs_of(path, root)
     with FileLock(many._lock_file(jobs[0].study, jobs[0].spec)):
@@ -217,7 +222,8 @@ def test_what_another_process_has_begun_is_left_to_it(root, copied_workers):
     assert outcome.done == ["smoke/n-seed0"]
 
 
-def test_a_run_that_others_go_on_from_comes_before_them(root, data, copied_workers):
+@pytest.mark.usefixtures("copied_workers")
+def test_a_run_that_others_go_on_from_comes_before_them(root, data):
     content = yaml.safe_load((PROFILE_DIR / "smoke.yaml").read_text())["training"]
     retrofit = {"text": {"source": str(data / "dolly"), "rows": 8}, "training": content}
     first = {"stage": "retrofit", "settings": {"update": "dense", "trainable": "memory"}}

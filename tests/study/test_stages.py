@@ -52,7 +52,7 @@ SMALL = {
         "precision": "fp32",
     },
     "retrofit": {
-        "text": {"rows": 8},
+        "text": {"rows": 8, "at_most": None},
         "training": {
             "epochs": 1,
             "batch_size": 2,
@@ -67,6 +67,7 @@ SMALL = {
 }
 CHILDREN = [
     "additive-kl",
+    "additive-kl-2048",
     "additive-tfidf",
     "additive-s-kl",
     "additive-s-tfidf",

@@ -24,12 +24,12 @@ def place(site: Path, results: Path) -> None:
 
     `<!-- figure notebooks/x 1 name`, a caption and `-->` become the first figure of that page under
     that name; `<!-- curves frontier a b -->` the curves of two methods as a JSON element. A
-    comment stays where the page has no such figure, or the study no such curves.
+    comment goes where the page has no such figure, and stays where the study has no such curves.
     """
     for chapter in sorted((site / "book").rglob("*.md")):
         before = text = chapter.read_text("utf-8")
         for found in FIGURE.finditer(before):
-            text = text.replace(found[0], _figure(site, chapter, *found.groups()) or found[0])
+            text = text.replace(found[0], _figure(site, chapter, *found.groups()))
         for found in CURVES.finditer(before):
             text = text.replace(found[0], _curves(results / found[1], found[2].split()) or found[0])
         if text != before:
