@@ -282,13 +282,14 @@ def test_stage_2_changes_rows_that_were_chosen_and_leaves_the_others_bit_identic
     moved = changed(before, after)
     tables = part(before, "smf_memory", "values")
     assert len(tables) == 2 and moved >= set(tables)
+    most = 2 * (64 if method == "additive-kl-2048" else 5)  # steps, rows a step; a table has 64
     for name in tables:
         updates = after[name.replace("values", "row_updates")]
         rows = (before[name] != after[name]).any(1)
-        assert 0 < rows.sum() <= 2 * 5  # steps, rows a step
+        assert 0 < rows.sum() <= most
         assert torch.equal(rows, updates > 0)
     touched = {layer: s.rows_touched for layer, s in record.selection.items()}
-    assert touched.keys() == {"1", "2"} and all(0 < n <= 10 for n in touched.values())
+    assert touched.keys() == {"1", "2"} and all(0 < n <= most for n in touched.values())
     rest = {n for n in moved if not ("values" in n or "row_updates" in n or "smf_scale" in n)}
     assert rest == set()
     scales = set(part(before, "smf_scale"))
