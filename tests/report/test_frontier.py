@@ -36,7 +36,7 @@ from smf_lib.report.measures import Measure
 from smf_lib.report.text import signed
 from smf_lib.study.files import find_root
 from smf_lib.study.records.record import Record
-from smf_lib.study.records.results import ResultsError, records_folder, write_record
+from smf_lib.study.records.results import ResultsError, records_folder
 
 METHOD, REFERENCES = "smf-tfidf", ["lora", "full"]
 
@@ -49,19 +49,6 @@ def frontier():
 @pytest.fixture(scope="module")
 def varied():
     return frontier_of(ablation_records(), pooled=True)
-
-
-@pytest.fixture
-def results(tmp_path, monkeypatch):
-    """A function that writes records into a results folder of the test's own."""
-    monkeypatch.setenv("SMF_ROOT", str(tmp_path))
-
-    def write(records):
-        for record in records:
-            folder = tmp_path / "results" / record.profile / record.study
-            write_record(folder / f"{record.run_id}.json", record)
-
-    return write
 
 
 def true_drift(method, at):

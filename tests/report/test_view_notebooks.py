@@ -11,7 +11,6 @@ from IPython.display import Markdown
 
 from smf_lib.report.figures import Figure
 from smf_lib.study.profiles import PROFILE_DIR, load_profile
-from smf_lib.study.records.results import write_record
 from smf_lib.study.study import Study
 
 REPOSITORY = PROFILE_DIR.parent
@@ -34,19 +33,6 @@ def executed(name, **parameters):
             if "parameters" in cell.metadata.get("tags", []):
                 names |= parameters
     return names | {"shown": shown}
-
-
-@pytest.fixture
-def results(tmp_path, monkeypatch):
-    """A function that writes records into a results folder of the test's own."""
-    monkeypatch.setenv("SMF_ROOT", str(tmp_path))
-
-    def write(records):
-        for record in records:
-            folder = tmp_path / "results" / record.profile / record.study
-            write_record(folder / f"{record.run_id}.json", record)
-
-    return write
 
 
 @pytest.mark.parametrize("name", ["03_results", "05_cost"])
