@@ -103,17 +103,15 @@ def run_all(options: argparse.Namespace, started: float) -> None:
 
 def run_here(jobs: list) -> None:
     """Do runs one after another in this process; measuring is done by the first process alone."""
+    from .many import metric_lines
     from .study import run
     from .training import processes
 
     processes.join()
     for job in jobs:
         record = run(job.study, job.spec)
-        for name, metric in record.metrics.items() if record else ():
-            print(
-                f"{job.spec.run_id}: {name} {metric.value:.4g} "
-                f"(standard error {metric.stderr:.2g}, n {metric.n})"
-            )
+        for line in metric_lines(record):
+            print(f"{job.spec.run_id}: {line}")
     processes.leave()
 
 

@@ -35,6 +35,7 @@ from .keys import parent_of
 from .materials import Materials
 from .notebooks import PlainLines, end_with_parent
 from .profiles import Profile, RunSpec
+from .records.record import Record
 from .training import processes
 
 GRACE_SECONDS = 10.0  # how long after the limit a run may still end by itself
@@ -72,6 +73,14 @@ def chosen_runs(
                 run = profile.run(method, seed, rate)
                 found[run.run_id] = run
     return list(found.values())
+
+
+def metric_lines(record: Record | None) -> list[str]:
+    """What a run was measured to be, a line a metric; none in a process that did not measure it."""
+    return [
+        f"{name} {metric.value:.4g} (standard error {metric.stderr:.2g}, n {metric.n})"
+        for name, metric in (record.metrics.items() if record else ())
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -441,8 +450,8 @@ def _run(studies: dict, runs: list[tuple]) -> tuple[str | None, float]:
         started = time.monotonic()
         with FileLock(_lock_file(study, spec), timeout=0):
             record = run(study, spec, others)
-        for name, metric in record.metrics.items() if record else ():
-            print(f"{name} {metric.value:.4g} (standard error {metric.stderr:.2g}, n {metric.n})")
+        for line in metric_lines(record):
+            print(line)
     except Timeout:
         error = TAKEN
     except Exception as raised:  # noqa: BLE001  (of any kind: the other runs go on)
