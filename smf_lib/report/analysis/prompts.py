@@ -65,9 +65,10 @@ def prompt_sentence(records: Sequence[Record]) -> str:
     level = ratio_between_prompts(base)
     beside = "so a level does depend on the prompt" if level > limit else "so levels are alike too"
     return (
-        f"The {asked} questions of knowledge are asked after {PROMPTS} prompts. How a run's answers "
-        f"change varies between prompts {ratios.mean():.2f} times as much as within them (mean "
-        f"squares, mean of {ratios.size} runs; {beyond} of them lie beyond what chance exceeds once "
-        f"in twenty, where {expected:.1f} are expected), {verdict}. Of the base model's own answers "
-        f"the ratio is {level:.1f}, {beside} ({limit:.1f} is exceeded once in twenty)."
+        f"The {asked} questions of knowledge are asked after {PROMPTS} prompts. How a run's "
+        f"answers change varies between prompts {ratios.mean():.2f} times as much as within them "
+        f"(mean squares, mean of {ratios.size} runs; {beyond} of them lie beyond what chance "
+        f"exceeds once in twenty, where {expected:.1f} are expected), {verdict}. Of the base "
+        f"model's own answers the ratio is {level:.1f}, {beside} ({limit:.1f} is exceeded once in "
+        "twenty)."
     )
