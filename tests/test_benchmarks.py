@@ -67,6 +67,14 @@ def test_layer_vs_pkm(run_small):
     assert_ratio(shape["package_against_smf_lib"]["values"])
 
 
+def test_rows_read(run_small):
+    for table in run_small("rows_read").values():
+        for found in table.values():
+            assert 0 <= found["rows_unread_by_both"] <= found["rows_unread_by_background"] <= 1
+            assert 0 <= found["chosen_unread_by_both"] <= found["chosen_unread_by_background"] <= 1
+            assert 0 < found["chosen_per_step"] and 0 <= found["task_reads_on_unread"] < 1
+
+
 def test_saved_size(run_small):
     results = run_small("saved_size")
     assert results["lora_save_pretrained_bytes"] > 0

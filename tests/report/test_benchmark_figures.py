@@ -120,6 +120,24 @@ RESULTS = {
         },
     ),
     "saved_size": ({}, {"sizes": saved_sizes(), "lora_save_pretrained_bytes": 19_600_000}),
+    "rows_read": (
+        {
+            "model": "a model",
+            "rows_per_step": 512,
+            "tokens": {"background": 32_768, "prose": 12_776, "task": 10_541},
+        },
+        {
+            str(n): {
+                layer: {
+                    "rows_unread_by_background": n / 2**21 + extra,
+                    "chosen_unread_by_background": n / 2**23 + extra,
+                    "chosen_unread_by_both": n / 2**24,
+                }
+                for layer, extra in (("8", 0.01), ("15", 0.0))
+            }
+            for n in (1024, 16_384, 1_048_576)
+        },
+    ),
 }
 
 
@@ -148,6 +166,7 @@ SAID = {
     "step_vs_methods": "0.48 of the time of LoRA and 0.56 of that of full finetuning",
     "layer_vs_pkm": "To the right of the line smf_lib is faster",
     "saved_size": "LoRA takes 19.6 MB",
+    "rows_read": "of all rows, and of the 512 that TF-IDF chooses in a step; dotted, those that",
 }
 
 
@@ -156,6 +175,14 @@ def test_a_recorded_benchmark_is_drawn_with_its_numbers(folder, name):
     drawn = figures.benchmark(folder, name)
     assert isinstance(drawn, Figure) and drawn.png()[:4] == b"\x89PNG"
     assert SAID[name] in drawn.caption and len(drawn.alt) > 100
+
+
+def test_shares_of_rows_are_means_over_layers(folder):
+    drawn = figures.benchmark(folder, "rows_read")
+    assert "of 1,048,576 rows 50 % of the table and 13 % of the chosen rows" in drawn.alt
+    table, chosen, _ = drawn.fig.axes[0].lines
+    assert table.get_ydata()[-1] == pytest.approx(50.5)
+    assert chosen.get_ydata()[-1] == pytest.approx(13.0)
 
 
 @pytest.mark.parametrize("name", NAMES)

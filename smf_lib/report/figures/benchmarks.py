@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from statistics import mean
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullFormatter
@@ -227,9 +228,54 @@ def saved_against_rows(record: Benchmark) -> Figure:
     return Figure(figure, caption, f"Lines of bytes against rows touched; {'; '.join(said)}.")
 
 
+@styled
+def unread_against_rows(record: Benchmark) -> Figure:
+    """Rows that ordinary text does not read, of the table and of those chosen, against its size."""
+    found = {int(rows): layers.values() for rows, layers in record["results"].items()}
+    settings, tables = record["settings"], sorted(found)
+
+    def share(part: str) -> list[float]:
+        """Per cent, the mean of the layers."""
+        return [100 * mean(layer[part] for layer in found[rows]) for rows in tables]
+
+    chosen = COLOURS["smf-tfidf"]
+    lines = {
+        "all rows": (share("rows_unread_by_background"), GREY, "-", "s"),
+        "rows chosen": (share("chosen_unread_by_background"), chosen, "-", "o"),
+        "... nor by other prose": (share("chosen_unread_by_both"), chosen, ":", "o"),
+    }
+    figure = new_figure(3.6)
+    ax = figure.subplots()
+    for name, (shares, colour, dashes, mark) in lines.items():
+        ax.plot(tables, shares, color=colour, ls=dashes, marker=mark)
+        beside(ax, (tables[-1], shares[-1]), name, text_colour(colour))
+    ax.set_xscale("log", base=2)
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: count(value)))
+    ax.set_xticks(tables)
+    ax.set_xlim(tables[0] / 1.3, tables[-1] * 6)
+    ax.set_xlabel("rows in the table")
+    ax.set_ylabel("% never read by the background")
+    grown = [
+        f"{size:,} rows {one:.2g} % of the table and {two:.2g} % of the chosen rows"
+        for size, one, two in zip(tables, *(shares for shares, *_ in list(lines.values())[:2]))
+    ]
+    tokens = settings["tokens"]
+    first, *_, last = share("chosen_unread_by_background")
+    caption = (
+        f"Rows that {tokens['background']:,} tokens of background never read, in tables of "
+        f"different size: of all rows, and of the {settings['rows_per_step']} that TF-IDF chooses "
+        f"in a step; dotted, those that {tokens['prose']:,} tokens of other prose do not read "
+        f"either ({settings['model']}, mean of {len(found[tables[0]])} layers). Of the chosen rows "
+        f"the background never reads {first:.2g} % at {tables[0]:,} rows and {last:.2g} % at "
+        f"{tables[-1]:,}."
+    )
+    return Figure(figure, caption, f"Lines of shares against rows; of {'; of '.join(grown)}.")
+
+
 DRAWN = {
     "step_vs_table": step_against_rows,
     "step_vs_methods": step_of_methods,
     "layer_vs_pkm": layer_against_package,
     "saved_size": saved_against_rows,
+    "rows_read": unread_against_rows,
 }
