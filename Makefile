@@ -16,12 +16,15 @@ RUN = $(VENV)/bin/
 READY = $(VENV)/.installed
 endif
 
-# TORCH=cpu takes PyTorch's build without CUDA from PyTorch's own index, before all else.
+# What pip fetches is checked by the sums in the locks. TORCH=cpu takes PyTorch's build without CUDA from
+# PyTorch's own index, before all else. So is a wheel of that build which pip is told of by `find-links`.
+PIP = $(VENV)/bin/python -m pip install -qq --disable-pip-version-check --no-deps
 ifeq ($(TORCH),cpu)
-TORCH_FIRST = $(VENV)/bin/python -m pip install -qq --disable-pip-version-check --no-deps \
-	--index-url https://download.pytorch.org/whl/cpu "$$(grep '^torch==' requirements.lock)"
+TORCH_FIRST = $(PIP) --index-url https://download.pytorch.org/whl/cpu -r requirements-cpu.lock
 else ifneq ($(TORCH),)
 $(error TORCH=$(TORCH) is not known; say TORCH=cpu, or leave it out for the build of the package index)
+else
+TORCH_FIRST = $(PIP) --no-index -r requirements-cpu.lock 2>/dev/null || true
 endif
 
 # As it was given: make itself would read a `$$` in a path. The shell gets it in a variable, quoted.
@@ -43,7 +46,7 @@ help:
 	@echo "make study PROFILE=x JOBS=4   the same with four runs side by side"
 	@echo "make test            make the environment and pass all tests"
 	@echo "make lint            check format, style, docstrings, types, dead code and dependencies"
-	@echo "make lock            write requirements.lock again from pyproject.toml (needs uv)"
+	@echo "make lock            write requirements*.lock again from pyproject.toml (needs uv)"
 	@echo "make clean           remove pages and notebooks that were run (work/PROFILE); what was trained is"
 	@echo "                     in work/kept, for all profiles; records stay too"
 	@echo
@@ -79,7 +82,11 @@ lint: $(READY)
 lock:
 	@uv pip compile pyproject.toml --extra lint --universal --python-version 3.11.0 \
 		--fork-strategy fewest --no-annotate --custom-compile-command "make lock" --quiet \
-		--output-file requirements.lock
+		--generate-hashes --output-file requirements.lock
+	@grep --only-matching '^torch==[^ ]*' requirements.lock | uv pip compile - --no-config --universal \
+		--python-version 3.11.0 --constraint requirements.lock --no-emit-package torch --no-annotate \
+		--custom-compile-command "make lock" --quiet --generate-hashes \
+		--output-file requirements-cuda.lock
 
 clean:
 	@$(NAME); case "$$name" in \
@@ -88,7 +95,7 @@ clean:
 	esac; echo "removing work/$$name"; rm -rf "work/$$name"
 
 # Made once, and again when the lock or the project's own metadata has changed.
-$(VENV)/.installed: requirements.lock pyproject.toml
+$(VENV)/.installed: requirements.lock requirements-cpu.lock requirements-cuda.lock pyproject.toml
 	@python=""; \
 	for candidate in $(PYTHONS); do \
 	  if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
@@ -107,6 +114,8 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	echo "Making the environment in $(VENV) with $$("$$python" --version): once, some minutes."; \
 	"$$python" -m venv $(VENV)
 	@$(TORCH_FIRST)
-	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check -r requirements.lock
-	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --no-deps -e .
+	@$(PIP) -r requirements.lock
+	@$(VENV)/bin/python -c 'import importlib.metadata, sys; \
+		sys.exit("+cpu" in importlib.metadata.version("torch"))' || exit 0; $(PIP) -r requirements-cuda.lock
+	@$(PIP) --no-build-isolation -e .
 	@touch $@

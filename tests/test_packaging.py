@@ -118,11 +118,28 @@ def test_method_needs_five_packages_and_each_extra_holds_those_below():
         assert f"smf_lib[{below}]" in extras[above]
 
 
+def locked_sums(file):
+    """The requirements of a lock, each with the sums of its files."""
+    text = (REPOSITORY / file).read_text("utf-8").replace(" \\\n", " ")
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    split = (line.partition(" --hash=") for line in lines)
+    return {package: re.findall(r"sha256:([0-9a-f]{64})\b", sums) for package, _, sums in split}
+
+
+@pytest.mark.parametrize("build", ["", "-cpu", "-cuda"])
+def test_what_pip_fetches_is_checked_by_sum(build):
+    locked = locked_sums(f"requirements{build}.lock")
+    assert locked and [line for line, sums in locked.items() if not sums] == []
+    everywhere = dict(line.split(" ")[0].split("==") for line in locked_sums("requirements.lock"))
+    for line in locked:  # a package that stands in two locks has one version
+        name, version = line.split(" ")[0].split("==")
+        assert everywhere.get(name, version) == version
+
+
 def test_lock_has_every_package_that_is_declared():
     declared = [*PROJECT["project"]["dependencies"]]
     for extra in PROJECT["project"]["optional-dependencies"].values():
         declared += extra
-    lines = (REPOSITORY / "requirements.lock").read_text("utf-8").splitlines()
-    locked = [line for line in lines if line and not line.startswith("#")]
+    locked = locked_sums("requirements.lock")
     assert [line for line in locked if "==" not in line] == []
     assert names(declared) - names(locked) == {"smf-lib"}
