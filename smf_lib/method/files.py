@@ -28,11 +28,11 @@ def whole(path: str | Path) -> Iterator[Path]:
 def put_in_place(made: Path, path: Path) -> None:
     """Give the file or folder `made` the name `path`, on the same disk; what was there is lost.
 
-    A file replaces a file in one step, after its bytes have reached the disk. A folder that is
-    in the way is removed first.
+    A file replaces a file in one step, after its bytes have reached the disk. What is in a
+    folder's way is removed first.
     """
     if made.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
+        _remove(path)
     else:
         with made.open("rb+") as file:
             os.fsync(file.fileno())
@@ -40,7 +40,7 @@ def put_in_place(made: Path, path: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)

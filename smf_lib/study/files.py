@@ -1,4 +1,8 @@
-"""Text and JSON files that appear whole or not at all, and short names for what they hold."""
+"""Files that appear whole or not at all and are noticed when they change, and short names for them.
+
+What is kept carries the SHA-256 of its content: a JSON file inside, any other in a file beside it.
+What no longer has its sum is as good as missing, is told in a line, and is made again.
+"""
 
 import hashlib
 import json
@@ -39,10 +43,22 @@ def write_json(path: Path, content: Any) -> None:
     write_whole(path, json.dumps(content))
 
 
+def file_sha256(path: str | Path) -> str:
+    """The file's SHA-256 as 64 hexadecimal digits."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def keep_json(path: Path, content: Any) -> None:
+    """Write JSON that `kept_json` reads: with its sum, whole or not at all."""
+    write_json(path, {"sha256": _sum(content), "kept": content})
+
+
 def kept_json(path: Path, kind: type = dict) -> Any:
     """What a kept JSON file holds, an object or a list; None if it is missing or damaged.
 
-    A damaged one is as good as missing, and is told in a line: what it held is made again.
+    A damaged one is as good as missing, and is told in a line: what it held is made again. One
+    without a sum was written before there were sums, and is taken as it is.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -50,26 +66,61 @@ def kept_json(path: Path, kind: type = dict) -> Any:
         return None
     except (OSError, ValueError, RecursionError):
         content = None
+    if isinstance(content, dict) and content.keys() & {"sha256", "kept"}:
+        found = content.get("kept")
+        content = found if content == {"sha256": _sum(found), "kept": found} else None
     if isinstance(content, kind):
         return content
-    _say_damaged(path)
+    say_damaged(path)
     return None
 
 
+def _sum(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
 @cache
-def _say_damaged(path: Path) -> None:
+def say_damaged(path: Path) -> None:
+    """One line, once, about a file or folder that is not what was written there."""
     print(f"{path} is damaged; what it held is made again", file=sys.stderr)
 
 
 @contextmanager
 def making(path: Path) -> Iterator[bool]:
-    """Yield whether `path` is missing, to one process at a time; others wait until it is made."""
-    if path.is_file():
+    """Yield whether `path` is missing, to one process at a time; others wait until it is made.
+
+    A file that no longer has the sum that was noted beside it is removed, and is missing.
+    """
+    if _is_whole(path):
         yield False
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):
-        yield not path.is_file()
+        missing = not _is_whole(path)
+        if missing and path.is_file():
+            say_damaged(path)
+            path.unlink()
+        yield missing
+        if missing:
+            write_whole(_noted(path), f"{file_sha256(path)}  {path.name}\n")
+
+
+def _noted(path: Path) -> Path:
+    """The file beside `path` that holds its sum, in the form of `sha256sum`."""
+    return path.with_name(f".{path.name}.sha256")
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file is there and has its sum; one without was written before there were sums."""
+    if not path.is_file():
+        return False
+    try:
+        noted = _noted(path).read_text(encoding="utf-8").split()
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return noted == [file_sha256(path), path.name]
 
 
 def short_hash(*parts: Any) -> str:

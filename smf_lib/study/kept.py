@@ -5,7 +5,8 @@ work/kept/<method>-<training key>/
     rows.safetensors         for sparse memory also as a row patch, for `smf_lib.RowPatch`
     weights/                 of full finetuning, where the profile says `keep: full` or another
                              method starts from it
-    training.json            what training took; written last
+    sums.json                the sums of all these files
+    training.json            what training took, and a copy of it; written last
     <metric>-<metric key>.json
     provenance.json, footprint.json
 
@@ -14,9 +15,11 @@ Profiles that train the same share it.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
@@ -26,7 +29,7 @@ from transformers import PreTrainedTokenizerBase
 from ..method.files import whole
 from ..method.patches.patch import RowPatch
 from ..method.registration import PEFT_TYPE
-from .files import kept_json
+from .files import file_sha256, keep_json, kept_json, say_damaged
 from .keys import RunKeys, changed_parts, run_keys
 from .materials import Materials
 from .models import ModelFiles, load_model
@@ -64,9 +67,32 @@ class RunFiles:
         return self.folder / "training.json"
 
     @property
+    def footprint(self) -> Path:
+        """How large what was trained is."""
+        return self.folder / "footprint.json"
+
+    @property
+    def provenance(self) -> Path:
+        """Where and with what the run was begun."""
+        return self.folder / "provenance.json"
+
+    @property
+    def outcome(self) -> dict[str, Any] | None:
+        """What training took, from the copy where the file is damaged; None if it is not done."""
+        for path in (self.training, self.training.with_suffix(".copy.json")):
+            if self.training.exists() and "log" in (found := kept_json(path) or {}):
+                return found
+        return None
+
+    def keep_outcome(self, outcome: dict[str, Any]) -> None:
+        """Note that the run is trained, and what it took."""
+        keep_json(self.training.with_suffix(".copy.json"), outcome)
+        keep_json(self.training, outcome)
+
+    @property
     def is_trained(self) -> bool:
         """Whether the run was trained to its end (the base model needs no training)."""
-        return self.kind == "base" or "log" in (kept_json(self.training) or ())
+        return self.kind == "base" or self.outcome is not None
 
     @property
     def place(self) -> Path:
@@ -75,14 +101,41 @@ class RunFiles:
 
     @property
     def weights(self) -> Path | None:
-        """The folder of what was trained, None if it was not kept or not trained."""
+        """The folder of what was trained, None if it was not kept, not trained, or is damaged."""
         kept = self.kind != "base" and self.is_trained and self.place.is_dir()
-        return self.place if kept else None
+        return self.place if kept and self.has_its_sums(self.place) else None
 
     @property
     def patch(self) -> Path:
         """The row patch of a sparse memory."""
         return self.folder / "rows.safetensors"
+
+    @property
+    def patch_is_whole(self) -> bool:
+        """Whether the row patch is as it was written, if there was one."""
+        return self.has_its_sums(self.patch)
+
+    def note_sums(self) -> None:
+        """Note the sums of what was trained."""
+        paths = [p for p in sorted(self.place.rglob("*")) if p.is_file()]
+        paths += [self.patch] if self.patch.is_file() else []
+        sums = {p.relative_to(self.folder).as_posix(): file_sha256(p) for p in paths}
+        keep_json(self.folder / "sums.json", sums)
+
+    def has_its_sums(self, path: Path) -> bool:
+        """Whether a file, or all files of a folder, are what was written; says so if not.
+
+        What was written before there were sums, or whose list of them is lost, is taken as it is.
+        """
+        sums = kept_json(self.folder / "sums.json") or {}
+        name = path.relative_to(self.folder).as_posix()
+        for own, expected in sums.items():
+            if own == name or own.startswith(f"{name}/"):
+                file = self.folder / own
+                if not file.is_file() or _sum_of(file, *_state(file)) != expected:
+                    say_damaged(file)
+                    return False
+        return True
 
     def metric(self, name: str) -> Path:
         """The file of one metric."""
@@ -106,6 +159,16 @@ class RunFiles:
         return not self.is_trained or (needed and self.weights is None)
 
 
+def _state(path: Path) -> tuple[int, int]:
+    return path.stat().st_size, path.stat().st_mtime_ns
+
+
+@cache
+def _sum_of(path: Path, size: int, changed: int) -> str:
+    """The sum of a file as it was at that size and time."""
+    return file_sha256(path)
+
+
 # ---------------------------------------------------------------------- weights
 
 
@@ -124,6 +187,12 @@ def save_weights(
         model.save_pretrained(scratch)
         if files.kind == "full":
             tokenizer.save_pretrained(scratch)
+    save_patch(files, model, parent)
+    files.note_sums()
+
+
+def save_patch(files: RunFiles, model: nn.Module, parent: RunFiles | None) -> None:
+    """Keep what was trained of a sparse memory as a row patch; see `save_weights`."""
     if files.kind == "full":
         return
     config = model.peft_config["default"]
@@ -203,11 +272,22 @@ def what_is_left(study: Materials, spec: RunSpec) -> Left:
 
 
 def local_record(study: Materials, spec: RunSpec) -> Record | None:
-    """This machine's record of a run, None if there is none or none that can be read."""
+    """This machine's record of a run, None if there is none or none that can be read.
+
+    A damaged one is told in a line: it is made again, from what is kept.
+    """
+    path = study.results / study.STUDY / f"{spec.run_id}.json"
     try:
-        return read_record(study.results / study.STUDY / f"{spec.run_id}.json")
-    except ResultsError:
+        return read_record(path)
+    except ResultsError as error:
+        if path.exists():
+            _say_record(str(error))
         return None
+
+
+@cache
+def _say_record(fault: str) -> None:
+    print(f"record {fault}; it is made again from what is kept", file=sys.stderr)
 
 
 def _holds(recorded: KeysPart, keys: RunKeys) -> bool:

@@ -13,11 +13,12 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
 
+from .embedded import find_model
 from .exams import build_exam
-from .files import KEPT, kept_json, making, write_json
+from .files import KEPT, keep_json, kept_json, making
 from .keys import own_text_key
 from .model_check import check_model_folder
-from .models import ModelFiles, load_model, resolve_model
+from .models import ModelFiles, load_model
 from .profiles import Profile
 from .settings import BackgroundSettings, RetrofitSettings
 from .tasks import corpora, own_text, probes
@@ -56,7 +57,7 @@ class Materials:
     def model_files(self) -> ModelFiles:
         """Where the base model is, as the profile names it."""
         named = self.profile.model
-        found = resolve_model(named.model_copy(update={"source": locate(named.source, self.root)}))
+        found = find_model(named.model_copy(update={"source": locate(named.source, self.root)}))
         check_model_folder(found.path, named.source)
         # a record names the source as the profile does, without the folders of this machine
         return dataclasses.replace(found, source=named.source)
@@ -122,15 +123,17 @@ class Materials:
         """What the base model writes: as it came with the library, as kept, or written now."""
         key = own_text_key(self, sequences, tokens, seed)
         shipped = own_text.shipped(key.digest)
-        path = shipped or self.kept / f"{name}-{key.digest}.json"
-        if shipped is None and path.is_file() and len(kept_json(path, list) or ()) != sequences:
+        if shipped is not None:
+            return json.loads(shipped.read_text(encoding="utf-8"))
+        path = self.kept / f"{name}-{key.digest}.json"
+        if path.is_file() and len(kept_json(path, list) or ()) != sequences:
             path.unlink()
         with making(path) as missing:
             if missing:
                 model, tokenizer = base or self.load_base()
                 text = own_text.write_self_text(model, tokenizer, sequences, tokens, seed)
-                write_json(path, text)
-        return json.loads(path.read_text())
+                keep_json(path, text)
+        return cast("list[list[int]]", kept_json(path, list))
 
     def background_text(
         self, base: LoadedModel | None = None, settings: BackgroundSettings | None = None

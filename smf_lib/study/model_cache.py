@@ -6,7 +6,6 @@ the same folder wait for each other; what a killed one left behind is removed by
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -16,14 +15,9 @@ import platformdirs
 from filelock import FileLock
 
 from ..method.files import whole
+from .files import file_sha256, say_damaged
 
 _MANIFEST = "manifest.json"
-
-
-def file_sha256(path: str | Path) -> str:
-    """The file's SHA-256 as 64 hexadecimal digits."""
-    with Path(path).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def check_sha256(path: str | Path, expected: str, remedy: str = "fetch it again") -> None:
@@ -44,39 +38,40 @@ def cached_folder(
 ) -> tuple[Path, dict[str, str]]:
     """The folder ``models/<name>`` of the cache and the SHA-256 of each of its files.
 
-    ``build`` fills an empty folder, and is called only if the cache has no such folder yet.
-    ``cache_dir`` defaults to the platform's cache folder for ``smf_lib``. Raises ValueError,
-    naming the file and both sums, if a cached file is not what was put there.
+    ``build`` fills an empty folder, and is called only if the cache has no such folder yet, or one
+    whose files are not what was put there; that is told in a line. ``cache_dir`` defaults to the
+    platform's cache folder for ``smf_lib``.
     """
     root = Path(cache_dir) if cache_dir is not None else platformdirs.user_cache_path("smf_lib")
     models = root / "models"
     folder = models / name
-    if not folder.exists():
+    sums = _sums(folder)
+    if sums is None:
         models.mkdir(parents=True, exist_ok=True)
         with FileLock(models / ".lock"):
             for leftover in models.glob(".*-*"):
                 shutil.rmtree(leftover, ignore_errors=True)
-            if not folder.exists():
-                _build_whole(folder, build)
-    remedy = f"delete the folder {folder} and it will be made again"
-    sums = _read_manifest(folder / _MANIFEST, remedy)
-    for file, expected in sums.items():
-        check_sha256(folder / file, expected, remedy)
+            sums = _sums(folder) or _build_whole(folder, build)
     return folder, sums
 
 
-def _build_whole(folder: Path, build: Callable[[Path], None]) -> None:
+def _build_whole(folder: Path, build: Callable[[Path], None]) -> dict[str, str]:
     """Run ``build`` on a temporary folder, add its manifest, and move it into place."""
+    if folder.exists():
+        say_damaged(folder)
     with whole(folder) as made:
         made.mkdir()
         build(made)
         sums = {file.name: file_sha256(file) for file in sorted(made.iterdir())}
         (made / _MANIFEST).write_text(json.dumps(sums, indent=1) + "\n", encoding="utf-8")
+    return sums
 
 
-def _read_manifest(path: Path, remedy: str) -> dict[str, str]:
+def _sums(folder: Path) -> dict[str, str] | None:
+    """The sums of a folder's files; None if it is missing or is not what its manifest says."""
     try:
-        sums = json.loads(path.read_text(encoding="utf-8"))
-        return {str(file): str(digest) for file, digest in sums.items()}
-    except (OSError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path} is missing or damaged ({error}); {remedy}") from error
+        sums = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+        as_noted = [file_sha256(folder / file) == digest for file, digest in sums.items()]
+    except (OSError, ValueError, AttributeError, TypeError):
+        return None
+    return sums if as_noted and all(as_noted) else None

@@ -17,7 +17,6 @@ files. Building never trains, training never measures, measuring never trains.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import shutil
 import time
@@ -35,10 +34,11 @@ from ..method.rules import get_rule
 from ..method.sites import default_layers, find_mlps
 from . import build
 from .baselines import Change, Start, change_of
+from .checkpoints import checked
 from .evaluation.measuring import measure_metric
 from .evaluation.reading import check_readable
-from .files import find_root, kept_json, write_json
-from .kept import RunFiles, load_weights, save_weights
+from .files import find_root, keep_json, kept_json
+from .kept import RunFiles, load_weights, save_patch, save_weights
 from .keys import parent_of
 from .materials import Materials
 from .metrics import METRICS, describe_data, metric_names
@@ -143,13 +143,19 @@ class Study(Materials):
         files = self.files(spec)
         if spec.settings.kind == "base":
             return TrainingOutcome(0.0, 0, 0, peak_memory(), [])
-        if files.is_trained and not files.must_train:
+        parent = self.parent(spec)
+        start = None if parent is None else self.files(parent)
+        done = files.outcome
+        if done is not None and not files.must_train:
             if files.weights is not None:
                 load_weights(files, model)
-            return TrainingOutcome(**json.loads(files.training.read_text()))
-        if files.is_trained:
+            if processes.is_first():
+                self._mend(files, model, start)
+            return TrainingOutcome(**done)
+        if done is not None:
+            why = "are damaged" if files.place.is_dir() else "were not kept"
             print(
-                f"run {spec.run_id} is trained again: its weights were not kept, and "
+                f"run {spec.run_id} is trained again: its weights {why}, and "
                 f"{', '.join(files.unmeasured) or 'another run'} needs them (`keep: full` in the "
                 "profile keeps those of full finetuning)"
             )
@@ -159,30 +165,38 @@ class Study(Materials):
         outcome = TrainingOutcome(0.0, 0, 0, peak_memory(), [])
         if change.trains:
             rows = self.training_rows(spec) if change.rows is None else change.rows
-            outcome = finetune(
-                model,
-                tokenizer,
-                rows,
-                settings,
-                cast("float", spec.learning_rate),  # the base model alone has none
-                spec.seed,
-                files.folder,
-                extra_loss=change.loss,
-                optimizer=change.optimizer,
-            )
+            with checked(files.folder):
+                outcome = finetune(
+                    model,
+                    tokenizer,
+                    rows,
+                    settings,
+                    cast("float", spec.learning_rate),  # the base model alone has none
+                    spec.seed,
+                    files.folder,
+                    extra_loss=change.loss,
+                    optimizer=change.optimizer,
+                )
         if change.finish is not None:
             change.finish(model)
         model.eval()
         if processes.is_first():
-            parent = self.parent(spec)
             if files.keeps:
-                save_weights(
-                    files, model, tokenizer, None if parent is None else self.files(parent)
-                )
-            write_json(files.folder / "footprint.json", footprint(model))
-            write_json(files.training, dataclasses.asdict(outcome))
+                save_weights(files, model, tokenizer, start)
+            keep_json(files.footprint, footprint(model))
+            files.keep_outcome(dataclasses.asdict(outcome))
         processes.wait_for_all()
         return outcome
+
+    def _mend(self, files: RunFiles, model: nn.Module, start: RunFiles | None) -> None:
+        """Make again, from a trained model, what else its run had left and what is damaged."""
+        if kept_json(files.footprint) is None:
+            keep_json(files.footprint, footprint(model))
+        if files.weights is not None and not (
+            files.patch_is_whole and kept_json(files.folder / "sums.json") is not None
+        ):
+            save_patch(files, model, start)
+            files.note_sums()
 
     def _change(self, spec: RunSpec, model: nn.Module) -> Change:
         """What the method's baseline changes about the training of this model."""
@@ -215,7 +229,7 @@ class Study(Materials):
             started = time.perf_counter()
             kept = measure_metric(self, metric, model, tokenizer)
             seconds = time.perf_counter() - started
-            write_json(files.metric(metric), {"metric": kept, "seconds": seconds})
+            keep_json(files.metric(metric), {"metric": kept, "seconds": seconds})
         return {m: Metric(**_measured(files, m)["metric"]) for m in files.keys.metrics}
 
     def record(self, spec: RunSpec, outcome: TrainingOutcome, metrics: dict[str, Metric]) -> Record:
@@ -225,16 +239,16 @@ class Study(Materials):
         run's checkpoints are removed.
         """
         files = self.files(spec)
-        size = files.folder / "footprint.json"
+        self._keep_provenance(files)
         measuring = sum(_measured(files, metric)["seconds"] for metric in metrics)
         record = build_record(
             self,
             spec,
             outcome,
             metrics,
-            NO_FOOTPRINT if spec.settings.kind == "base" else json.loads(size.read_text()),
+            NO_FOOTPRINT if spec.settings.kind == "base" else kept_json(files.footprint),
             seconds=outcome.seconds + measuring,
-            provenance=json.loads((files.folder / "provenance.json").read_text()),
+            provenance=kept_json(files.provenance),
             keys=files.keys,
         )
         write_record(self.results / self.STUDY / f"{spec.run_id}.json", record)
@@ -244,9 +258,8 @@ class Study(Materials):
 
     def _keep_provenance(self, files: RunFiles) -> None:
         """Note where and with what a run is begun, once."""
-        path = files.folder / "provenance.json"
-        if processes.is_first() and kept_json(path) is None:
-            write_json(path, provenance())
+        if processes.is_first() and kept_json(files.provenance) is None:
+            keep_json(files.provenance, provenance())
 
     # ------------------------------------------------------------------ what was trained
 
@@ -334,7 +347,7 @@ def run(study: Study, spec: RunSpec, others: Sequence[tuple[Study, RunSpec]] = (
 
 
 def _measured(files: RunFiles, metric: str) -> dict:
-    return json.loads(files.metric(metric).read_text())
+    return kept_json(files.metric(metric))
 
 
 def _check_targets(method: str, config: PeftConfig, shape: nn.Module) -> None:

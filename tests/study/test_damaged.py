@@ -1,10 +1,12 @@
 """What is kept under work/ and damaged is told in a line and made again, with the same numbers."""
 
+import json
 import shutil
 
 import pytest
 import yaml
 
+from smf_lib import RowPatch
 from smf_lib.study.files import kept_json
 from smf_lib.study.profiles import PROFILE_DIR
 from smf_lib.study.study import Study, run
@@ -23,22 +25,91 @@ def done(tmp_path_factory):
     return root, profile, run(study, study.profile.run("smf-kl"))
 
 
-def test_damaged_files_are_made_again(done, tmp_path, capsys):
+def flip(path):
+    """Change one bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def again(root, profile, copy, damage, which):
+    """The record of a copy of the study in which `which` files are damaged."""
+    shutil.copytree(root, copy)
+    files = [p for p in (copy / "work" / "kept").rglob("*") if p.is_file() and which(p)]
+    files = [p for p in files if p.suffix != ".lock"]
+    for path in files:
+        damage(path)
+    study = Study.load(profile, copy)
+    return files, run(study, study.profile.run("smf-kl"))
+
+
+def same(record, other):
+    return {n: m.items for n, m in record.metrics.items()} == {
+        n: m.items for n, m in other.metrics.items()
+    }
+
+
+def test_whatever_is_flipped_is_made_again(done, tmp_path, capsys):
     root, profile, record = done
-    for damage in (b"{", b"[]"):
-        again = tmp_path / f"again{len(damage)}{damage[:1].hex()}"
-        shutil.copytree(root, again)
-        files = [p for p in again.rglob("work/kept/**/*.json") if "adapter" not in p.parts]
-        files = [p for p in files if p.name != "footprint.json"]
-        assert {p.name.split("-")[0] for p in files} >= {"training.json", "self", "background"}
-        for path in files:
-            path.write_bytes(damage)
-        study = Study.load(profile, again)
-        made = run(study, study.profile.run("smf-kl"))
-        assert {n: m.items for n, m in made.metrics.items()} == {
-            n: m.items for n, m in record.metrics.items()
-        }
-        assert "is damaged; what it held is made again" in capsys.readouterr().err
+    files, made = again(root, profile, tmp_path / "again", flip, lambda p: True)
+    kinds = {p.suffix for p in files}
+    assert kinds >= {".json", ".pt", ".safetensors", ".sha256"} and len(files) > 15
+    assert same(made, record)
+    said = capsys.readouterr().err
+    for name in ("training.json", "training.copy.json", "reads-", "self-text-", "background-"):
+        assert any(name in line and "made again" in line for line in said.splitlines()), name
+
+
+def test_what_is_whole_is_kept_though_all_else_is_damaged(done, tmp_path, monkeypatch, capsys):
+    """Nothing is trained where the weights and one copy of what training took are whole."""
+    root, profile, record = done
+    monkeypatch.setattr("smf_lib.study.study.finetune", None)
+    whole = ("adapter_model.safetensors", "training.copy.json")
+
+    def other(path):
+        return path.parent.name != "adapter" and path.name not in whole
+
+    def damage(path):
+        path.write_bytes(b"{") if path.suffix == ".json" else flip(path)
+
+    _, made = again(root, profile, tmp_path / "again", damage, other)
+    assert same(made, record) and made.cost == record.cost.model_copy(
+        update={"total_seconds": made.cost.total_seconds}
+    )
+    folder = next((tmp_path / "again" / "work" / "kept").glob("smf-kl-*"))
+    capsys.readouterr()
+    study = Study.load(profile, tmp_path / "again")
+    files = study.files(study.profile.run("smf-kl"))
+    assert files.weights and files.patch_is_whole and RowPatch.load(folder / "rows.safetensors")
+    assert capsys.readouterr().err == ""
+
+
+def test_a_metric_that_was_edited_is_measured_again(done, tmp_path, monkeypatch, capsys):
+    root, profile, record = done
+    monkeypatch.setattr("smf_lib.study.study.finetune", None)
+
+    def edit(path):
+        content = json.loads(path.read_text())
+        content["kept"]["metric"]["value"] = 0.99
+        path.write_text(json.dumps(content))
+
+    files, made = again(
+        root, profile, tmp_path / "again", edit, lambda p: p.name.startswith("exam_accuracy-")
+    )
+    assert len(files) == 1 and same(made, record)
+    assert f"{files[0]} is damaged" in capsys.readouterr().err
+
+
+def test_damaged_weights_cost_a_training_and_nothing_else(done, tmp_path, capsys):
+    root, profile, record = done
+    damaged, made = again(
+        root, profile, tmp_path / "again", flip, lambda p: p.name == "adapter_model.safetensors"
+    )
+    said = capsys.readouterr()
+    assert same(made, record) and f"{damaged[0]} is damaged" in said.err
+    assert "trained again: its weights are damaged" in said.out
+    study = Study.load(profile, tmp_path / "again")
+    assert study.trained("smf-kl") and not capsys.readouterr().err
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -75,19 +75,37 @@ def test_the_cache_follows_the_platforms_convention(tmp_path, monkeypatch):
     assert tiny_random_model().path.parent == tmp_path / "smf_lib" / "models"
 
 
-@pytest.mark.parametrize("damage", ["truncated", "missing"])
-def test_a_damaged_cached_file_is_refused_by_name(tmp_path, damage):
-    weights = tiny_random_model(tmp_path).path / "model.safetensors"
-    expected = file_sha256(weights)
-    if damage == "truncated":
-        weights.write_bytes(weights.read_bytes()[:-100])
-        wanted = [str(weights), expected, file_sha256(weights)]
-    else:
+@pytest.mark.parametrize("damage", ["truncated", "missing", "flipped", "no manifest", "a link"])
+def test_a_damaged_cached_model_is_told_and_made_again(tmp_path, damage, capsys):
+    made = tiny_random_model(tmp_path)
+    weights, before = made.path / "model.safetensors", made.sha256
+    if damage == "a link":
+        shutil.rmtree(made.path)
+        made.path.symlink_to(tmp_path / "nowhere")
+    elif damage == "no manifest":
+        (made.path / "manifest.json").unlink()
+    elif damage == "missing":
         weights.unlink()
-        wanted = [str(weights), expected, "missing"]
-    with pytest.raises(ValueError) as error:
-        tiny_random_model(tmp_path)
-    assert all(part in str(error.value) for part in [*wanted, "delete the folder"])
+    else:
+        content = bytearray(weights.read_bytes())
+        content[-5] ^= 1
+        weights.write_bytes(content[:-10] if damage == "truncated" else content)
+    again = tiny_random_model(tmp_path)
+    assert again == made and file_sha256(weights) == before
+    said = capsys.readouterr().err
+    assert damage == "a link" or f"{made.path} is damaged; what it held is made again" in said
+
+
+def test_what_cannot_be_made_again_stays_as_it_was(tmp_path):
+    folder, _ = cached_folder("a-model", lambda f: (f / "x").write_text("whole"), tmp_path)
+    (folder / "x").write_text("holes")
+
+    def build(folder):
+        raise ValueError("no network")
+
+    with pytest.raises(ValueError, match="no network"):
+        cached_folder("a-model", build, tmp_path)
+    assert (folder / "x").read_text() == "holes"
 
 
 def _build_until_killed(cache_dir):
@@ -120,13 +138,6 @@ def test_a_failed_build_leaves_nothing_behind(tmp_path):
     with pytest.raises(RuntimeError, match="no space"):
         cached_folder("a-model", build, tmp_path)
     assert [p.name for p in (tmp_path / "models").iterdir()] == [".lock"]
-
-
-def test_a_damaged_manifest_is_refused_by_name(tmp_path):
-    folder, _ = cached_folder("a-model", lambda f: (f / "x").write_text("whole"), tmp_path)
-    (folder / "manifest.json").write_text("{")
-    with pytest.raises(ValueError, match="manifest.json is missing or damaged"):
-        cached_folder("a-model", lambda f: None, tmp_path)
 
 
 def test_a_truncated_wheel_is_refused_with_its_name_and_both_sums(tmp_path):

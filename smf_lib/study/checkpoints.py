@@ -1,0 +1,123 @@
+"""Checkpoints of a training carry the sums of their files, looked at before it goes on from one.
+
+Trainer goes on from any folder that has the files it looks for, with other numbers where one of
+them is missing or changed. So the files' sums are noted in each checkpoint, and one that does not
+have them any more is removed: training goes on from one that is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import transformers.trainer
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from .files import file_sha256, keep_json, kept_json
+from .training.train import COMPLETE
+
+_NEEDED = ("optimizer.pt", "scheduler.pt", "trainer_state.json")
+
+
+@contextmanager
+def checked(work_dir: Path) -> Iterator[None]:
+    """For a training in `work_dir`: remove its damaged checkpoints, note the sums of new ones.
+
+    A line on standard error says what is removed and why.
+    """
+    for path in sorted(work_dir.glob("checkpoint-*")):
+        _check(path)
+    noting = _NoteSums(work_dir)
+    transformers.trainer.DEFAULT_CALLBACKS.append(noting)
+    try:
+        yield
+    finally:
+        transformers.trainer.DEFAULT_CALLBACKS.remove(noting)
+
+
+def _check(path: Path) -> None:
+    """Remove what is no whole checkpoint; what has another name than one is put aside."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink()
+        _say(path, "is no folder; it is removed")
+    elif not path.name.removeprefix("checkpoint-").isdecimal():
+        aside = path.with_name(f"aside-{path.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        path.rename(aside)
+        _say(path, f"names no step; it is now {aside.name}")
+    elif (path / COMPLETE).is_file() and (damaged := _damaged(path)):
+        shutil.rmtree(path)
+        _say(path, f"is damaged ({damaged}); training goes on from what is whole")
+
+
+def _damaged(checkpoint: Path) -> str:
+    """The file of a finished checkpoint that is not what was written, "" if all are."""
+    noted: dict[str, str] = {}
+    for path in sorted(checkpoint.glob("sums-*.json")):
+        sums = kept_json(path)
+        if sums is None:
+            return path.name
+        noted |= sums
+    for name, expected in noted.items():
+        path = checkpoint / name
+        if not path.is_file() or file_sha256(path) != expected:
+            return name
+    if noted:
+        return ""
+    # it was ended before its sums were noted
+    try:
+        mark = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))
+        _ = float(mark["seconds"]), float(mark["peak_memory_bytes"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return COMPLETE
+    for name in (*_NEEDED, "rng_state*.pth", "*.safetensors"):
+        if not any(checkpoint.glob(name)):
+            return name
+    return ""
+
+
+def _say(path: Path, what: str) -> None:
+    print(f"{path} {what}", file=sys.stderr)
+
+
+class _NoteSums(TrainerCallback):
+    """Notes the sums of a checkpoint when all of it is written: before what comes after it.
+
+    Of several processes the first notes all files but the others' random numbers, which they note.
+    """
+
+    def __init__(self, work_dir: Path):
+        self.work_dir, self.written = work_dir, None
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.written = self.work_dir / f"checkpoint-{state.global_step}"
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.written is None or not (self.written / COMPLETE).is_file():
+            return
+        rank, own = args.process_index, f"rng_state_{args.process_index}.pth"
+        names = [p.name for p in sorted(self.written.iterdir()) if p.is_file()]
+        if rank == 0:
+            names = [n for n in names if n == own or not n.startswith(("rng_state_", "sums-"))]
+        else:
+            names = [n for n in names if n == own]
+        keep_json(
+            self.written / f"sums-{rank}.json",
+            {name: file_sha256(self.written / name) for name in names},
+        )
+        # Trainer takes the folder that was written last for the newest; the clock may be set back
+        step = int(self.written.name.rpartition("-")[2])
+        os.utime(self.written, (step, step))
+        self.written = None
+
+    on_epoch_end = on_train_end = on_step_begin
