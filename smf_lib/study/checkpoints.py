@@ -93,7 +93,8 @@ class _NoteSums(TrainerCallback):
     """
 
     def __init__(self, work_dir: Path):
-        self.work_dir, self.written = work_dir, None
+        self.work_dir = work_dir
+        self.written: Path | None = None
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
