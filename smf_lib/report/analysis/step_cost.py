@@ -9,7 +9,14 @@ from typing import Any
 import pandas as pd
 
 Benchmark = dict[str, Any]  # what `benchmarks.common.report` writes
-NAMES = ("step_vs_table", "step_vs_methods", "layer_vs_pkm", "saved_size", "rows_read")
+NAMES = (
+    "step_vs_table",
+    "step_vs_methods",
+    "layer_vs_pkm",
+    "saved_size",
+    "rows_read",
+    "scoring_vs_hflm",
+)
 
 
 def read_benchmark(results: Path, name: str) -> Benchmark | None:

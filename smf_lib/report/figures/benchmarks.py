@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from ..analysis.step_cost import METHODS, Benchmark, multiplications, read_benchmark
-from ..text import count, duration, size
+from ..text import count, duration, listed, size
 from .axes import beside
 from .style import COLOURS, GREY, Figure, new_figure, styled, text_colour
 
@@ -272,10 +272,55 @@ def unread_against_rows(record: Benchmark) -> Figure:
     return Figure(figure, caption, f"Lines of shares against rows; of {'; of '.join(grown)}.")
 
 
+SCORED = {"exam": "exam (options scored)", "knowledge": "knowledge (answers generated)"}
+LMS = {"shared": ("smf_lib", SMF), "hflm": ("lm-eval's HFLM", GREY)}
+
+
+@styled
+def scoring_against_harness(record: Benchmark) -> Figure:
+    """Time of measuring the same questions with our model class for lm-eval and with its own."""
+    results, settings = record["results"], record["settings"]
+    figure = new_figure(1.3 + 0.6 * len(results))
+    ax = figure.subplots()
+    said, ratios, lengths = [], [], []
+    for row, (name, found) in enumerate(results.items()):
+        against = found["hflm_against_shared"]
+        for offset, (lm, (label, colour)) in zip((-0.19, 0.19), LMS.items()):
+            seconds = found["median_seconds"][lm]
+            lengths.append(seconds)
+            ax.barh(row + offset, seconds, height=0.34, color=colour, label=None if row else label)
+            times = f", {against['median']:.1f} times as long" if lm == "hflm" else ""
+            beside(ax, (seconds, row + offset), f"{duration(seconds)}{times}")
+            said.append(f"{name}, {label}: {duration(seconds)}")
+        ratios.append(
+            f"{against['median']:.1f} times as long on the {name} questions "
+            f"({against['least']:.1f} to {against['most']:.1f})"
+        )
+    ax.set_yticks(range(len(results)), [SCORED[name] for name in results])
+    ax.set_ylim(len(results) - 0.4, -0.6)
+    ax.set_xlim(0, 1.4 * max(lengths))
+    ax.set_xticks([])
+    ax.spines.bottom.set_visible(False)
+    ax.tick_params(axis="y", length=0)
+    figure.legend(frameon=False, fontsize=9, ncols=2, loc="outside upper center")
+    outcomes = listed(
+        f"{found['same_outcome']} of {found['questions']} on the {name} questions"
+        for name, found in results.items()
+    )
+    caption = (
+        f"Time of scoring the same questions on the same model ({settings['model']}, "
+        f"{_machine(record)}; medians of {settings['rounds']} rounds taken in turn). lm-eval's own "
+        f"class, with {settings['hflm_batch_size']} texts a batch, takes {listed(ratios)}. "
+        f"The outcomes that are equal: {outcomes}."
+    )
+    return Figure(figure, caption, f"Bars of time; {'; '.join(said)}. {caption}")
+
+
 DRAWN = {
     "step_vs_table": step_against_rows,
     "step_vs_methods": step_of_methods,
     "layer_vs_pkm": layer_against_package,
     "saved_size": saved_against_rows,
     "rows_read": unread_against_rows,
+    "scoring_vs_hflm": scoring_against_harness,
 }
