@@ -1,6 +1,9 @@
-"""Tiny notebooks and a tiny repository, for tests of pages and the book."""
+"""Tiny notebooks, a tiny repository and copies of this one, for tests of pages and the book."""
 
 import copy
+import os
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import nbformat
@@ -11,6 +14,9 @@ PNG = (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJg"
     "gg=="
 )
+REPOSITORY = Path(__file__).resolve().parent.parent
+PAGES = ["book", "_config.yml", "_toc.yml"]
+EVERYTHING = ["smf_lib", "notebooks", "profiles", "Snakefile", *PAGES]  # that a study and book need
 PARAMETERS = 'profile = "tiny"  # a profile\'s name\nseed = 0  # a whole number'
 
 
@@ -61,3 +67,22 @@ def write(notebook, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, path)
     return path
+
+
+def copy_repository(root: Path, names: Iterable[str] = EVERYTHING) -> Path:
+    """Put a copy of these files and folders of the repository into `root`, and return it."""
+    root.mkdir(parents=True, exist_ok=True)
+    made = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+    for name in names:
+        if (REPOSITORY / name).is_dir():
+            shutil.copytree(REPOSITORY / name, root / name, ignore=made)
+        else:
+            shutil.copyfile(REPOSITORY / name, root / name)
+    return root
+
+
+def environment_of(root: Path) -> dict[str, str]:
+    """What a process sees that works in a copy of the repository: the library there, no network."""
+    environment = {**os.environ, "PYTHONPATH": str(root), "HF_HUB_OFFLINE": "1"}
+    environment.pop("SMF_ROOT", None)
+    return environment

@@ -2,32 +2,24 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from helpers_book import copy_repository, environment_of
 
 from smf_lib.study.__main__ import main
 from smf_lib.study.records.results import read_record
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-COPIED = ["smf_lib", "notebooks", "book", "profiles", "Snakefile", "_config.yml", "_toc.yml"]
 RUNS = ["base", "smf-kl-seed0"]
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
     """A copy of the repository in which the profile `smoke` is smaller yet."""
-    root = tmp_path_factory.mktemp("repository")
-    for name in COPIED:
-        path = REPOSITORY / name
-        if path.is_dir():
-            shutil.copytree(path, root / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copyfile(path, root / name)
+    root = copy_repository(tmp_path_factory.mktemp("repository"))
     path = root / "profiles" / "smoke.yaml"
     content = yaml.safe_load(path.read_text("utf-8"))
     content["evaluation"] = {"probes": ["self_text"]}
@@ -37,8 +29,7 @@ def root(tmp_path_factory) -> Path:
 
 
 def snakemake(root: Path, *flags: str, search: str = "") -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": str(root), "HF_HUB_OFFLINE": "1"}
-    environment.pop("SMF_ROOT", None)
+    environment = environment_of(root)
     environment["PATH"] = f"{search}{os.pathsep}{environment['PATH']}"
     triggers = ["--rerun-triggers", "mtime", "params", "input"]
     return subprocess.run(

@@ -5,7 +5,6 @@ One study is run for all tests here, in a copy of the repository, so that files 
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,13 +13,12 @@ from pathlib import Path
 import nbformat
 import pytest
 from bs4 import BeautifulSoup
+from helpers_book import copy_repository, environment_of
 
 from smf_lib.report.book.site_check import check_site
 from smf_lib.study.profiles import load_profile
 from smf_lib.study.records.results import read_records
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-COPIED = ["smf_lib", "notebooks", "book", "profiles", "Snakefile", "_config.yml", "_toc.yml"]
 FLAGS = ["--cores", "all", "--nolock", "--rerun-incomplete"]
 FLAGS += ["--rerun-triggers", "mtime", "params", "input"]
 QUIET = ["--quiet", "host", "progress", "rules", "reason"]
@@ -34,13 +32,11 @@ class Study:
         self.html = root / "work" / "smoke" / "site" / "_build" / "html"
 
     def start(self, *flags: str, profile: str = "smoke") -> subprocess.Popen:
-        environment = {**os.environ, "PYTHONPATH": str(self.root), "HF_HUB_OFFLINE": "1"}
-        environment.pop("SMF_ROOT", None)
         command = [sys.executable, "-m", "snakemake", *FLAGS, *flags]
         return subprocess.Popen(
             [*command, "--config", f"profile={profile}", "--", "book"],
             cwd=self.root,
-            env=environment,
+            env=environment_of(self.root),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -67,15 +63,7 @@ class Study:
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory) -> Study:
-    root = tmp_path_factory.mktemp("repository")
-    for name in COPIED:
-        path = REPOSITORY / name
-        if path.is_dir():
-            ignored = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
-            shutil.copytree(path, root / name, ignore=ignored)
-        else:
-            shutil.copyfile(path, root / name)
-    made = Study(root)
+    made = Study(copy_repository(tmp_path_factory.mktemp("repository")))
     made.before_kill = kill_a_build_between_its_runs(made)
     status, output = made.build()
     assert status == 0, output[-6000:]
@@ -239,7 +227,7 @@ def test_a_changed_line_of_data_is_said_before_the_runs_repeat_that_read_it(stud
     for path, text in before.items():
         path.write_text(text.replace(" the ", " this "), "utf-8")
     keys = [sys.executable, "-m", "smf_lib.study", "keys", "--profile", "smoke"]
-    environment = {**os.environ, "PYTHONPATH": str(study.root), "SMF_ROOT": str(study.root)}
+    environment = environment_of(study.root) | {"SMF_ROOT": str(study.root)}
     told = subprocess.run(
         keys, cwd=study.root, env=environment, capture_output=True, text=True, check=True
     )

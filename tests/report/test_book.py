@@ -1,14 +1,12 @@
 """Staging of the book on a tiny repository with invented records."""
 
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import nbformat
 import pytest
 import yaml
-from helpers_book import executed, notebook, write
+from helpers_book import PAGES, REPOSITORY, copy_repository, executed, notebook, write
 from helpers_records import make_record
 
 from smf_lib.report.book import build
@@ -16,7 +14,6 @@ from smf_lib.report.book.pages import BookError
 from smf_lib.study.profiles import load_profile
 from smf_lib.study.records.results import write_record
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 PROFILE = load_profile("smoke").model_copy(update={"seeds": [0, 1]})
 NAMES = [
     "00_frontier", "01_build_memory", "02_finetune", "03_results", "04_selection", "05_cost",
@@ -28,10 +25,7 @@ NAMES = [
 def study(tmp_path):
     """(source, root): prose, source notebooks, executed copies and a record for every run."""
     source, root = tmp_path / "source", tmp_path / "root"
-    for name in ("_config.yml", "_toc.yml", "book"):
-        copy = shutil.copytree if name == "book" else shutil.copyfile
-        source.mkdir(exist_ok=True)
-        copy(REPOSITORY / name, source / name)
+    copy_repository(source, PAGES)
     plain = notebook("(sec-part)=\n## Part", ("print(seed)",))
     for name in NAMES:
         write(plain, source / "notebooks" / f"{name}.ipynb")

@@ -1,19 +1,15 @@
 """The published edition: drawn from recorded studies, whatever else lies in the folder."""
 
-import shutil
-from pathlib import Path
-
 import nbformat
 import pytest
 import yaml
-from helpers_book import notebook, write
+from helpers_book import PAGES, REPOSITORY, copy_repository, notebook, write
 from helpers_records import make_record
 
 from smf_lib.report.book import published
 from smf_lib.report.book.pages import BookError
 from smf_lib.study.records.results import write_record
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 READS = (
     "import os\nfrom pathlib import Path\n"
     "found = sorted(Path(os.environ['SMF_ROOT'], 'results').rglob('*.json'))\n"
@@ -26,10 +22,7 @@ MODEL = ["01_build_memory", "02_finetune", "04_selection"]
 @pytest.fixture(scope="module")
 def edition(tmp_path_factory):
     """The staged edition of a tiny repository that holds a study `local` as well."""
-    root = tmp_path_factory.mktemp("repository")
-    for name in ("_config.yml", "_toc.yml", "book"):
-        copy = shutil.copytree if name == "book" else shutil.copyfile
-        copy(REPOSITORY / name, root / name)
+    root = copy_repository(tmp_path_factory.mktemp("repository"), PAGES)
     for name in published.FROM_RECORDS:
         write(notebook((READS,)), root / "notebooks" / f"{name}.ipynb")
     for name in MODEL:
