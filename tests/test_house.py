@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "smf_lib"
+WHY = PACKAGE.parent / "book" / "why.md"
+PUBLIC = {"_asdict", "_replace", "_exit"}  # of Python; its documentation tells of them
 METHOD_NEEDS = {"torch", "transformers", "peft", "safetensors", "tqdm"}
 MODULES = {
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
@@ -36,6 +38,38 @@ def imports(module: str) -> set[str]:
 
 def room(module: str) -> str:
     return ".".join(module.split(".")[:2])
+
+
+def ours_and_private(path: Path) -> tuple[set[str], set[str]]:
+    """The names that a file defines, and those with one underscore that it asks an object for."""
+    ours, private = set(), set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            ours.add(node.name)
+        elif isinstance(node, ast.Attribute):
+            of_self = isinstance(node.value, ast.Name) and node.value.id == "self"
+            if of_self and isinstance(node.ctx, ast.Store):
+                ours.add(node.attr)
+            if node.attr.startswith("_") and not node.attr.startswith("__"):
+                private.add(node.attr)
+    return ours, private
+
+
+def test_private_names_of_other_packages_are_told_with_their_place():
+    found = {path: ours_and_private(path) for path in MODULES.values()}
+    ours = {name for defined, _ in found.values() for name in defined}
+    rows = WHY.read_text(encoding="utf-8").splitlines()
+    places = [(p.relative_to(PACKAGE), name) for p, (_, used) in found.items() for name in used]
+    foreign = [(str(place), name) for place, name in places if name not in ours | PUBLIC]
+    assert ("method/tape.py", "_current_graph_task_id") in foreign and len(foreign) > 5
+    missing = [
+        (place, name)
+        for place, name in foreign
+        if not any(
+            f"`{place}`" in row and ("_member" in name or f"`{name}`" in row) for row in rows
+        )
+    ]
+    assert missing == []
 
 
 def test_the_modules_are_read():

@@ -1,1 +1,1 @@
-"""The method, alone: it imports torch, transformers, peft, safetensors and nothing else of ours."""
+"""The method, alone: imports torch, transformers, peft, safetensors, tqdm, and nothing of ours."""
