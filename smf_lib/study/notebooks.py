@@ -146,7 +146,7 @@ def _narrated(lines: PlainLines) -> type[NBClientEngine]:
     return Narrated
 
 
-def end_with_parent(seconds: float = 1.0) -> None:
+def end_with_parent() -> None:
     """End this process soon after the one that started it has ended, even by `kill -9`.
 
     A run that nobody waits for any more must not meet the run that takes its place.
@@ -155,7 +155,7 @@ def end_with_parent(seconds: float = 1.0) -> None:
 
     def watch() -> None:
         while os.getppid() == parent:
-            time.sleep(seconds)
+            time.sleep(1.0)
         os._exit(ORPHANED)
 
     threading.Thread(target=watch, daemon=True).start()

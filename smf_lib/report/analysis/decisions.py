@@ -13,12 +13,11 @@ Comparison = TypeVar("Comparison", bound=Hashable)
 def holm(
     family: Iterable[Comparison],
     decided: Callable[[Comparison, float], bool],
-    level: float = 0.95,
 ) -> set[Comparison]:
-    """The comparisons of a family, decided together, with at most 1 - `level` for any error.
+    """The comparisons of a family, decided together, with at most 5 % for any error.
 
     Holm's step-down procedure (Scandinavian Journal of Statistics 6, 1979), by intervals: of m
-    comparisons those are decided that an interval of level 1 - (1 - level) / m decides, then m is
+    comparisons those are decided that an interval of level 1 - 0.05 / m decides, then m is
     the number of those that are left, and so on until none is added.
 
     decided: whether the interval of a comparison at a level decides it; narrower intervals of lower
@@ -27,7 +26,7 @@ def holm(
     left = list(dict.fromkeys(family))
     found: set[Comparison] = set()
     while left:
-        joint = 1 - (1 - level) / len(left)
+        joint = 1 - 0.05 / len(left)
         added = [comparison for comparison in left if decided(comparison, joint)]
         if not added:
             break

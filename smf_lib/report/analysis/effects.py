@@ -93,11 +93,11 @@ def retention(arm: Arm, reference: Arm, base: Arm) -> Interval:
     return stats.gain_retention(*items).scaled(100)
 
 
-def equal_gain(arms: Sequence[Arm], metric: MetricName, at: float | None = None) -> EqualGain:
+def equal_gain(arms: Sequence[Arm], metric: MetricName) -> EqualGain:
     """Drift of each method of one study at one exam gain, and of every pair of them.
 
     Methods with one learning rate only are left out. Gain and drifts are shares (not points) and
-    nats. at: the gain, as `drift_at_equal_gain` chooses it by default.
+    nats; the gain is the one that `drift_at_equal_gain` chooses.
 
     Raises:
         ResultsError: the arms come from several studies.
@@ -113,7 +113,7 @@ def equal_gain(arms: Sequence[Arm], metric: MetricName, at: float | None = None)
     if not sweeps:
         reason = f"no method was run at two learning rates with {metric} measured"
         return EqualGain(math.nan, reason=reason)
-    return drift_at_equal_gain(*sweep_points(sweeps, base_of(trained[0], arms), metric), at)
+    return drift_at_equal_gain(*sweep_points(sweeps, base_of(trained[0], arms), metric))
 
 
 def sweep_points(

@@ -170,15 +170,15 @@ def without_common_luck(curves: Mapping[str, Curve]) -> dict[str, Curve]:
     return {name: replace(c, gains=c.gains - common) for name, c in curves.items()}
 
 
-def drift_of(curve: Curve, at: float, level: float = 0.95) -> Interval:
+def drift_of(curve: Curve, at: float) -> Interval:
     """Drift of a curve at gain `at`."""
-    return _interval(*curve.drifts(at), curve.n, curve.seeds, level)
+    return _interval(*curve.drifts(at), curve.n, curve.seeds)
 
 
-def excess_of(first: Curve, second: Curve, at: float, level: float = 0.95) -> Interval:
+def excess_of(first: Curve, second: Curve, at: float) -> Interval:
     """Drift of the first curve minus that of the second at gain `at`."""
     (a, short), (b, shorter) = first.drifts(at), second.drifts(at)
-    return _interval(a - b, max(short, shorter), first.n, min(first.seeds, second.seeds), level)
+    return _interval(a - b, max(short, shorter), first.n, min(first.seeds, second.seeds))
 
 
 def ratio_of(first: Curve, second: Curve, at: float, level: float = 0.95) -> Interval:
@@ -376,7 +376,7 @@ def _drawn_seeds(
     return drawn
 
 
-def _interval(values: Array, missed: float, n: int, seeds: int, level: float) -> Interval:
+def _interval(values: Array, missed: float, n: int, seeds: int, level: float = 0.95) -> Interval:
     """Interval from a measured value and its draws; no bounds if too many miss the gain."""
     if missed > MISSED:
         reason = f"the gain is not reached in {missed:.0%} of the draws"

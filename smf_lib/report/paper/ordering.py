@@ -38,15 +38,13 @@ class Pair:
     apart: bool
 
 
-def ordered_pairs(
-    records: Sequence[Record], metric: MetricName, methods: Sequence[str] = MAIN
-) -> list[Pair]:
-    """All pairs of the arms on record among `methods` that were measured on the same items.
+def ordered_pairs(records: Sequence[Record], metric: MetricName) -> list[Pair]:
+    """All pairs of the main arms on record that were measured on the same items.
 
     Where a study mixes number formats, each has its own text of the base model, and the KL of arms
     of different formats is not paired.
     """
-    return _pairs(_measured(records, metric, methods), metric)
+    return _pairs(_measured(records, metric), metric)
 
 
 def _pairs(arms: Sequence[Arm], metric: MetricName) -> list[Pair]:
@@ -63,17 +61,15 @@ def _pairs(arms: Sequence[Arm], metric: MetricName) -> list[Pair]:
     return pairs
 
 
-def _measured(records: Sequence[Record], metric: MetricName, methods: Sequence[str]) -> list[Arm]:
-    """The arms on record among `methods` whose metric is a number."""
-    arms = [a for m, a in arms_of(records).items() if m in methods and a.has(metric)]
+def _measured(records: Sequence[Record], metric: MetricName) -> list[Arm]:
+    """The main arms on record whose metric is a number."""
+    arms = [a for m, a in arms_of(records).items() if m in MAIN and a.has(metric)]
     return [arm for arm in arms if math.isfinite(level(arm, metric).value)]
 
 
-def ordering_sentence(
-    records: Sequence[Record], metric: MetricName, methods: Sequence[str] = MAIN
-) -> str:
+def ordering_sentence(records: Sequence[Record], metric: MetricName) -> str:
     """The ordering as far as the intervals carry it: who is above whom, and what stays open."""
-    arms = _measured(records, metric, methods)
+    arms = _measured(records, metric)
     what = SHORT[metric] + (" (more is worse)" if metric in WORSE else "")
     if len(arms) < 2:
         return f"{what}: fewer than two of these arms are on record."
