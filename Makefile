@@ -5,6 +5,7 @@ CORES ?= all
 JOBS ?= 1
 VENV ?= .venv
 TORCH ?=
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PYTHONS = $(or $(PYTHON),python3.11 python3.12 python3.13 python3)
 
 # VENV=none uses the environment that is active, for example a conda environment.
@@ -20,7 +21,7 @@ endif
 # PyTorch's own index, before all else. So is a wheel of that build which pip is told of by `find-links`.
 PIP = $(VENV)/bin/python -m pip install -qq --disable-pip-version-check --no-deps
 ifeq ($(TORCH),cpu)
-TORCH_FIRST = $(PIP) --index-url https://download.pytorch.org/whl/cpu -r requirements-cpu.lock
+TORCH_FIRST = $(PIP) --index-url $(TORCH_INDEX) -r requirements-cpu.lock
 else ifneq ($(TORCH),)
 $(error TORCH=$(TORCH) is not known; say TORCH=cpu, or leave it out for the build of the package index)
 else
@@ -54,6 +55,7 @@ help:
 	@echo "CORES=all   cores to use      VENV=.venv   the environment; VENV=none: the active one"
 	@echo "PYTHON=...  the Python to make the environment with, 3.11 or newer"
 	@echo "TORCH=cpu   when making it: PyTorch without CUDA (on Linux 0.2 GB to download, not 2.7)"
+	@echo "TORCH_INDEX=...  a mirror of PyTorch's own index to take it from"
 
 book: $(READY)
 	@$(SNAKEMAKE) -- book
