@@ -46,7 +46,9 @@ class SparseMemoryCallback(TrainerCallback):
     training that goes on from a checkpoint keeps the background that was saved with it. Rows are
     clipped by the `max_grad_norm` of the Trainer's arguments, which takes the place of the
     configuration's: the joint gradient norm of all chosen rows, apart from the other parameters.
-    It changes nothing else of what a step does to rows.
+    It changes nothing else of what a step does to rows. A memory that the trainer has put into
+    bfloat16 (TRL's do so beside a quantised base) is put back into float32, in which alone small
+    updates count.
 
     Each line of the Trainer's log, also in what `report_to` names, gets:
 
@@ -108,6 +110,7 @@ class SparseMemoryCallback(TrainerCallback):
                     "give the memories' `values` a parameter group of their own in it"
                 )
             _give_rows_a_rate(trainer, learning_rate)
+        _keep_float32(trainer.model)
         self.trainer, self.background = trainer, background
         self.sequences, self.tokens = sequences, tokens
         self.tables: list[ProductKeyMemory] = []
@@ -360,3 +363,23 @@ def _write(
 def _until(text: list[int], end: int) -> list[int]:
     """The text without what stands after its end token, the first of which begins it."""
     return text[: text.index(end, 1)] if end in text[1:] else text
+
+
+def _keep_float32(model: nn.Module) -> None:
+    """Put memories back into float32; parameters stay the objects that a trainer knows."""
+    trained = False
+    for layer in model.modules():
+        if not isinstance(layer, MemoryMLP):
+            continue
+        for name, parameter in layer.named_parameters():
+            if "smf_" in name and parameter.dtype in (torch.bfloat16, torch.float16):
+                trained |= name.endswith(".values") and bool(parameter.any())
+                parameter.data = parameter.data.float()
+    if trained:
+        warnings.warn(
+            "the trainer rounded a memory that was trained before to bfloat16, and it goes on in "
+            "float32 from the rounded values; to go on from the very values, load the adapter "
+            "again once the trainer is made: trainer.model.load_adapter(folder, name, "
+            "is_trainable=True)",
+            stacklevel=3,
+        )

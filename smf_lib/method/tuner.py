@@ -36,8 +36,8 @@ class SparseMemoryModel(BaseTuner):
         """Insert the memories of an adapter. The model keeps a copy of the configuration.
 
         Raises:
-            ValueError: see `find_mlps` and `check_adapter_name`; a quantised MLP; a rule that is
-                not registered, unless the adapter is inserted for inference.
+            ValueError: see `find_mlps` and `check_adapter_name`; a quantised MLP that cannot have a
+                memory; a rule that is not registered, unless the adapter is inserted for inference.
         """
         check_adapter_name(adapter_name, model)
         self.peft_config[adapter_name] = copy.deepcopy(self.peft_config[adapter_name])
@@ -93,7 +93,7 @@ class SparseMemoryModel(BaseTuner):
     ) -> None:
         site = self.sites[current_key]
         if not isinstance(target, MemoryMLP):
-            _refuse_quantised(current_key, target)
+            _check_quantised(current_key, target, peft_config.integration)
         memory = self._memory(peft_config, adapter_name, site, target)
         if isinstance(target, MemoryMLP):
             layer = target
@@ -198,14 +198,22 @@ def _refuse_saved_mlps(names: Sequence[str], sites: list[MLPSite]) -> None:
                 )
 
 
-def _refuse_quantised(name: str, mlp: nn.Module) -> None:
+def _check_quantised(name: str, mlp: nn.Module, integration: str) -> None:
+    """A memory beside an MLP only adds to what the MLP puts out, however its weights are kept."""
     held = [*mlp.parameters(), *mlp.buffers()]  # some formats keep packed weights in buffers
-    for tensor in held:
-        if not tensor.is_floating_point() or tensor.element_size() < 2:
-            raise ValueError(
-                f"{name} holds {tensor.dtype} weights: a memory beside or in place of a "
-                "quantised MLP is not supported; load the model in float32 or bfloat16"
-            )
+    packed = [t for t in held if not t.is_floating_point() or t.element_size() < 2]
+    if packed and integration == "replacement":
+        raise ValueError(
+            f"integration='replacement': {name} holds {packed[0].dtype} weights, and a quantised "
+            "MLP cannot be replaced; use integration='additive', or load the model in float32 or "
+            "bfloat16"
+        )
+    if packed and next(mlp.parameters(), None) is None:
+        raise ValueError(
+            f"{name} has no parameters, only packed {packed[0].dtype} buffers, and cannot "
+            "have a memory; quantise with bitsandbytes or torchao, or load the model in float32 or "
+            "bfloat16"
+        )
 
 
 register(SparseMemoryConfig, SparseMemoryModel)

@@ -300,3 +300,24 @@ def test_a_frozen_memory_is_left_alone(tmp_path):
     lines = train(trainer(tmp_path, model))
     assert all(line["grad_norm"] > 0 for line in lines)
     assert not any(table.row_updates.any() for table in tables(model))
+
+
+def in_bfloat16(model):
+    """As TRL's trainers leave an adapter beside a quantised base."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.bfloat16()
+    return model
+
+
+def test_a_memory_that_a_trainer_rounded_is_put_back_into_float32(tmp_path, recwarn):
+    expected, found = without_background(), in_bfloat16(without_background())
+    train(trainer(tmp_path, expected), background=BACKGROUND)
+    recwarn.clear()
+    train(trainer(tmp_path, found), background=BACKGROUND)
+    assert not [w for w in recwarn if "rounded" in str(w.message)]
+    for one, other in zip(tables(expected), tables(found)):
+        assert other.values.dtype == torch.float32
+        assert torch.equal(bits(one.values), bits(other.values))
+    with pytest.warns(UserWarning, match="rounded a memory that was trained before.*load_adapter"):
+        SparseMemoryCallback(trainer(tmp_path, in_bfloat16(found)))

@@ -273,22 +273,26 @@ class QuantisedLinear(nn.Module):
             self.weight = nn.Parameter(weight, requires_grad=False)
 
 
-@pytest.mark.parametrize(
-    "dtype, packed",
-    [
-        (torch.int8, False),
-        (torch.uint8, False),
-        (torch.float8_e4m3fn, False),
-        (torch.int32, True),
-    ],
-    ids=str,
-)
-def test_a_quantised_mlp_is_refused(dtype, packed):
-    quantised = tiny_model()
-    mlp = quantised.model.layers[2].mlp
+def quantised_model(dtype, packed):
+    model = tiny_model()
+    mlp = model.model.layers[2].mlp
     mlp.gate_proj = mlp.up_proj = mlp.down_proj = QuantisedLinear(dtype, packed)
-    with pytest.raises(ValueError, match=f"layers.2.mlp holds {dtype}.*float32 or bfloat16"):
-        memory_model(model=quantised)
+    return model
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    "dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn, torch.int32], ids=str
+)
+def test_a_quantised_mlp_is_not_replaced(dtype, packed):
+    with pytest.raises(ValueError, match=f"layers.2.mlp holds {dtype}.*integration='additive'"):
+        memory_model(model=quantised_model(dtype, packed), integration="replacement")
+
+
+def test_an_mlp_of_buffers_alone_is_refused():
+    """As GPTQ and AWQ keep theirs: where its device would be read from, there is nothing."""
+    with pytest.raises(ValueError, match="layers.2.mlp has no parameters.*bitsandbytes or torchao"):
+        memory_model(model=quantised_model(torch.int32, packed=True))
 
 
 def test_layers_out_of_range_are_refused():
