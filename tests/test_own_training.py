@@ -79,12 +79,13 @@ def touched(adapter: Path) -> int:
 def test_the_scripts_train_what_they_save(folder):
     scripts = [name for name, _ in PYTHON.findall(PAGE.read_text("utf-8"))]
     assert scripts == ["trainer.py", "sft.py", "dpo.py", "quantised.py", "loop.py"]
+    scripts.remove("quantised.py")  # tests/quantised
     code = f"import runpy\nfor name in {scripts}: runpy.run_path(name, run_name='__main__')"
     said = run(folder, "-c", code)
-    for name in ("adapter", "adapter-sft", "adapter-dpo", "adapter-4bit"):
+    for name in ("adapter", "adapter-sft", "adapter-dpo"):
         assert touched(folder / name) > 0
     norms = re.findall(r"'grad_norm': '?([\d.e-]+)", said)
-    assert len(norms) >= 4 and all(float(norm) > 0 for norm in norms)
+    assert len(norms) >= 3 and all(float(norm) > 0 for norm in norms)
     assert said.count("smf/rows_chosen") == len(norms)
     first_dpo_loss = said[: said.index("rewards/chosen")].rpartition("'loss': ")[2]
     assert float(re.match(r"'?([\d.]+)", first_dpo_loss)[1]) == pytest.approx(0.6931, abs=1e-3)
