@@ -12,9 +12,11 @@ PYTHONS = $(or $(PYTHON),python3.11 python3.12 python3.13 python3)
 ifeq ($(VENV),none)
 RUN =
 READY =
+QUANTISED = .quantised
 else
 RUN = $(VENV)/bin/
 READY = $(VENV)/.installed
+QUANTISED = $(VENV)/quantised
 endif
 
 # What pip fetches is checked by the sums in the locks. TORCH=cpu takes PyTorch's build without CUDA from
@@ -67,8 +69,16 @@ published: $(READY)
 study: $(READY)
 	@$(SNAKEMAKE) -- study
 
-test: $(READY)
-	@$(RUN)python -m pytest -n 2 --dist loadfile
+test: $(READY) $(QUANTISED)/.installed
+	@$(RUN)python -m pytest -n 2 --dist loadfile --ignore tests/quantised
+	@PYTHONPATH=$(QUANTISED) $(RUN)python -m pytest tests/quantised
+
+# Apart from the environment, in which they would make every import of PEFT a second slower.
+$(QUANTISED)/.installed: requirements-quantised.lock $(READY)
+	@rm -rf $(QUANTISED)
+	@$(RUN)python -m pip install -qq --disable-pip-version-check --no-deps --target $(QUANTISED) \
+		-r requirements-quantised.lock
+	@touch $@
 
 lint: $(READY)
 	@$(RUN)ruff format --check --quiet --diff .
@@ -89,6 +99,9 @@ lock:
 		--python-version 3.11.0 --constraint requirements.lock --no-emit-package torch --no-annotate \
 		--custom-compile-command "make lock" --quiet --generate-hashes \
 		--output-file requirements-cuda.lock
+	@uv pip compile tests/quantised/requirements.in --no-config --universal --no-deps \
+		--python-version 3.11.0 --no-annotate --custom-compile-command "make lock" --quiet \
+		--generate-hashes --output-file requirements-quantised.lock
 
 clean:
 	@$(NAME); case "$$name" in \

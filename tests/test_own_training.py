@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import yaml
-from helpers_hub import write_qwen2
-from safetensors.torch import load_file
+from helpers_training import PAGE, PYTHON, REPOSITORY, run, touched, write_folder
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-PAGE = REPOSITORY / "book" / "own_training.md"
-TASKS = REPOSITORY / "smf_lib" / "study" / "data" / "tasks"
-PYTHON = re.compile(r"^```python\n# (\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SHELL = re.compile(r"^```bash\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 RATES = re.compile(r"^\| ([^|]+) \| (\d\S*) \| (\S+) to (\S+) \|$", re.MULTILINE)
 
@@ -26,54 +15,7 @@ RATES = re.compile(r"^\| ([^|]+) \| (\d\S*) \| (\S+) to (\S+) \|$", re.MULTILINE
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A folder with the files that the page's blocks read, and its scripts."""
-    folder = tmp_path_factory.mktemp("training")
-    write_qwen2(folder / "model")
-    subjects = ["rain", "a boat", "the mill", "an owl", "bread", "the sea", "a lamp", "snow"]
-    rows = {
-        "task": [{"text": f"{subject} has the code {n}."} for n, subject in enumerate(subjects)],
-        "general": [{"text": f"Then {subject} came to the hill."} for subject in subjects],
-        "preferences": [
-            {"prompt": f"What is {s}? ", "chosen": "a thing", "rejected": "no"} for s in subjects
-        ],
-    }
-    for name, lines in rows.items():
-        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)), "utf-8")
-    for name, text in PYTHON.findall(PAGE.read_text("utf-8")):
-        (folder / name).write_text(text, "utf-8")
-    shutil.copytree(TASKS, folder / "tasks")
-    # what the .pth file of an installed library does when Python starts
-    starts = f"import site; site.addsitedir({str(REPOSITORY / 'startup')!r})"
-    (folder / "sitecustomize.py").write_text(starts)
-    return folder
-
-
-def run(folder: Path, *command: str, inside: str = ".") -> str:
-    """The output of a Python command in the folder; fails with its last words."""
-    settings = {
-        "PYTHONPATH": f"{folder}{os.pathsep}{REPOSITORY}",
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-        "HF_HUB_OFFLINE": "1",
-        "HF_DATASETS_CACHE": str(folder / "cache"),
-        "WANDB_MODE": "disabled",
-    }
-    done = subprocess.run(
-        [sys.executable, *command],
-        cwd=folder / inside,
-        env=os.environ | settings,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=400,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-3000:]
-    return done.stdout
-
-
-def touched(adapter: Path) -> int:
-    weights = load_file(adapter / "adapter_model.safetensors")
-    return sum(int((w > 0).sum()) for name, w in weights.items() if name.endswith("row_updates"))
+    return write_folder(tmp_path_factory.mktemp("training"))
 
 
 def test_the_scripts_train_what_they_save(folder):
