@@ -24,7 +24,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from .registry import Registry, load_function
-from .settings import ChoiceSettings, ExamSettings, MedMCQASettings, NamedSettings, OwnExamSettings
+from .settings import (
+    AirportsSettings,
+    ChoiceSettings,
+    CitiesSettings,
+    ExamSettings,
+    MedMCQASettings,
+    NamedSettings,
+    OwnExamSettings,
+)
 
 if TYPE_CHECKING:
     from .tasks.exam import Exam
@@ -91,6 +99,9 @@ def _ship(name: str, settings: type[NamedSettings], build: str, *code: str) -> N
     EXAMS.add(name, ExamSpec(name, settings, build, code), build)
 
 
-_ship("icd10", ExamSettings, "tasks.icd10:build_icd10", "tasks.icd10", "tasks.exam")
+OPTIONS = ("tasks.options", "tasks.exam")
+_ship("icd10", ExamSettings, "tasks.icd10:build_icd10", "tasks.icd10", *OPTIONS)
+_ship("airports", AirportsSettings, "tasks.airports:build_airports", "tasks.airports", *OPTIONS)
+_ship("cities", CitiesSettings, "tasks.airports:build_cities", "tasks.airports", *OPTIONS)
 _ship("medmcqa", MedMCQASettings, "tasks.medmcqa:build_medmcqa", "tasks.medmcqa", "tasks.exam")
 _ship("choice", ChoiceSettings, "tasks.choice:build_choice", "tasks.choice", "tasks.exam")

@@ -55,6 +55,35 @@ class ExamSettings(NamedSettings):
     seed: Seed = 0
 
 
+class AirportsSettings(NamedSettings):
+    """The country of an airport's code; see `tasks.airports`."""
+
+    format: ClassVar[str] = "cloze"
+
+    name: Literal["airports"]
+    train_rows: int = Field(1000, ge=1)
+    validation_rows: int = Field(100, ge=0)
+    test_rows: int = Field(400, ge=1)
+    seed: Seed = 0
+
+
+class CitiesSettings(NamedSettings):
+    """The city of an airport, trained in some wordings and asked in another.
+
+    wordings: in how many each fact is trained; train_rows counts all of them. The facts of
+    validation and test are among those that are trained. See `tasks.airports`.
+    """
+
+    format: ClassVar[str] = "cloze"
+
+    name: Literal["cities"]
+    train_rows: int = Field(992, ge=1)
+    validation_rows: int = Field(48, ge=0)
+    test_rows: int = Field(200, ge=1)
+    wordings: int = Field(4, ge=1, le=6)
+    seed: Seed = 0
+
+
 class MedMCQASettings(NamedSettings):
     """The paper's task, from the Hub or from a folder in the same columns.
 

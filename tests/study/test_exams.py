@@ -210,6 +210,7 @@ def test_an_exam_of_ones_own_is_checked(registered):
     with pytest.raises(ValueError, match="settings=Nameless has no name for an exam; derive"):
         register_exam("mine", Nameless)
     with pytest.raises(
-        ValueError, match="exam.name='mine' is unknown; choose one of choice, icd10"
+        ValueError,
+        match="exam.name='mine' is unknown; choose one of airports, choice, cities, icd10",
     ):
         build_exam(OwnExamSettings(name="mine"), "/nowhere")

@@ -11,7 +11,7 @@ import simple_icd_10_cm as icd
 
 from smf_lib.study.exams import build_exam
 from smf_lib.study.profiles import PROFILE_DIR, load_profile
-from smf_lib.study.tasks import icd10
+from smf_lib.study.tasks import icd10, options
 from smf_lib.study.tasks.exam import SPLITS
 from smf_lib.study.tasks.floors import floors
 
@@ -116,8 +116,8 @@ def test_titles_are_clear_and_occur_once(titles):
 @pytest.mark.parametrize("split", SPLITS)
 def test_every_block_is_right_in_a_quarter_of_the_questions_that_offer_it(split):
     """Exactly, over all questions of a split, so that no count of options can help."""
-    part = icd10._split(0)[split]
-    whole = icd10._questions(part, 0)
+    part = options.split_by(icd10.titles(), lambda title: title.category, 0, "categories")[split]
+    whole = options.make_questions(icd10._items(part), 0, icd10.WORDING)
     offered = Counter(option for question in whole for option in question.options)
     right = Counter(question.options[question.answer] for question in whole)
     assert offered == {block: 4 * times for block, times in right.items()}
@@ -169,18 +169,18 @@ def test_too_many_rows_are_refused_by_field_value_and_number(split, rows):
 def test_titles_that_can_be_given_no_wrong_options_are_left_out():
     """Of three titles of one block and one of another only one can get a neighbour."""
 
-    def title(code, block, chapter):
-        return icd10.Title(code, f"thing {code.lower()}", block, chapter)
+    def item(code, block, chapter):
+        return options.Item(code, f"thing {code.lower()}", block, chapter)
 
-    part = [title(f"A0{n}", "first", "1") for n in range(3)] + [title("A09", "second", "1")]
-    part += [title(f"B0{n}", ("third", "fourth")[n], "2") for n in range(2)]
-    found = icd10._with_wrong_options(part, 0)
-    assert Counter(title.block for title, _ in found) == dict.fromkeys(
-        ["first", "second", "third", "fourth"], 1
+    part = [item(f"A0{n}", "first", "1") for n in range(3)] + [item("A09", "second", "1")]
+    part += [item(f"B0{n}", ("third", "fourth")[n], "2") for n in range(2)]
+    found = options.make_questions(part, 0, "What is {}?")
+    assert sorted(question.options[question.answer] for question in found) == sorted(
+        ["first", "second", "third", "fourth"]
     )
-    for title, others in found:
-        pairs = [{"first", "second"}, {"third", "fourth"}]
-        assert {title.block, others[0]} in pairs and set(others[1:]) in pairs
+    assert all(
+        set(question.options) == {"first", "second", "third", "fourth"} for question in found
+    )
 
 
 def test_splits_are_apart_over_all_shipped_profiles():

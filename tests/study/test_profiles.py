@@ -134,7 +134,7 @@ def test_a_profile_cannot_have_the_name_of_the_shared_folder(tmp_path):
         (lambda c: c["methods"]["base"].update(settings={"r": 1}), r"only for kind='peft'"),
         (
             lambda c: c["exam"].update(name="bar"),
-            r"exam = .*exam.name='bar' is unknown; choose one of choice, icd10, medmcqa",
+            r"exam = .*exam.name='bar' is unknown; choose one of airports, choice, cities, icd10",
         ),
         (
             lambda c: c.update(exam={"name": "medmcqa", "test_rows": 0}),

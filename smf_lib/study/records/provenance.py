@@ -27,6 +27,8 @@ PACKAGES = (
     "pandas",
     "pydantic",
     "simple-icd-10-cm",
+    "airportsdata",
+    "tzdata",
 )
 
 

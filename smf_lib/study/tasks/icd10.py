@@ -14,27 +14,21 @@ one other chapter. Nothing but what training teaches gives the answer away:
 from __future__ import annotations
 
 import json
-import random
 import re
-import zlib
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from scipy.optimize import linear_sum_assignment
-
 from ..model_cache import cached_folder
-from .exam import Exam, ExamQuestion, content_sha256
+from .exam import Exam, content_sha256
+from .options import Item, make_questions, rows_of, runs, split_by
 
 if TYPE_CHECKING:
     from ..settings import ExamSettings
 
-SHARED_LETTERS = 4  # so many in a row may not stand in a title and in one of its options
-SHARES = {"test": 0.46, "validation": 0.12, "train": 0.42}  # of the titles
+WORDING = 'In which ICD-10-CM block is "{}" classified?'
 _CODE_RANGE = re.compile(r"\s*\([A-Z0-9]{3}(-[A-Z0-9]{3})?\)$")
 _VAGUE = re.compile(r"\b(other|unspecified|not)\b", re.IGNORECASE)
 
@@ -63,19 +57,18 @@ def build_icd10(settings: ExamSettings, root: Path | None = None) -> Exam:
     Raises:
         ValueError: a split has fewer questions than asked for; the message names the field.
     """
-    parts = _split(settings.seed)
-    found = {name: _questions(part, settings.seed) for name, part in parts.items()}
-    for name, questions in found.items():
-        rows = getattr(settings, f"{name}_rows")
-        if not 0 <= rows <= len(questions):
-            raise ValueError(
-                f"exam.{name}_rows {rows} must be from 0 to {len(questions)}, the questions that "
-                f"the exam 'icd10' has in this split; set exam.{name}_rows to a number between"
-            )
-        found[name] = questions[:rows]
+    parts = split_by(titles(), lambda title: title.category, settings.seed, "categories")
+    found = {
+        name: make_questions(_items(part), settings.seed, WORDING) for name, part in parts.items()
+    }
+    found = rows_of("icd10", settings, found)
     splits = found["train"], found["validation"], found["test"]
     chapters = {title.block: title.chapter for part in parts.values() for title in part}
     return Exam("icd10", *splits, content_sha256(*splits), groups=chapters)
+
+
+def _items(part: list[Title]) -> list[Item]:
+    return [Item(title.code, title.text, title.block, title.chapter) for title in part]
 
 
 def titles() -> list[Title]:
@@ -91,7 +84,7 @@ def titles() -> list[Title]:
         for title in found
         if times[title.text.lower()] == 1
         and not _VAGUE.search(title.text)
-        and not _runs(title.text) & _runs(title.block)
+        and not runs(title.text) & runs(title.block)
     ]
 
 
@@ -119,97 +112,3 @@ def _write_titles(folder: Path) -> None:
             name = icd.get_description(block, prioritize_blocks=True)
             rows.append([code, icd.get_description(code).strip(), name, chapter])
     (folder / "titles.json").write_text(json.dumps(rows), encoding="utf-8")
-
-
-def _runs(text: str) -> frozenset[str]:
-    """Every four letters that stand in a row within a word."""
-    return frozenset(
-        word[start : start + SHARED_LETTERS]
-        for word in re.findall(r"[^\W\d_]+", text.lower())
-        for start in range(len(word) - SHARED_LETTERS + 1)
-    )
-
-
-def _split(seed: int) -> dict[str, list[Title]]:
-    """The titles of each split: categories in an order drawn from the seed, cut at fixed shares."""
-    by_category: dict[str, list[Title]] = {}
-    for title in titles():
-        by_category.setdefault(title.category, []).append(title)
-    order = random.Random(f"categories {seed}").sample(sorted(by_category), len(by_category))
-    total = sum(map(len, by_category.values()))
-    parts: dict[str, list[Title]] = {name: [] for name in SHARES}
-    for category in order:
-        open_parts = (name for name in SHARES if len(parts[name]) < SHARES[name] * total)
-        parts[next(open_parts, "train")] += by_category[category]
-    return {
-        name: random.Random(f"order {name} {seed}").sample(part, len(part))
-        for name, part in parts.items()
-    }
-
-
-def _questions(part: Sequence[Title], seed: int) -> list[ExamQuestion]:
-    """The questions of a split, in its order; each run of four has one answer a place."""
-    questions: list[ExamQuestion] = []
-    places: list[int] = []
-    for title, others in _with_wrong_options(part, seed):
-        rng = random.Random(f"options {seed} {title.code}")
-        if not places:
-            places = rng.sample(range(4), 4)
-        answer = places.pop()
-        options = rng.sample(others, len(others))
-        options.insert(answer, title.block)
-        text = f'In which ICD-10-CM block is "{title.text}" classified?'
-        questions.append(ExamQuestion(title.code, text, options, answer))
-    return questions
-
-
-def _with_wrong_options(part: Sequence[Title], seed: int) -> list[tuple[Title, list[str]]]:
-    """Each title with its three wrong options; titles that cannot be given any are left out.
-
-    A title gets the block of another title of its chapter, and then the pair of blocks that a
-    title of another chapter has got: both are permutations, drawn from the seed, of what there is.
-    """
-    left = list(part)
-    while True:
-        blocks = sorted({title.block for title in left})
-        place = np.array([blocks.index(title.block) for title in left])
-        chapter = np.array([title.chapter for title in left])
-        apart = ~_share_letters([title.text for title in left], blocks)  # (titles, blocks)
-        same = chapter[:, None] == chapter
-        near = _permute(same & (place[:, None] != place) & apart[:, place], seed)
-        if (near >= 0).all():
-            far = _permute(~same & apart[:, place] & apart[:, place[near]], seed)
-            if (far >= 0).all():
-                break
-            near = far
-        left = [title for title, other in zip(left, near) if other >= 0]
-    return [
-        (title, [left[other].block for other in (near[i], far[i], near[far[i]])])
-        for i, title in enumerate(left)
-    ]
-
-
-def _share_letters(texts: Sequence[str], blocks: Sequence[str]) -> np.ndarray:
-    """Whether each text shares letters with each block, bool (texts, blocks)."""
-    block_runs = [_runs(block) for block in blocks]
-    column = {run: i for i, run in enumerate(sorted(frozenset().union(*block_runs)))}
-
-    def table(rows: Sequence[frozenset[str]]) -> np.ndarray:
-        marks = np.zeros((len(rows), len(column)), dtype=np.float32)
-        for row, runs in enumerate(rows):
-            marks[row, [column[run] for run in runs if run in column]] = 1
-        return marks
-
-    return table([_runs(text) for text in texts]) @ table(block_runs).T > 0
-
-
-def _permute(allowed: np.ndarray, seed: int) -> np.ndarray:
-    """A partner for each row, each used once, drawn from the seed; -1 for a row left without one.
-
-    The assignment of the smallest sum of random costs: as many rows as can be get a partner.
-    allowed: bool (n, n), which partners a row may get.
-    """
-    rng = np.random.RandomState(zlib.crc32(f"partners {seed}".encode()))  # its stream is frozen
-    costs = np.where(allowed, rng.random_sample(allowed.shape), 1e4)
-    _, partners = linear_sum_assignment(costs)
-    return np.where(allowed[np.arange(len(allowed)), partners], partners, -1)
