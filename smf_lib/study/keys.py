@@ -29,6 +29,7 @@ from .precision import resolve_precision
 from .profiles import Profile, RunSpec
 from .records.record import KeysPart, Record
 from .registry import load_function
+from .sequences import OF_STAGES
 from .settings import BackgroundSettings
 from .tasks.formats import Cloze
 
@@ -155,6 +156,9 @@ def parent_of(profile: Profile, spec: RunSpec) -> RunSpec | None:
     if start is None:
         return None
     rate = spec.learning_rate if spec.settings.kind == "full" else None
+    if spec.settings.task is not None:
+        swept = isinstance(profile.methods[start].learning_rate, list)
+        rate = spec.learning_rate if swept else None
     return profile.run(start, spec.seed, rate)
 
 
@@ -227,6 +231,7 @@ def _key(parts: Parts) -> Key:
 
 
 def _training_parts(study: Any, spec: RunSpec) -> Parts:
+    study = study.at(spec)
     profile, method = study.profile, spec.settings
     if method.kind == "base":
         return {"method settings": lambda: short_hash("base"), "model": lambda: _model(study)}
@@ -234,7 +239,7 @@ def _training_parts(study: Any, spec: RunSpec) -> Parts:
     training = profile.training_of(method)
     sparse = method.peft_type == SPARSE_MEMORY
     background = profile.background_of(method)
-    apart = {"label", "curve", "seeds", "start", "training", "background"}
+    apart = {"label", "curve", "seeds", "start", "training", "background"} | {*OF_STAGES}
     own = method.model_dump(exclude=apart | ({"settings"} if sparse else set()))
     shared = training.model_dump(exclude={"checkpoint_every", "precision"})
     parts = {
@@ -264,6 +269,8 @@ def _training_parts(study: Any, spec: RunSpec) -> Parts:
     parent = parent_of(profile, spec)
     if parent is not None:
         parts["run that it goes on from"] = lambda: training_key(study, parent).digest
+        if method.task is not None:
+            parts["code of sequences"] = lambda: code_digest("study/sequences.py")
     return parts
 
 
@@ -360,6 +367,11 @@ def _questions(study: Any, questions: list) -> list:
 
 
 def _background(study: Any, settings: BackgroundSettings) -> str:
+    if settings.learned and study.learned:
+        return short_hash(
+            _background(study, settings.model_copy(update={"learned": False})),
+            [_training_rows(study.of_task(task), False) for task in study.learned],
+        )
     if settings.text is None:
         return own_text_key(study, settings.sequences, settings.tokens, settings.seed).digest
     name = f"background {short_hash(settings.model_dump())}"

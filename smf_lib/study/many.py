@@ -61,7 +61,8 @@ def chosen_runs(
         ValueError: a method, seed or learning rate that cannot be; see `Profile.run`.
     """
     found = {}
-    for method in methods or profile.methods:
+    named = [stage for name in methods or profile.methods for stage in profile.stages_of(name)]
+    for method in dict.fromkeys(named):
         if method not in profile.methods:
             profile.run(method)  # says which methods there are
         for spec in profile.runs():

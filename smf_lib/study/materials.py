@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, TypeAlias, cast
+from typing import ClassVar, Self, TypeAlias, cast
 
 import torch
 from torch import nn
@@ -18,8 +18,8 @@ from .exams import build_exam
 from .files import KEPT, keep_json, kept_json, making
 from .keys import own_text_key
 from .model_check import check_model_folder
-from .models import ModelFiles, load_model
-from .profiles import Profile
+from .models import ModelFiles, load_model, load_tokenizer
+from .profiles import Profile, RunSpec
 from .settings import BackgroundSettings, RetrofitSettings
 from .tasks import corpora, own_text, probes
 from .tasks.exam import Exam, ExamQuestion
@@ -31,12 +31,40 @@ LoadedModel: TypeAlias = tuple[nn.Module, PreTrainedTokenizerBase]
 
 @dataclass(frozen=True)
 class Materials:
-    """A profile and the folder its files go to; everything is loaded when it is first asked for."""
+    """A profile and the folder its files go to; everything is loaded when it is first asked for.
+
+    task, learned: of a run in a sequence, what it is trained on and the tasks before; see `at`.
+    """
 
     STUDY: ClassVar[str] = "local"  # this machine's, beside recorded ones, in results/<profile>/
 
     profile: Profile
     root: Path
+    task: str | None = None
+    learned: tuple[str, ...] = ()
+
+    def at(self, spec: RunSpec) -> Self:
+        """This study with the exam that a run is trained on, and what that run learned before."""
+        return self._with(spec.settings.task, tuple(spec.settings.learned))
+
+    def _with(self, task: str | None, learned: tuple[str, ...] = ()) -> Self:
+        if (task, learned) == (self.task, self.learned):
+            return self
+        views = self.__dict__.setdefault("views", {})
+        if (task, learned) not in views:
+            view = dataclasses.replace(self, task=task, learned=learned)
+            view.__dict__["views"] = views | {(self.task, self.learned): self}
+            view.__dict__["model_files"] = self.model_files
+            views[task, learned] = view
+        return views[task, learned]
+
+    def of_task(self, task: str) -> Self:
+        """This study with a task, by its name, as its exam."""
+        return self._with(None if task == self.profile.exam.name else task)
+
+    def exam_of(self, task: str) -> Exam:
+        """The questions of a task by its name."""
+        return self.of_task(task).exam
 
     @property
     def work(self) -> Path:
@@ -64,8 +92,8 @@ class Materials:
 
     @cached_property
     def exam(self) -> Exam:
-        """The exam's questions."""
-        return build_exam(self.profile.exam, self.root)
+        """The questions of the profile's exam; of a run's own task where this is `at` a run."""
+        return build_exam(self.profile.exam_of(self.task), self.root)
 
     @cached_property
     def prose(self) -> list:
@@ -140,14 +168,23 @@ class Materials:
     ) -> list[list[int]]:
         """Token ids of a background text, by default the profile's.
 
-        Without texts of its own it is what the base model writes, once for all runs.
+        Without texts of its own it is what the base model writes, once for all runs. In a sequence
+        the rows of the tasks learned before may come after it.
         """
         s = settings or self.profile.background
+        learned = self.learned_rows() if s.learned else []
+        further = [row["input_ids"] for rows in learned for row in rows]
         texts = self.texts("background", s)
         if texts is None:
-            return self._own_text("background", s.sequences, s.tokens, s.seed, base)
+            return self._own_text("background", s.sequences, s.tokens, s.seed, base) + further
         _, tokenizer = base or self.load_base()
-        return [tokenizer(text).input_ids[: s.tokens] for text in texts]
+        return [tokenizer(text).input_ids[: s.tokens] for text in texts] + further
+
+    def learned_rows(self) -> list[list[dict]]:
+        """The training rows of each task that was learned before, token ids and labels."""
+        tokenizer = load_tokenizer(self.model_files) if self.learned else None
+        views = [self.of_task(task) for task in self.learned]
+        return [[view.encode(q, tokenizer) for q in view.exam.train] for view in views]
 
     def self_text(self, base: LoadedModel | None = None) -> list[list[int]]:
         """Token ids of the text on which the KL divergence from the base model is measured."""

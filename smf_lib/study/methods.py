@@ -36,7 +36,8 @@ class MethodSettings(Settings):
     with its settings; or the full finetuning whose weights it takes, of which `learning_rate` names
     one if that is a sweep. baseline: what else it changes about its training, with settings
     (`baselines`). training, background: fields of the profile's `training` and `background` that
-    differ for this method.
+    differ for this method. task, learned, arm: of a stage in a sequence (`sequences`), the task
+    that it is trained on, those learned before, the arm's label; `start` is then the stage before.
     """
 
     label: Label
@@ -52,6 +53,9 @@ class MethodSettings(Settings):
     baseline_settings: dict[str, Any] = Field(default_factory=dict)
     training: dict[str, Any] = Field(default_factory=dict)
     background: dict[str, Any] = Field(default_factory=dict)
+    task: str | None = None
+    learned: list[str] = Field(default_factory=list)
+    arm: Label | None = None
 
     @field_validator("learning_rate")
     @classmethod
@@ -85,6 +89,7 @@ class MethodSettings(Settings):
             raise ValueError(
                 f"learning_rate={self.learning_rate}: kind='base' takes none; all others need one"
             )
+        goes_on = goes_on or self.task is not None
         if self.peft_type != SPARSE_MEMORY and (
             (self.start and not goes_on) or self.stage == "retrofit"
         ):
@@ -178,7 +183,12 @@ class MethodSettings(Settings):
         return config
 
     def after(self, parent: MethodSettings) -> MethodSettings:
-        """This method with the memory of `parent`, whose shape it shares; updates are its own."""
+        """This method with the memory of `parent`, whose shape it shares; updates are its own.
+
+        A stage of a sequence has all settings of its arm already.
+        """
+        if self.task is not None:
+            return self
         if self.kind == "full":  # a baseline that takes the trained weights as they are
             rate = self.learning_rate or parent.learning_rate
             return self.model_copy(update={"learning_rate": rate, "training": parent.training})

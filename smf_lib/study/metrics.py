@@ -141,6 +141,38 @@ def register_lm_eval_task(named: str) -> None:
     METRICS.add(name, MetricSpec(name, task, "accuracy", name, measure, describe, wanted), measure)
 
 
+def register_task(task: str) -> None:
+    """Make a profile's task known as the metric `task:<name>`; it is an accuracy."""
+
+    def measure(study: Any, lm: Any) -> Any:
+        return load_function("evaluation.tasks:measure_task")(study, lm, task)
+
+    def describe(study: Any) -> dict:
+        return load_function("evaluation.tasks:describe_task")(study, task)
+
+    name = task_metric(task)
+    spec = MetricSpec(
+        name,
+        f"Accuracy, {task}",
+        "accuracy",
+        name,
+        measure,
+        describe,
+        partial(_has_task, task),
+        code=("evaluation.tasks", "evaluation.protocols"),
+    )
+    METRICS.add(name, spec, measure)
+
+
+def task_metric(task: str) -> str:
+    """The metric of a task beside the profile's exam."""
+    return f"task:{task}"
+
+
+def _has_task(task: str, profile: Any) -> bool:
+    return task in profile.tasks
+
+
 def _names_task(named: str, profile: Any) -> bool:
     return named in profile.evaluation.lm_eval_tasks
 
@@ -157,7 +189,9 @@ def metric_names(profile: Any) -> list[str]:
 def probe_names() -> list[str]:
     """What `evaluation.probes` may name: the data of the library's metrics, and own metrics."""
     names = [spec.data if spec.is_shipped else spec.name for spec in METRICS.values()]
-    return [n for n in dict.fromkeys(names) if n != "exam" and not n.startswith("lm_eval:")]
+    return [
+        n for n in dict.fromkeys(names) if n != "exam" and not n.startswith(("lm_eval:", "task:"))
+    ]
 
 
 def describe_data(study: Any, names: list[str]) -> dict[str, dict]:

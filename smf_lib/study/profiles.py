@@ -21,7 +21,9 @@ from .exams import EXAMS
 from .files import KEPT
 from .imports import import_file
 from .methods import MemorySettings, MethodSettings
+from .metrics import register_task
 from .names import Name, check_text, texts_in
+from .sequences import stages
 from .settings import (
     BackgroundSettings,
     EvaluationSettings,
@@ -69,6 +71,8 @@ class Profile(Settings):
         []
     )  # a user's Python files, from this profile's folder; see `imports`
     exam: SerializeAsAny[NamedSettings] = ExamSettings()
+    tasks: dict[Name, SerializeAsAny[NamedSettings]] = Field(default_factory=dict)  # beside `exam`
+    sequences: list[list[Name]] = Field(default_factory=list)  # see `sequences`
     probes: ProbeSettings = ProbeSettings()
     background: BackgroundSettings = BackgroundSettings()
     memory: MemorySettings = MemorySettings()
@@ -79,6 +83,17 @@ class Profile(Settings):
     seeds: list[Seed] = Field([0], min_length=1)
     keep: Literal["adapters", "full"] = "adapters"  # "full": also the weights of full finetuning
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_after_another(cls, content: Any) -> Any:
+        """Each arm as the methods of its stages; what has a task is one already."""
+        if not isinstance(content, dict) or not content.get("sequences"):
+            return content
+        methods = content.get("methods")
+        if not isinstance(methods, dict) or all(map(_is_stage, methods.values())):
+            return content
+        return content | {"methods": stages(methods, content["sequences"])}
+
     @field_validator("exam", mode="before")
     @classmethod
     def _of_its_kind(cls, value: Any) -> Any:
@@ -87,12 +102,35 @@ class Profile(Settings):
         value = {"name": "icd10", **value}
         return EXAMS.find(value["name"]).settings(**value)
 
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _of_their_kinds(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        found = {name: cls._of_its_kind(task) for name, task in value.items()}
+        for name in found:
+            register_task(name)
+        return found
+
     @field_validator("seeds")
     @classmethod
     def _different(cls, value: list[int]) -> list[int]:
         if len(set(value)) < len(value):
             raise ValueError(f"seeds={value} must differ; leave out what stands twice")
         return value
+
+    @model_validator(mode="after")
+    def _sequences_are_of_tasks(self) -> Self:
+        if self.exam.name in self.tasks:
+            raise ValueError(f"tasks.{self.exam.name} has the name of the exam; choose another")
+        for tasks in self.sequences:
+            unknown = [task for task in tasks if task not in self.task_names]
+            if unknown or not tasks or len(set(tasks)) < len(tasks):
+                raise ValueError(
+                    f"sequences: {tasks} must be one or more different tasks of "
+                    f"{', '.join(self.task_names)}"
+                )
+        return self
 
     @model_validator(mode="after")
     def _methods_build(self) -> Self:
@@ -115,9 +153,15 @@ class Profile(Settings):
         return self
 
     def _check_start(self, method: MethodSettings) -> None:
+        if method.task is not None and method.task not in self.task_names:
+            raise ValueError(f"task={method.task!r} must be one of {', '.join(self.task_names)}")
         if method.start is None:
             return
         parent = self.methods.get(method.start)
+        if method.task is not None:
+            if parent is None or (parent.kind, parent.peft_type) != (method.kind, method.peft_type):
+                raise ValueError(f"start={method.start!r} must name a stage of the same kind")
+            return
         if method.baseline is not None and BASELINES.find(method.baseline).needs_start:
             self._check_finetuning(method, parent)
             return
@@ -144,6 +188,15 @@ class Profile(Settings):
                 f"has {rates}"
             )
 
+    @property
+    def task_names(self) -> list[str]:
+        """What can be learned: the exam, by its own name, and `tasks`."""
+        return [self.exam.name, *self.tasks]
+
+    def exam_of(self, task: str | None) -> NamedSettings:
+        """The settings of a task, by default of the profile's exam."""
+        return self.exam if task is None else self.tasks.get(task, self.exam)
+
     def training_of(self, method: MethodSettings) -> TrainingSettings:
         """The training settings of a method: those of its stage, with its own put over them."""
         retrofit = self.retrofit if method.stage == "retrofit" else None
@@ -168,7 +221,10 @@ class Profile(Settings):
             return True
         return any(
             method.start == spec.method
-            and spec.learning_rate in _listed(self.complete(method).learning_rate)
+            and (
+                method.task is not None
+                or spec.learning_rate in _listed(self.complete(method).learning_rate)
+            )
             and (spec.seed in self.seeds_of(name) or spec.seed not in self.seeds_of(spec.method))
             for name, method in self.methods.items()
         )
@@ -176,6 +232,17 @@ class Profile(Settings):
     def complete(self, method: MethodSettings) -> MethodSettings:
         """The method with the settings that it takes over from the one it starts from."""
         return method if method.start is None else method.after(self.methods[method.start])
+
+    def stages_of(self, named: str) -> list[str]:
+        """The methods that a name stands for: itself, or an arm's stages with all before them."""
+        if named in self.methods or not self.sequences:
+            return [named]
+        wanted = {name for name in self.methods if name.startswith(f"{named}.")}
+        for name in reversed(self.methods):
+            start = self.methods[name].start
+            if name in wanted and start is not None:
+                wanted.add(start)
+        return [name for name in self.methods if name in wanted] or [named]
 
     @property
     def is_like_the_paper(self) -> bool:
@@ -279,6 +346,12 @@ def load_profile(name_or_path: str | Path, directory: Path = PROFILE_DIR) -> Pro
             f"{path.stem!r}, since results are kept under it"
         )
     return profile
+
+
+def _is_stage(method: Any) -> bool:
+    """Whether a method, a mapping or settings, is a stage of a sequence, or the base model."""
+    fields = method if isinstance(method, dict) else getattr(method, "__dict__", {})
+    return fields.get("task") is not None or fields.get("kind") == "base"
 
 
 def load_profiles(names: list[str]) -> list[Profile]:

@@ -15,7 +15,7 @@ from .files import short_hash
 from .keys import Key, RunKeys
 from .materials import Materials
 from .methods import MethodSettings
-from .metrics import METRICS, describe_data
+from .metrics import METRICS, describe_data, task_metric
 from .precision import resolve_precision
 from .profiles import RunSpec
 from .records.record import DataPart
@@ -94,7 +94,8 @@ def build_record(
     """
     profile, exam = study.profile, study.exam
     method = spec.settings
-    retrofitted = method.stage == "retrofit" or (method.kind == "peft" and method.start is not None)
+    goes_on = method.kind == "peft" and method.start is not None and method.task is None
+    retrofitted = method.stage == "retrofit" or goes_on
     parts = ("exam", "probes", "memory", "evaluation")
     files = study.model_files
     return Record(
@@ -136,6 +137,10 @@ def build_record(
             if METRICS[name].data == "exam" and METRICS[name].unit == "accuracy"
         },
         baselines=_baselines(study, metrics["exam_accuracy"].n),
+        task_baselines={
+            task: _baselines(study.of_task(task), metrics[task_metric(task)].n)
+            for task in profile.tasks
+        },
         cost={
             "train_seconds": outcome.seconds,
             "train_tokens": outcome.tokens,

@@ -213,13 +213,15 @@ class BackgroundSettings(Settings):
     """Background text for row selection.
 
     By default sequences of `tokens` tokens that the base model itself writes; with `text`, that
-    many texts from elsewhere, each cut after `tokens` tokens.
+    many texts from elsewhere, each cut after `tokens` tokens. learned: in a sequence, also the
+    training rows of the tasks learned before, each a text.
     """
 
     sequences: int = Field(256, ge=1)
     tokens: int = Field(128, ge=2)
     seed: Seed = 2
     text: TextSettings | None = None
+    learned: bool = False
 
     @model_validator(mode="after")
     def _one_number(self) -> Self:

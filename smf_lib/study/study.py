@@ -33,7 +33,7 @@ from ..method.registration import NAME
 from ..method.rules import get_rule
 from ..method.sites import default_layers, find_mlps
 from . import build
-from .baselines import Change, Start, change_of
+from .baselines import Change, change_of
 from .checkpoints import checked
 from .evaluation.measuring import measure_metric
 from .evaluation.reading import check_readable
@@ -48,6 +48,7 @@ from .precision import resolve_precision
 from .profiles import RunSpec, load_profile
 from .recording import NO_FOOTPRINT, build_record, footprint
 from .records.results import Metric, Record, provenance, write_record
+from .sequences import MERGES, StageStart
 from .training import processes
 from .training.train import TrainingOutcome, finetune, peak_memory
 
@@ -90,11 +91,13 @@ class Study(Materials):
     def _check_lengths(self, shape: nn.Module) -> None:
         """Raise ValueError unless there are questions to score and the model takes the texts."""
         evaluation, probes = self.profile.evaluation, self.profile.probes
-        if not self.exam.split(evaluation.split):
-            raise ValueError(
-                f"evaluation.split={evaluation.split!r}: the exam has no such questions; set "
-                f"exam.{evaluation.split}_rows"
-            )
+        for task in self.profile.task_names:
+            if not self.exam_of(task).split(evaluation.split):
+                place = f"tasks.{task}" if task in self.profile.tasks else "exam"
+                raise ValueError(
+                    f"evaluation.split={evaluation.split!r}: the exam has no such questions; set "
+                    f"{place}.{evaluation.split}_rows"
+                )
         longest = getattr(shape.config, "max_position_embeddings", None) or math.inf
         wanted = {}
         if "prose" in evaluation.probes and probes.wikitext:
@@ -124,12 +127,20 @@ class Study(Materials):
         return RunFiles.of(self, spec)
 
     def build(self, spec: RunSpec) -> tuple[nn.Module, PreTrainedTokenizerBase]:
-        """The model of a run before training, and its tokenizer; see `build.build`."""
-        return build.build(self, spec)
+        """The model of a run before training, and its tokenizer; see `build.build`.
+
+        A stage of a sequence has the weights of the stage before, unless it merges with them.
+        """
+        model, tokenizer = build.build(self.at(spec), spec)
+        parent = self.parent(spec)
+        goes_on = spec.settings.task is not None and spec.settings.baseline != MERGES
+        if parent is not None and goes_on and spec.settings.peft_type != NAME:
+            load_weights(self.files(parent), model)
+        return model, tokenizer
 
     def training_rows(self, spec: RunSpec) -> list[dict]:
         """What a run is trained on; see `build.training_rows`."""
-        return build.training_rows(self, spec)
+        return build.training_rows(self.at(spec), spec)
 
     def train(
         self, spec: RunSpec, model: nn.Module, tokenizer: PreTrainedTokenizerBase
@@ -198,16 +209,28 @@ class Study(Materials):
             save_patch(files, model, start)
             files.note_sums()
 
+    def train_before(self, spec: RunSpec) -> RunSpec | None:
+        """Train the run that this one goes on from, and those before it, where they are not.
+
+        Returns the run that it goes on from, or None.
+        """
+        parent = self.parent(spec)
+        if parent is not None and self.files(parent).weights is None:
+            self.train_before(parent)
+            self.train(parent, *self.build(parent))
+        return parent
+
     def _change(self, spec: RunSpec, model: nn.Module) -> Change:
         """What the method's baseline changes about the training of this model."""
         parent = self.parent(spec)
-        start = Start(
+        start = StageStart(
             model,
             self.training_rows(spec),
-            lambda name: build.general_text(self, spec, name),
+            lambda name: build.general_text(self.at(spec), spec, name),
             spec.seed,
             resolve_precision(self.profile.training.precision),
             None if parent is None else lambda: self._trained(parent)[0],
+            self.at(spec).learned_rows(),
         )
         return change_of(start, spec.settings.baseline, spec.settings.baseline_settings)
 
@@ -334,9 +357,7 @@ def run(study: Study, spec: RunSpec, others: Sequence[tuple[Study, RunSpec]] = (
 
     others: runs of other studies with the same training, which are measured and recorded too.
     """
-    parent = study.parent(spec)
-    if parent is not None and study.files(parent).weights is None:
-        study.train(parent, *study.build(parent))
+    study.train_before(spec)
     model, tokenizer = study.build(spec)
     outcome = study.train(spec, model, tokenizer)
     if not processes.is_first():

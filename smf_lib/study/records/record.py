@@ -256,7 +256,7 @@ class Record(Part):
 
     `by_answer` splits an accuracy by the place of the right option: [questions answered right,
     questions asked] for the first place, the second, and so on. `keys` is absent in records that
-    were made before keys were kept.
+    were made before keys were kept. `task_baselines` are those of the profile's further tasks.
     """
 
     schema_version: Literal[1]
@@ -274,6 +274,7 @@ class Record(Part):
     metrics: dict[MetricName, Metric]
     by_answer: dict[AccuracyName, list[tuple[int, int]]] = {}
     baselines: Baselines
+    task_baselines: dict[str, Baselines] = {}
     cost: Cost
     selection: dict[str, LayerSelection]
     training_log: list[LogEntry]
