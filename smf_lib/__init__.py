@@ -12,6 +12,7 @@ from .method.patches.compose import compose
 from .method.patches.patch import RowPatch
 from .method.row_adam import RowAdamW, RowSGD
 from .method.rules import register_rule, select_rows
+from .method.touched import save_touched
 from .method.tuner import SparseMemoryModel as _registered_with_peft  # noqa: F401
 
 __version__ = "0.1.0"
@@ -28,5 +29,6 @@ __all__ = [
     "memories",
     "read_rows",
     "register_rule",
+    "save_touched",
     "select_rows",
 ]

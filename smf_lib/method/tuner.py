@@ -19,6 +19,7 @@ from .registration import PREFIX, register
 from .row_adam import step_rows_after_other_optimizers
 from .rules import get_rule
 from .sites import MLPSite, decoder_layers, default_layers, find_mlps
+from .touched import filled
 
 
 class SparseMemoryModel(BaseTuner):
@@ -153,7 +154,11 @@ class SparseMemoryModel(BaseTuner):
     def _remap_adapter_state_dict_for_load(
         cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict
     ) -> dict:
-        """Tensors by the names they have here; refused unless whole, see `check_adapter_state`."""
+        """Tensors by the names they have here; refused unless whole, see `check_adapter_state`.
+
+        Of a folder with touched rows alone the rest is made again (`touched.filled`).
+        """
+        state_dict = filled(state_dict, config)
         state = super()._remap_adapter_state_dict_for_load(
             model=model, config=config, adapter_name=adapter_name, state_dict=state_dict
         )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from .move import to_free_rows
 from .patch import RowPatch, TableRows, refuse_differences
 
-CONFLICT_RULES = ("error", "first", "second", "sum")
+CONFLICT_RULES = ("error", "first", "second", "sum", "moved")
 
 
 class RowConflict(ValueError):
@@ -26,12 +27,15 @@ class Composition:
         shared_rows: for each table that both changed, the ascending ids of the rows that both
             changed, (m,) int64; m may be 0.
         shared_scales: layers whose output scale both changed.
+        moved: by the rule "moved", for each table the rows that the second patch gave up and the
+            free rows that took their changes, (m, 2) int64.
     """
 
     patch: RowPatch
     on_conflict: str
     shared_rows: dict[str, Tensor]
     shared_scales: list[str]
+    moved: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def n_shared(self) -> int:
@@ -43,17 +47,29 @@ class Composition:
         return "\n".join(lines + _shared(self.shared_rows, self.shared_scales))
 
 
-def compose(first: RowPatch, second: RowPatch, on_conflict: str = "error") -> Composition:
+def compose(
+    first: RowPatch,
+    second: RowPatch,
+    on_conflict: str = "error",
+    model: nn.Module | None = None,
+    adapter: str = "default",
+) -> Composition:
     """The patch that holds the changes of both.
 
     Args:
         first, second: patches of one base model and memory that started from the same values.
         on_conflict: what holds for a row or scale that both changed: "error" refuses; "first" and
-            "second" keep the values of that patch; "sum" adds both changes to the start.
+            "second" keep the values of that patch; "sum" adds both changes to the start; "moved"
+            keeps the first, and puts the second's change into the free row with the nearest key
+            (after ysy2003/SUM-CAR, whose rows have keys of their own and take them along; rows of
+            a product-key memory cannot, so a moved row is read by other tokens too). A scale has
+            no free place: by "moved" the first one's holds.
+        model, adapter: for "moved", a model whose memory has neither patch in it.
 
     Raises:
         RowConflict: both changed the same rows or scales and on_conflict is "error".
-        ValueError: unknown rule, patches of different models, or of different starts.
+        ValueError: unknown rule, patches of different models, or of different starts; for "moved"
+            no model, another one, one with a patch in it, or fewer free rows than conflicts.
     """
     if on_conflict not in CONFLICT_RULES:
         raise ValueError(
@@ -64,15 +80,20 @@ def compose(first: RowPatch, second: RowPatch, on_conflict: str = "error") -> Co
         "the patches belong to different models",
     )
     names = [name for name in first.tables if name in second.tables]
+    moved: dict[str, Tensor] = {}
     shared = {n: _in_both(first.tables[n].rows, second.tables[n].rows) for n in names}
     scales = [name for name in first.scales if name in second.scales]
     if on_conflict == "error" and (scales or any(len(rows) for rows in shared.values())):
         raise RowConflict(
             "both patches changed "
             + ", ".join(_shared(shared, scales))
-            + "; choose on_conflict='first', 'second' or 'sum'"
+            + "; choose on_conflict='first', 'second', 'sum' or 'moved'"
         )
-    tables = first.tables | second.tables
+    theirs = second.tables
+    if on_conflict == "moved":
+        theirs, moved = to_free_rows(first, second, model, adapter)
+        second = RowPatch(second.identity, theirs, second.scales)
+    tables = first.tables | theirs
     for name in names:
         tables[name] = _merge(name, first.tables[name], second.tables[name], on_conflict)
     merged_scales = first.scales | second.scales
@@ -81,7 +102,7 @@ def compose(first: RowPatch, second: RowPatch, on_conflict: str = "error") -> Co
             name, first.scales[name], second.scales[name], on_conflict
         )
     patch = RowPatch(first.identity, tables, merged_scales)
-    return Composition(patch, on_conflict, shared, scales)
+    return Composition(patch, on_conflict, shared, scales, moved)
 
 
 def _in_both(a: Tensor, b: Tensor) -> Tensor:
@@ -102,7 +123,7 @@ def _chosen(before: Tensor, first: Tensor, second: Tensor, on_conflict: str) -> 
     """What holds where both changed `before`. The sum does not depend on the patches' order."""
     if on_conflict == "sum":
         return before + ((first - before) + (second - before))
-    return first if on_conflict == "first" else second
+    return second if on_conflict == "second" else first
 
 
 def _merge(name: str, first: TableRows, second: TableRows, on_conflict: str) -> TableRows:

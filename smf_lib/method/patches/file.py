@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..files import whole
-from .identity import sha256_of
+from ..sums import sha256_of
 
 FORMAT = "smf_lib row patch"
 FORMAT_VERSION = "1"

@@ -8,21 +8,17 @@ whenever a row patch is made, applied or reverted.
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
-import torch
 from peft.config import PeftConfig
 from torch import Tensor, nn
 
 from ..config import SparseMemoryConfig
 from ..mlp import MemoryMLP
 from ..registration import PREFIX
+from ..sums import sha256_of
 from ..tuner import SparseMemoryModel
-
-CHUNK = 1 << 20  # numbers hashed at a time, which bounds the memory that a conversion takes
 
 # settings of the base model that do not change what its weights compute, or that trainers edit
 BASE_SETTINGS_IGNORED = {
@@ -47,21 +43,6 @@ TRAINING_SETTINGS = {
     "target_modules",
     "format_version",
 }
-
-
-def sha256_of(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """Digest of named tensors: their names, shapes and values, in the order given.
-
-    Floating-point values are hashed as float32, so that a bfloat16 model has the same digest
-    however it was loaded.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in tensors:
-        kind = torch.float32 if tensor.is_floating_point() else tensor.dtype
-        digest.update(f"{name} {kind} {tuple(tensor.shape)};".encode())
-        for part in tensor.detach().reshape(-1).split(CHUNK):
-            digest.update(memoryview(part.to("cpu", kind).view(torch.uint8).numpy()))
-    return digest.hexdigest()
 
 
 def smf_tuner(model: nn.Module, adapter: str) -> SparseMemoryModel:

@@ -207,7 +207,7 @@ class RowPatch:
         mlps = memory_mlps(model, adapter)
         for name, table in self.tables.items():
             memory = _owner_of(name, table, mlps, adapter)
-            _expect(f"rows of {name}", memory.values, table, applying)
+            check_rows_hold(f"rows of {name}", memory.values, table, applying)
             _check_counts(name, table, memory, 1 if applying else -1)
         for name, scale in self.scales.items():
             old = scale[:1] if applying else scale[1:]
@@ -306,7 +306,7 @@ def _same_bits(a: Tensor, b: Tensor) -> bool:
     return a.dtype == b.dtype and torch.equal(a.view(torch.int32), b.view(torch.int32))
 
 
-def _expect(what: str, values: Tensor, table: TableRows, applying: bool) -> None:
+def check_rows_hold(what: str, values: Tensor, table: TableRows, applying: bool) -> None:
     """Refuse a table whose rows do not hold what the patch is about to replace."""
     if values.dtype != torch.float32:
         raise ValueError(f"the {what} are {values.dtype} and those of the patch torch.float32")

@@ -1,0 +1,131 @@
+"""A saved memory as the rows that training touched, in a folder that PEFT reads.
+
+`save_pretrained` writes whole tables; of a table in which a finetune changed few rows nearly all is
+what the configuration and its seed make again. `save_touched` leaves that out: a folder's weights
+hold the touched rows, and a digest of what was left out. `PeftModel.from_pretrained` makes it whole
+(`filled`, called by the tuner), or refuses where the seed gives other numbers than it did.
+
+Reads of background text are left out too: whoever trains on collects them again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from .card import WEIGHTS
+from .config import SparseMemoryConfig
+from .files import whole
+from .layer import new_memory
+from .registration import PEFT_TYPE
+from .sites import layer_number
+from .sums import sha256_of
+
+ROWS, AFTER, UPDATES, START = "rows", "row_values", "row_counts", "start_sha256"
+TABLE = "smf_memory.values"
+BACKGROUND = ("background_counts", "background_documents", "n_background_documents")
+
+
+def save_touched(model: nn.Module, folder: str | Path, adapter: str = "default") -> Path:
+    """Write an adapter's folder with the touched rows alone, whole or not at all; returns it.
+
+    `PeftModel.from_pretrained(base, folder)` reads it like any other, to the same bits. Rows count
+    as touched that were updated or that differ from the start; a tensor beside the table (keys,
+    queries, gates) is left out where it is as it started.
+
+    Args:
+        model: a PEFT model with a sparse memory.
+        folder: where to; an earlier folder of that name is replaced.
+        adapter: the adapter to save.
+
+    Raises:
+        ValueError: no sparse memory of that name.
+    """
+    config = getattr(model, "peft_config", {}).get(adapter)
+    if config is None or config.peft_type != PEFT_TYPE:
+        raise ValueError(f"adapter={adapter!r} is no sparse memory of this model; name one that is")
+    folder = Path(folder)
+    with whole(folder) as scratch:
+        model.save_pretrained(scratch, selected_adapters=[adapter])  # type: ignore[operator]
+        place = scratch / WEIGHTS if adapter == "default" else scratch / adapter / WEIGHTS
+        state = touched(load_file(place), config)
+        save_file(state, place, {"format": "pt"})
+        if adapter != "default":
+            for path in list(place.parent.iterdir()):
+                path.replace(scratch / path.name)
+            place.parent.rmdir()
+    return folder
+
+
+def touched(state: Mapping[str, Tensor], config: SparseMemoryConfig) -> dict[str, Tensor]:
+    """The tensors of a saved memory without what its configuration makes again."""
+    found = dict(state)
+    for key in [key for key in state if key.endswith(TABLE)]:
+        place = key.removesuffix("values")
+        values, updates = found.pop(key), found.pop(f"{place}row_updates")
+        start = _start(config, place, values.shape[1])
+        differs = values.float().view(torch.int32) != start["values"].view(torch.int32)
+        rows = (differs.any(1) | (updates > 0)).nonzero().squeeze(1)
+        found |= {
+            f"{place}{ROWS}": rows.to(torch.int32),
+            f"{place}{AFTER}": values[rows].contiguous(),
+            f"{place}{UPDATES}": updates[rows].contiguous(),
+            f"{place}{START}": _digest(start),
+        }
+        for name, tensor in start.items():
+            kept = found.get(f"{place}{name}")
+            same = kept is not None and torch.equal(kept.float(), tensor.float())
+            if name in BACKGROUND or same:
+                found.pop(f"{place}{name}", None)
+    return found
+
+
+def filled(state: Mapping[str, Tensor], config: SparseMemoryConfig) -> dict[str, Tensor]:
+    """The tensors of a saved memory with what `touched` left out; others as they are.
+
+    Raises:
+        ValueError: the configuration makes other numbers here than where the rows were saved; rows
+            outside of the table, or without their values.
+    """
+    found = dict(state)
+    for key in [key for key in state if key.endswith(f"smf_memory.{ROWS}")]:
+        place = key.removesuffix(ROWS)
+        parts = [found.pop(f"{place}{part}", None) for part in (ROWS, AFTER, UPDATES, START)]
+        if any(part is None for part in parts):
+            raise ValueError(f"{place} lacks a part of its rows; save or fetch the adapter again")
+        rows, after, updates, digest = (part for part in parts if part is not None)
+        start = _start(config, place, after.shape[-1])
+        n = len(start["values"])
+        if not len(rows) == len(after) == len(updates) or (
+            len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < n
+        ):
+            raise ValueError(f"{place} has rows that do not fit a table of {n}; fetch it again")
+        if not torch.equal(digest, _digest(start)):
+            raise ValueError(
+                f"{place} was saved without what its seed makes, and seed={config.seed} makes "
+                "other numbers here; save it with save_pretrained where it was made"
+            )
+        values = start["values"].to(after.dtype)
+        values[rows.long()] = after
+        counts = start["row_updates"].clone()
+        counts[rows.long()] = updates
+        start |= {"values": values, "row_updates": counts}
+        found |= {f"{place}{name}": t for name, t in start.items() if f"{place}{name}" not in found}
+    return found
+
+
+def _start(config: SparseMemoryConfig, place: str, width: int) -> dict[str, Tensor]:
+    """The tensors of a memory as its configuration starts it."""
+    name = place.split(".smf_memory")[0].removeprefix("base_model.model.")
+    state: dict[str, Any] = new_memory(config, width, layer_number(name)).state_dict()
+    return dict(state)
+
+
+def _digest(start: Mapping[str, Tensor]) -> Tensor:
+    """The sum of a memory's start, (32,) uint8."""
+    return torch.tensor(list(bytes.fromhex(sha256_of(sorted(start.items())))), dtype=torch.uint8)

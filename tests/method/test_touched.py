@@ -1,0 +1,126 @@
+"""A saved folder with touched rows alone: small, exact, read by PEFT, strict."""
+
+import json
+
+import pytest
+import torch
+from helpers_models import bits, memory_config, tiny_model
+from helpers_patches import fresh, train
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+
+from smf_lib import RowPatch, save_touched
+from smf_lib.method.background import collect_background, memories
+from smf_lib.method.card import WEIGHTS
+from smf_lib.method.touched import BACKGROUND
+
+
+def loaded(folder, **settings):
+    return PeftModel.from_pretrained(tiny_model(), folder, **settings)
+
+
+def same(one, other):
+    names = one.state_dict()
+    differing = [
+        name
+        for name, tensor in other.state_dict().items()
+        if not name.endswith(BACKGROUND) and not torch.equal(bits(tensor), bits(names[name]))
+    ]
+    return names.keys() == other.state_dict().keys() and differing == []
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"initial_values": "random", "seed": 7},
+        {"share_values": True, "gated": True},
+        {"trainable": "memory", "initial_scale": 0.01},
+    ],
+    ids=lambda settings: "-".join(settings) or "default",
+)
+@pytest.mark.parametrize("lean", [False, True])
+def test_peft_reads_the_folder_to_the_same_bits(settings, lean, tmp_path):
+    model = train(fresh(**settings))
+    assert save_touched(model, tmp_path / "saved") == tmp_path / "saved"
+    assert same(loaded(tmp_path / "saved", low_cpu_mem_usage=lean), model)
+
+
+def test_the_file_follows_the_rows_that_were_touched(tmp_path):
+    sizes = {}
+    for subkeys in (16, 64):
+        model = train(fresh(num_subkeys=subkeys))
+        model.save_pretrained(tmp_path / "whole")
+        save_touched(model, tmp_path / "touched")
+        whole, sizes[subkeys] = (
+            (tmp_path / name / WEIGHTS).stat().st_size for name in ("whole", "touched")
+        )
+        assert whole > 4 * subkeys**2 * 32 > 2 * sizes[subkeys]
+    assert sizes[64] < 1.5 * sizes[16]
+    rows = load_file(tmp_path / "touched" / WEIGHTS)
+    tables = [m for m in memories(model).values() if m.table is m]
+    counts = [len(t) for name, t in rows.items() if name.endswith("smf_memory.rows")]
+    assert counts == [int((table.row_updates > 0).sum()) for table in tables]
+
+
+def test_a_patch_is_made_of_what_was_read_as_of_what_was_saved(tmp_path):
+    model = train(fresh(rule="count"))
+    save_touched(model, tmp_path / "saved")
+    patch, again = RowPatch.from_model(model), RowPatch.from_model(loaded(tmp_path / "saved"))
+    assert patch.tables.keys() == again.tables.keys()
+    for name, table in patch.tables.items():
+        assert torch.equal(table.rows, again.tables[name].rows)
+        assert torch.equal(bits(table.after), bits(again.tables[name].after))
+
+
+def test_background_reads_are_left_out_and_collected_again(tmp_path):
+    model = fresh(rule="tfidf")
+    collect_background(model, [[3, 4, 5], [6, 7]])
+    save_touched(train(model), tmp_path / "saved")
+    found = loaded(tmp_path / "saved", is_trainable=True)
+    assert all(memory.background is None for memory in memories(found).values())
+    with pytest.raises(ValueError, match="collect_background"):
+        train(found)
+
+
+def test_another_adapters_name_is_saved_as_a_folder_of_its_own(tmp_path):
+    model = fresh()
+    model.add_adapter("other", memory_config(layers=[3]))
+    model.set_adapter("other")
+    save_touched(train(model), tmp_path / "saved", "other")
+    config = json.loads((tmp_path / "saved" / "adapter_config.json").read_text())
+    assert config["layers"] == [3]
+    read = loaded(tmp_path / "saved")
+    (mine,) = memories(read).values()
+    theirs = next(m for name, m in memories(model).items() if "other" in name)
+    assert torch.equal(bits(mine.values), bits(theirs.values))
+
+
+def test_what_is_no_memory_is_refused(tmp_path):
+    lora = get_peft_model(tiny_model(), LoraConfig(target_modules=["q_proj"]))
+    for model, adapter in ((lora, "default"), (fresh(), "other"), (tiny_model(), "default")):
+        with pytest.raises(ValueError, match=rf"adapter='{adapter}' is no sparse memory"):
+            save_touched(model, tmp_path / "saved", adapter)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (lambda s: s.pop(name_of(s, "row_counts")), "lacks a part of its rows"),
+        (lambda s: s[name_of(s, "rows")].add_(64), "rows that do not fit a table of 64"),
+        (lambda s: s[name_of(s, "start_sha256")].add_(1), "seed=0 makes other numbers here"),
+        (lambda s: s[name_of(s, "row_values")].fill_(torch.nan), "numbers that cannot be in"),
+    ],
+)
+def test_a_folder_that_is_damaged_or_of_another_start_is_refused(change, says, tmp_path):
+    folder = save_touched(train(fresh()), tmp_path / "saved")
+    state = load_file(folder / WEIGHTS)
+    change(state)
+    save_file(state, folder / WEIGHTS, {"format": "pt"})
+    with pytest.raises(ValueError, match=says):
+        loaded(folder)
+
+
+def name_of(state, part):
+    return next(name for name in state if name.endswith(f".{part}"))
