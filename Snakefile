@@ -29,8 +29,9 @@ from smf_lib.study.profiles import load_profile
 logger.addFilter(lambda r: not r.getMessage().startswith(("Select jobs", "Execute ")))
 
 SOURCE = Path(os.path.relpath(workflow.basedir))
-VIEWS = ["00_frontier", "03_results", "04_selection", "05_cost", "06_paper"]
+VIEWS = ["00_frontier", "03_results", "04_selection", "05_cost", "06_paper", "07_one_after_another"]
 CURVES = ["frontier", "ablations"]  # profiles whose whole curves are shown, whatever is built
+SEQUENCE = "sequence"  # the profile whose sequences are shown, unless the one that is built has some
 PAPER_STUDIES = ["medmcqa-qwen-coder", "medmcqa-smollm2", "paper"]
 
 os.environ["SMF_ROOT"] = os.getcwd()
@@ -83,6 +84,8 @@ def shown_records(wildcards):
         further += [p for p in found if p.parts[1] in names]
         further += [source("profiles", f"{name}.yaml") for name in names]
         further += [source("smf_lib", "report", "paper", "published.yaml")]
+    if wildcards.view == "07_one_after_another":
+        further += [p for p in found if p.parts[1] == SEQUENCE]
     if wildcards.view == "05_cost":
         further += Path("results", "benchmarks").glob("*.json")
     return sorted({*RECORDS, *map(str, further)})
@@ -119,6 +122,8 @@ def view_parameters(wildcards):
         return json.dumps({"studies": [*([PROFILE_NAME] if own else []), *PAPER_STUDIES]})
     if wildcards.view == "00_frontier":
         return json.dumps({} if PROFILE.name in CURVES else {"own": PROFILE_NAME})
+    if wildcards.view == "07_one_after_another":
+        return json.dumps({"profile": PROFILE_NAME} if PROFILE.sequences else {})
     if wildcards.view != "04_selection":
         return notebook_parameters()
     there_are = PROFILE.exam.train_rows or 40 * PROFILE.training.batch_size

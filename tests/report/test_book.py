@@ -17,7 +17,7 @@ from smf_lib.study.records.results import write_record
 PROFILE = load_profile("smoke").model_copy(update={"seeds": [0, 1]})
 NAMES = [
     "00_frontier", "01_build_memory", "02_finetune", "03_results", "04_selection", "05_cost",
-    "06_paper",
+    "06_paper", "07_one_after_another", "08_patches",
 ]  # fmt: skip
 
 

@@ -25,7 +25,7 @@ def edition(tmp_path_factory):
     root = copy_repository(tmp_path_factory.mktemp("repository"), PAGES)
     for name in published.FROM_RECORDS:
         write(notebook((READS,)), root / "notebooks" / f"{name}.ipynb")
-    for name in MODEL:
+    for name in (*MODEL, "08_patches"):
         write(notebook((LOADS,)), root / "notebooks" / f"{name}.ipynb")
     for study in ("reference", "local"):
         path = root / "results" / "smoke" / study / "base.json"

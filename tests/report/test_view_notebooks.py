@@ -7,8 +7,10 @@ import shutil
 import nbformat
 import pytest
 from helpers_records import ablation_records, frontier_records, study_records
+from helpers_sequences import LORA, SMF, record, way
 from IPython.display import Markdown
 
+from smf_lib.report.analysis.sequence_findings import NOTHING
 from smf_lib.report.figures import Figure
 from smf_lib.study.profiles import PROFILE_DIR, load_profile
 from smf_lib.study.study import Study
@@ -97,3 +99,19 @@ def test_exercises_are_numbered_and_fold_without_the_book(path):
     assert [int(number) for number, _ in asked] == list(range(1, len(asked) + 1))
     assert text.count("<summary>Solution") == text.count("</details>") == len(asked)
     assert 3 <= len(asked) <= 5 and "{admonition}" not in text
+
+
+def test_sequences_are_drawn_from_records_alone(results):
+    results([record("base"), *way("lora", LORA), *way("smf", SMF)])
+    shown = executed("07_one_after_another")["shown"].values()
+    drawn = [value for value in shown if isinstance(value, Figure)]
+    assert len(drawn) == 2 and "learned in the order icd10, then airports" in drawn[0].caption
+    first = next(value for value in shown if isinstance(value, Markdown))
+    assert first.data.startswith("- **icd10, then airports, then cities**: average accuracy")
+
+
+def test_where_no_sequence_is_on_record_one_sentence_says_so(results):
+    results(study_records())
+    shown = executed("07_one_after_another")["shown"].values()
+    said = [value.data for value in shown if isinstance(value, Markdown)]
+    assert said[0] == f"- {NOTHING}" and set(said[1:]) <= {NOTHING, "Nothing is on record yet."}

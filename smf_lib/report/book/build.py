@@ -18,11 +18,24 @@ from ...study.records.record import Record
 from ...study.records.results import ResultsError, read_record
 from ..text import as_html, as_markdown
 from .drawn import place
-from .pages import BookError, as_page, for_download, read_notebook, used_values, with_outputs
+from .pages import (
+    BookError,
+    as_page,
+    for_download,
+    read_notebook,
+    used_values,
+    with_outputs,
+    without_outputs,
+)
 from .site_check import check_site
 
 HTML = Path("_build") / "html"
 METHODS_PAGE = "notebooks/02_finetune"
+BY_HAND = ("notebooks/08_patches",)  # with a profile of their own, so that no build waits for them
+SHOWN = (
+    "*This notebook trains a few runs of its own profile, so a build shows it without outputs; run "
+    "it by papermill.*"
+)
 MATHJAX = "tex-svg-full.js"
 NOTHING = (
     ":::{{warning}}\nProfile `{}` puts the pipeline to the test. **The numbers on this page mean "
@@ -50,6 +63,9 @@ def stage(profile: Profile, source: Path, root: Path, site: Path) -> Path:
                 page = f"{name}_{run.run_id}"
                 _stage_notebook(profile, source, root, site, name, page, machine, end, number == 0)
             _write(site / f"{name}.md", _methods_page(profile, shown, machines))
+        elif name in BY_HAND:
+            notebook = without_outputs(read_notebook(source / f"{name}.ipynb"))
+            write_page(notebook, {}, site / f"{name}.ipynb", SHOWN)
         else:
             _stage_notebook(profile, source, root, site, name, name, machines)
     place(site, root / "results")

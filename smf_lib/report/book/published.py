@@ -14,11 +14,20 @@ from pathlib import Path
 
 from ...study import notebooks
 from ...study.records.provenance import git_state
-from .build import make_pages, notebook_names, stage_prose, stage_settings, when, write_page
+from .build import (
+    BY_HAND,
+    SHOWN,
+    make_pages,
+    notebook_names,
+    stage_prose,
+    stage_settings,
+    when,
+    write_page,
+)
 from .drawn import place
 from .pages import BookError, read_notebook, used_values, with_outputs, without_outputs
 
-FROM_RECORDS = ("00_frontier", "03_results", "05_cost", "06_paper")
+FROM_RECORDS = ("00_frontier", "03_results", "05_cost", "06_paper", "07_one_after_another")
 NOT_RUN = (
     "*This notebook loads the model, which this edition does without, so it is shown without "
     "outputs; `make book` runs it on your machine and shows what comes out.*"
@@ -58,7 +67,8 @@ def stage_published(source: Path, work: Path, site: Path) -> Path:
             header = f"*Drawn from recorded runs{when(executed)}.*"
             write_page(drawn, used_values(executed), page, header)
         else:
-            write_page(without_outputs(notebook), {}, page, NOT_RUN)
+            said = SHOWN if name in BY_HAND else NOT_RUN
+            write_page(without_outputs(notebook), {}, page, said)
     place(site, work / "results")
     return stage_settings(source, site, toc, _footer(source))
 

@@ -9,6 +9,7 @@ from .curves import ablations, beside_references, gain_and_divergence, passes
 from .gain import gain_against_forgetting
 from .rows import hub_rows, overlap_heatmap, read_frequency, read_shares
 from .runs import exam_accuracy, learning_rate_sweep, training_loss
+from .sequences import task_matrices
 from .style import Figure
 
 __all__ = [
@@ -26,5 +27,6 @@ __all__ = [
     "passes",
     "read_frequency",
     "read_shares",
+    "task_matrices",
     "training_loss",
 ]

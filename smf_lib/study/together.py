@@ -1,0 +1,144 @@
+"""Two finetunes of one base model put together, and what each way costs on both tasks.
+
+Row patches by `compose`, adapters of LoRA by PEFT's `add_weighted_adapter`. A way is judged by what
+is left on each task of what its finetune alone could do (retention), by the mean of both tasks
+(joint accuracy), by the numbers that it stores, and by whether it can be taken out to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from ..method.patches.compose import compose
+from ..method.patches.patch import RowPatch
+from ..method.sums import sha256_of
+from .evaluation.measuring import measure_metric
+from .materials import Materials
+from .metrics import task_metric
+
+RULES = ("first", "second", "sum", "moved")
+MERGES: dict[str, dict[str, Any]] = {
+    "linear": {},
+    "svd": {},
+    "ties": {"density": 0.5},
+    "dare_linear": {"density": 0.5},
+    "dare_ties": {"density": 0.5},
+}
+
+
+def weights_sum(model: nn.Module) -> str:
+    """The sha256 of all parameters and buffers of a model: equal bits, equal sum."""
+    return sha256_of(sorted(model.state_dict().items()))
+
+
+def accuracies(
+    study: Materials, model: nn.Module, tokenizer: PreTrainedTokenizerBase, tasks: Sequence[str]
+) -> dict[str, float]:
+    """The accuracy of a model on each task, between 0 and 1."""
+    found = {}
+    for task in tasks:
+        metric = "exam_accuracy" if task == study.profile.exam.name else task_metric(task)
+        found[task] = measure_metric(study, metric, model, tokenizer)["value"]
+    return found
+
+
+def composed(
+    study: Materials,
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    patches: Mapping[str, RowPatch],
+    rules: Sequence[str] = RULES,
+) -> Iterator[dict[str, Any]]:
+    """Each patch alone and both by each rule: put into the model, measured, and taken out again.
+
+    Args:
+        study: whose tasks are asked.
+        model: the base model with an untrained memory, as the patches started from.
+        tokenizer: the model's.
+        patches: two patches by the task that each learned.
+        rules: what `compose` may do about rows that both changed.
+
+    Yields:
+        for each way {"way", "rows", "conflicts", a task's name: its accuracy, "taken out": whether
+        the model was the same afterwards, to the bit}.
+
+    Raises:
+        ValueError: see `compose` and `RowPatch.apply`.
+    """
+    (_, first), (_, second) = patches.items()
+    before = weights_sum(model)
+    ways = {f"{task} alone": (patch, 0) for task, patch in patches.items()}
+    for rule in rules:
+        both = compose(first, second, rule, model)
+        ways[f"both, {rule}"] = (both.patch, both.n_shared)
+    for way, (patch, conflicts) in ways.items():
+        patch.apply(model)
+        found = accuracies(study, model, tokenizer, list(patches))
+        patch.revert(model)
+        same = weights_sum(model) == before
+        yield {"way": way, "rows": patch.n_rows, "conflicts": conflicts, **found, "taken out": same}
+
+
+def merged(
+    study: Materials,
+    base: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    adapters: Mapping[str, Path],
+    weights: tuple[float, float] = (1.0, 1.0),
+) -> Iterator[dict[str, Any]]:
+    """Each adapter alone, and both merged in each of PEFT's ways (`MERGES`), measured.
+
+    Args:
+        study: whose tasks are asked.
+        base: the base model, which gets the adapters.
+        tokenizer: the model's.
+        adapters: the folders of two adapters of LoRA by the task that each learned.
+        weights: of the two in a merge.
+
+    Yields:
+        for each way {"way", "numbers": how many an adapter stores, a task's name: its accuracy}.
+    """
+    model: PeftModel | None = None
+    for task, folder in adapters.items():
+        if model is None:
+            model = PeftModel.from_pretrained(base, folder, adapter_name=task)
+        else:
+            model.load_adapter(folder, task)
+    if model is None:
+        raise ValueError("adapters is empty; give two folders")
+    ways: dict[str, dict[str, Any] | None] = dict.fromkeys(adapters)
+    for way, settings in (ways | MERGES).items():
+        if settings is not None:
+            model.add_weighted_adapter(
+                list(adapters), list(weights), way, combination_type=way, **settings
+            )
+        model.set_adapter(way)
+        model.eval()
+        numbers = sum(p.numel() for name, p in model.named_parameters() if f".{way}." in name)
+        name = f"{way} alone" if settings is None else f"both, {way}"
+        yield {"way": name, "numbers": numbers} | accuracies(
+            study, model, tokenizer, list(adapters)
+        )
+
+
+def retained(ways: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> list[dict[str, Any]]:
+    """Each way with, in per cent, what it keeps of each task and the mean accuracy of both.
+
+    Kept of a task is the accuracy over that of the task's own finetune alone.
+    """
+    alone = {task: next(w[task] for w in ways if w["way"] == f"{task} alone") for task in tasks}
+    return [
+        {
+            **{name: value for name, value in way.items() if name not in tasks},
+            **{f"{task} (%)": round(100 * way[task], 1) for task in tasks},
+            **{f"{task} kept (%)": round(100 * way[task] / alone[task]) for task in tasks},
+            "joint (%)": round(100 * sum(way[task] for task in tasks) / len(tasks), 1),
+        }
+        for way in ways
+    ]

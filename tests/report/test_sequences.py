@@ -1,0 +1,125 @@
+"""Measures of continual learning against sums by hand, and what they are told as."""
+
+import numpy as np
+import pytest
+from helpers_sequences import LORA, SMF, TASKS, N, record, way
+
+from smf_lib.report.analysis.frontier import NotOnRecord
+from smf_lib.report.analysis.sequence_findings import (
+    NOTHING,
+    accuracy_table,
+    came_out,
+    floors_table,
+    measures_table,
+)
+from smf_lib.report.analysis.sequences import compared, courses, measures
+from smf_lib.report.figures import task_matrices
+from smf_lib.study.records.record import Record
+from smf_lib.study.records.results import ResultsError
+
+
+@pytest.fixture
+def records():
+    return [record("base"), *way("lora", LORA), *way("smf", SMF), *way("smf", SMF, seed=1)]
+
+
+def test_measures_are_those_of_the_papers(records):
+    lora, smf = courses(records)
+    assert (lora.label, lora.tasks, lora.seeds, smf.seeds) == ("LORA", TASKS, 1, 2)
+    values = {name: round(found.value, 6) for name, found in measures(lora).items()}
+    assert values == {
+        "average": pytest.approx(100 * (0.4 + 0.45 + 0.8) / 3, abs=1e-4),
+        "learned": pytest.approx(100 * (0.5 + 0.45 + 0.55) / 3, abs=1e-4),
+        "backward": pytest.approx(100 * (-0.35 - 0.25) / 2, abs=1e-4),
+        "forgetting": pytest.approx(100 * (0.35 + 0.25) / 2, abs=1e-4),
+    }
+
+
+def test_forgetting_is_from_the_best_that_was_known_not_from_when_it_was_trained():
+    levels = [(0.5, 0.3, 0.3), (0.75, 0.6, 0.3), (0.5, 0.6, 0.6)]
+    (found,) = courses([record("base"), *way("lora", levels)])
+    assert compared("backward", found).value == pytest.approx(0)
+    assert compared("forgetting", found).value == pytest.approx(12.5)
+
+
+def test_an_arm_that_shares_its_first_stage_is_followed_to_it(records):
+    records += way("lora-replay", LORA, first="lora")[1:]
+    found = {course.method: course for course in courses(records)}
+    assert found["lora-replay"].stages[0].first.method == "lora.icd10"
+    assert found["lora-replay"].accuracy(1, "icd10").value == 75
+
+
+def test_a_way_that_is_not_on_record_to_its_end_is_shown_as_far_as_it_goes(records):
+    assert [len(c.tasks) for c in courses(records[:3])] == [2]
+    assert courses(records[:2]) == [] == courses([])
+    without = [r for r in records if r.method != "smf.icd10-airports"]
+    assert [course.method for course in courses(without)] == ["lora"]
+
+
+def test_seeds_of_two_arms_are_compared_on_the_same_questions(records):
+    lora, smf = courses(records)
+    apart = compared("average", smf, lora)
+    assert apart.value == pytest.approx(100 * (1.9 - 1.65) / 3) and apart.seeds == 1
+    assert apart.low < apart.value < apart.high
+    other = courses([record("base"), *way("lora", LORA, order=TASKS[::-1])])[0]
+    with pytest.raises(ResultsError, match="learned in other orders"):
+        compared("average", smf, other)
+
+
+def test_intervals_cover_the_truth():
+    """Answers drawn with luck of questions and of seeds; 95 % intervals of the average."""
+    rng, hits, rounds, truth = np.random.default_rng(0), 0, 200, 0.5
+    for _ in range(rounds):
+        easy = rng.normal(0, 0.15, (3, N))
+        runs = [record("base")]
+        for seed in range(3):
+            luck = rng.normal(0, 0.03)
+            chance = np.clip(truth + easy + luck, 0, 1)
+            drawn = (rng.random((3, N)) < chance).astype(int)
+            for run in way("lora", [(0.5, 0.5, 0.5)] * 2 + [(0.5, 0.5, 0.5)], seed):
+                for task, items in zip(("exam_accuracy", "task:airports", "task:cities"), drawn):
+                    run.metrics[task].items = items.tolist()
+                runs.append(run)
+        found = compared("average", courses(runs)[0])
+        hits += found.low <= 100 * truth <= found.high
+    assert hits / rounds >= 0.92
+
+
+def test_what_came_out_stands_beside_lora_with_what_was_learned(records):
+    content = [r.model_dump(mode="json") for r in records]
+    for entry in content:
+        if entry["method"].startswith("smf"):
+            entry["selection"] = {"8": {"rows": 9, "rows_touched": 3, "updates": 4}}
+    said = came_out([Record.model_validate(entry) for entry in content])
+    assert said[0].startswith("**icd10, then airports, then cities**: average accuracy in per cent")
+    assert "the base model 25.0" in said[0] and said[0].index("SMF") < said[0].index("LORA")
+    assert said[2].startswith("**SMF against LORA**: learned less (-8.3 [")
+    assert "ends higher on average" in said[2] and "forgot less (-25.0 [" in said[2]
+    assert said[2].endswith("having learned less, forgetting less is no merit by itself.")
+    assert came_out([]) == [NOTHING]
+
+
+def test_tables_have_a_row_a_way_and_a_row_a_stage(records):
+    table = measures_table(records)
+    assert list(table["Order"]) == ["icd10 → airports → cities"] * 2
+    assert table["Forgetting (points)"][0].startswith("30.0 [")
+    assert "KL from the base (nats a token)" in table
+    stages = accuracy_table(records)
+    assert list(stages["After"]) == ["base model", *TASKS] * 2
+    assert stages["cities"][3].startswith("80.0 [")
+    assert list(floors_table(records)["Task"]) == list(TASKS)
+    assert measures_table([]).empty and accuracy_table([]).empty
+
+
+def test_the_figure_has_a_matrix_for_each_method_and_frames_what_was_trained(records):
+    drawn = task_matrices(courses(records))
+    panels = [ax for ax in drawn.fig.axes if ax.has_data()]
+    assert [ax.get_title(loc="left") for ax in panels] == ["SMF", "LORA"]  # the best first
+    texts = [text.get_text() for text in panels[1].texts]
+    assert texts == ["25", "75", "50", "40", "25", "30", "70", "45", "25", "25", "25", "80"]
+    assert [patch.get_xy() for patch in panels[0].patches] == [(0.5, -0.5), (1.5, 0.5), (2.5, 1.5)]
+    assert "63.3 per cent" in drawn.alt and "55.0" in drawn.alt
+    with pytest.raises(NotOnRecord, match="No sequence of tasks is on record yet"):
+        task_matrices([])
+    with pytest.raises(ValueError, match="order=1 must be from 0 to 0"):
+        task_matrices(courses(records), 1)
