@@ -54,7 +54,8 @@ class Materials:
         if (task, learned) not in views:
             view = dataclasses.replace(self, task=task, learned=learned)
             view.__dict__["views"] = views | {(self.task, self.learned): self}
-            view.__dict__["model_files"] = self.model_files
+            if "model_files" in self.__dict__:  # found and summed up once
+                view.__dict__["model_files"] = self.model_files
             views[task, learned] = view
         return views[task, learned]
 

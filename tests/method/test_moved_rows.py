@@ -21,7 +21,7 @@ def test_the_first_keeps_its_rows_and_the_second_takes_its_changes_along(patches
     assert found.n_shared and found.n_shared == sum(map(len, found.moved.values()))
     assert found.patch.n_rows == first.n_rows + second.n_rows
     for name, pairs in found.moved.items():
-        given_up, taken = pairs.T
+        given_up, taken = pairs.T.contiguous()
         both, one, other = found.patch.tables[name], first.tables[name], second.tables[name]
         assert torch.equal(given_up, found.shared_rows[name])
         assert len(taken.unique()) == len(taken)

@@ -21,6 +21,7 @@ NAMES = {
     "memories",
     "read_rows",
     "register_rule",
+    "save_touched",
     "select_rows",
 }
 
