@@ -181,7 +181,7 @@ SAID = {
     "rows_read": "of all rows, and of the 512 that TF-IDF chooses in a step; dotted, those that",
     "scoring_vs_hflm": (
         "takes 2.6 times as long on the exam questions (2.4 to 3.6) and 3.3 times as long on the "
-        "knowledge questions (2.4 to 3.6). The outcomes that are equal: 59 of 60 on the exam "
+        "knowledge questions (2.4 to 3.6). Equal outcomes: 59 of 60 on the exam "
     ),
 }
 

@@ -311,7 +311,7 @@ def scoring_against_harness(record: Benchmark) -> Figure:
         f"Time of scoring the same questions on the same model ({settings['model']}, "
         f"{_machine(record)}; medians of {settings['rounds']} rounds taken in turn). lm-eval's own "
         f"class, with {settings['hflm_batch_size']} texts a batch, takes {listed(ratios)}. "
-        f"The outcomes that are equal: {outcomes}."
+        f"Equal outcomes: {outcomes}."
     )
     return Figure(figure, caption, f"Bars of time; {'; '.join(said)}. {caption}")
 
