@@ -1,7 +1,9 @@
 """Digests of code: its syntax counts, its words do not.
 
 Two files have the same digest if their syntax trees are the same without comments, docstrings,
-layout and the texts of errors (the arguments of what is raised).
+layout and the texts of errors (the arguments of what is raised). A module whose change was shown to
+leave every number as it was keeps the digest that it had before (`equal_code.json`, written by
+`benchmarks/same_numbers.py` and by nothing else).
 """
 
 from __future__ import annotations
@@ -12,13 +14,41 @@ import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..method.rules import get_rule
 from .files import short_hash
 
 PACKAGE = Path(__file__).resolve().parents[1]
 RULES = "method/rules.py"
+EQUAL = PACKAGE / "study" / "equal_code.json"
+
+
+class EqualCode(NamedTuple):
+    """Two states of a module between which no number differs, to the bit.
+
+    Attributes:
+        module: its path in `smf_lib`.
+        before, after: its digests.
+        commit: the code of before, all of it, that the code of after was compared with.
+        why: what was changed, and what for.
+    """
+
+    module: str
+    before: str
+    after: str
+    commit: str
+    why: str
+
+
+def read_equal_code() -> list[EqualCode]:
+    """What is noted in `equal_code.json`, the oldest first."""
+    return _equal_code(EQUAL, EQUAL.stat().st_mtime_ns)
+
+
+@functools.cache
+def _equal_code(path: Path, changed: int) -> list[EqualCode]:
+    return [EqualCode(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
 
 
 def code_digest(*patterns: str) -> str:
@@ -36,7 +66,21 @@ def code_digest(*patterns: str) -> str:
         if not found:
             raise ValueError(f"no module of smf_lib is called {pattern!r}; correct the list")
         files |= found
-    return short_hash([_file_digest(path, path.stat().st_mtime_ns) for path in sorted(files)])
+    return short_hash([_module_digest(path) for path in sorted(files)])
+
+
+def syntax_digest(path: Path) -> str:
+    """Digest of a module as it stands, whatever `equal_code.json` says."""
+    return _file_digest(path, path.stat().st_mtime_ns)
+
+
+def _module_digest(path: Path) -> str:
+    """Digest of a module of `smf_lib`, that of the earliest code with the same numbers."""
+    module, digest = path.relative_to(PACKAGE).as_posix(), syntax_digest(path)
+    for entry in reversed(read_equal_code()):
+        if (entry.module, entry.after) == (module, digest):
+            digest = entry.before
+    return digest
 
 
 def rule_digest(name: str) -> str:
@@ -92,7 +136,7 @@ def notebook_digest(path: str | Path) -> str:
 def _file_digest(path: Path, changed: int) -> str:
     """Digest of a file as it was at the time `changed`."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    rules = _registered(tree) if path == PACKAGE / RULES else []
+    rules = _registered(tree) if path.as_posix().endswith(f"smf_lib/{RULES}") else []
     tree.body = [node for node in tree.body if node not in rules]
     return short_hash(_plain(tree))
 

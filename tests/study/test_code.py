@@ -2,6 +2,8 @@
 
 import ast
 import importlib.util
+import itertools
+import json
 import shutil
 
 import pytest
@@ -10,7 +12,14 @@ from helpers_book import notebook, write
 from smf_lib import register_rule
 from smf_lib.method.rules import RULES
 from smf_lib.study import code, keys
-from smf_lib.study.code import code_digest, notebook_digest, rule_digest
+from smf_lib.study.code import (
+    EqualCode,
+    code_digest,
+    notebook_digest,
+    read_equal_code,
+    rule_digest,
+    syntax_digest,
+)
 
 
 @pytest.fixture
@@ -145,3 +154,41 @@ def test_a_file_that_is_no_notebook_is_named(tmp_path):
     (tmp_path / "nb.ipynb").write_text("{}")
     with pytest.raises(ValueError, match="is not a Jupyter notebook"):
         notebook_digest(tmp_path / "nb.ipynb")
+
+
+def note(monkeypatch, tmp_path, *entries):
+    path = tmp_path / "equal_code.json"
+    path.write_text(json.dumps([entry._asdict() for entry in entries]))
+    monkeypatch.setattr(code, "EQUAL", path)
+    code._equal_code.cache_clear()
+
+
+def test_code_with_the_same_numbers_keeps_its_first_digest(package, tmp_path, monkeypatch):
+    """Along a chain of changes; another module, or a change that no one noted, has its own."""
+    layer = package / "method" / "layer.py"
+    note(monkeypatch, tmp_path)
+    digests, states = [], []
+    for change in ("", "\nfirst = 1\n", "\nsecond = 2\n"):
+        layer.write_text(layer.read_text() + change)
+        digests.append(code_digest("method/layer.py"))
+        states.append(syntax_digest(layer))
+    assert len({*digests}) == 3
+    chain = [
+        EqualCode("method/layer.py", one, other, "a commit", "a reason")
+        for one, other in itertools.pairwise(states)
+    ]
+    note(monkeypatch, tmp_path, *chain)
+    assert code_digest("method/layer.py") == digests[0]
+    note(monkeypatch, tmp_path, chain[1])
+    assert code_digest("method/layer.py") == digests[1]
+    note(monkeypatch, tmp_path, *(entry._replace(module="method/mlp.py") for entry in chain))
+    assert code_digest("method/layer.py") == digests[2]
+    note(monkeypatch, tmp_path, *chain)
+    layer.write_text(layer.read_text() + "\nthird = 3\n")
+    assert code_digest("method/layer.py") not in digests
+
+
+def test_each_entry_is_of_a_module_that_keys_count_and_says_why():
+    for entry in read_equal_code():
+        assert (code.PACKAGE / entry.module).is_file()
+        assert entry.before != entry.after and len(entry.commit) == 40 and entry.why.endswith(".")
