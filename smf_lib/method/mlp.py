@@ -67,7 +67,7 @@ class MemoryMLP(nn.Module, BaseTunerLayer):
             moved = scale.detach().to(device)
             self.smf_scale[adapter_name] = nn.Parameter(moved, scale.requires_grad)
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Of `x`, what the wrapped module gets; the memory reads what the whole MLP gets."""
         mlp_input = x if self.tap is None else self.tap.take()
         if self.row_adapters is not None:
@@ -85,11 +85,11 @@ class MemoryMLP(nn.Module, BaseTunerLayer):
             self._check_replaced(args, kwargs)
             # a copy: some decoders (Falcon) add to it in place, which a view of a read forbids
             return self.smf_memory[active[0]](mlp_input).clone()
-        output = self.base_layer(x, *args, **kwargs)
+        output, rest = _first(self.base_layer(x, *args, **kwargs))
         for name in active:
             added = self.smf_scale[name] * self.smf_memory[name](mlp_input)
             output = output + added.to(output.dtype)
-        return output
+        return (output, *rest) if rest else output
 
     def _check_replaced(self, args: tuple, kwargs: dict) -> None:
         if args or kwargs:
@@ -101,12 +101,12 @@ class MemoryMLP(nn.Module, BaseTunerLayer):
 
     def _mixed(
         self, names: Sequence[str], mlp_input: Tensor, x: Tensor, *args: Any, **kwargs: Any
-    ) -> Tensor:
+    ) -> Any:
         """The output where each row of the batch has the adapter that `names` says.
 
         Beams and flattened tokens make of one row several, which follow one another.
         """
-        output = self.base_layer(x, *args, **kwargs)
+        output, rest = _first(self.base_layer(x, *args, **kwargs))
         for name in sorted(set(names) & set(self.smf_memory)):
             read = self.smf_memory[name](mlp_input)
             if name in self.smf_scale:
@@ -117,7 +117,7 @@ class MemoryMLP(nn.Module, BaseTunerLayer):
             own = torch.tensor([row == name for row in names], device=output.device)
             own = own.repeat_interleave(len(output) // len(names))
             output = torch.where(own.view(-1, *[1] * (output.dim() - 1)), changed, output)
-        return output
+        return (output, *rest) if rest else output
 
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
         """Activate adapters and train, of each, what its `trainable` says."""
@@ -162,6 +162,11 @@ class MemoryMLP(nn.Module, BaseTunerLayer):
             ValueError: always.
         """
         raise ValueError("a memory is never merged, so there is nothing to unmerge")
+
+
+def _first(output: Tensor | tuple[Any, ...]) -> tuple[Tensor, tuple[Any, ...]]:
+    """What an MLP puts out, and what it hands on beside it (a mixture of experts its routing)."""
+    return (output[0], output[1:]) if isinstance(output, tuple) else (output, ())
 
 
 class InputTap:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-MLP_NAMES = ("mlp", "feed_forward", "ffn", "feedforward")
+MLP_NAMES = ("mlp", "feed_forward", "ffn", "feedforward", "block_sparse_moe")
 EXPERT_NAMES = ("experts", "router", "block_sparse_moe", "moe", "shared_expert")
 
 
@@ -15,12 +15,14 @@ class MLPSite:
     """Where a layer's MLP begins and ends, as module names from the model's root.
 
     For most architectures both are the MLP module itself; where its two linear maps stand in the
-    decoder layer directly (OPT), `entry` is the first and `exit` the second.
+    decoder layer directly (OPT), `entry` is the first and `exit` the second. `experts`: whether it
+    is a mixture of experts.
     """
 
     layer: int
     entry: str
     exit: str
+    experts: bool = False
 
 
 def decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
@@ -54,8 +56,8 @@ def find_mlps(model: nn.Module, layers: list[int]) -> list[MLPSite]:
     """The MLP of each of the given layers.
 
     Raises:
-        ValueError: a layer number out of range, a Mixture-of-Experts layer, or a layer in which
-            no MLP can be recognised; the message names the layer and its modules.
+        ValueError: a layer number out of range, or a layer in which no MLP can be recognised; the
+            message names the layer and its modules.
     """
     prefix, blocks = decoder_layers(model)
     beyond = [i for i in layers if i >= len(blocks)]
@@ -77,14 +79,10 @@ def _site(prefix: str, index: int, block: nn.Module) -> MLPSite:
     children = dict(block.named_children())
     where = f"{prefix}.{index}"
     names = {name.rsplit(".", 1)[-1] for name, _ in block.named_modules()}
-    if names & set(EXPERT_NAMES):
-        raise ValueError(
-            f"layers={index} is a Mixture-of-Experts layer ({type(block).__name__}); a memory can "
-            "only stand beside or replace a dense MLP, so name layers that have one"
-        )
+    experts = bool(names & set(EXPERT_NAMES))
     for name in MLP_NAMES:
         if name in children:
-            return MLPSite(index, f"{where}.{name}", f"{where}.{name}")
+            return MLPSite(index, f"{where}.{name}", f"{where}.{name}", experts)
     if {"fc1", "fc2"} <= children.keys():
         return MLPSite(index, f"{where}.fc1", f"{where}.fc2")
     raise ValueError(

@@ -95,6 +95,12 @@ class SparseMemoryModel(BaseTuner):
         site = self.sites[current_key]
         if not isinstance(target, MemoryMLP):
             _check_quantised(current_key, target, peft_config.integration)
+        if site.experts and peft_config.integration == "replacement":
+            raise ValueError(
+                f"integration='replacement': {current_key} is a mixture of experts "
+                f"({type(target).__name__}), which a memory cannot stand in for; use "
+                "integration='additive', or name layers that have a dense MLP"
+            )
         memory = self._memory(peft_config, adapter_name, site, target)
         if isinstance(target, MemoryMLP):
             layer = target

@@ -15,6 +15,7 @@ from helpers_models import (
     tokens,
     train_step,
 )
+from peft import PeftModel
 from transformers import T5Config, T5ForConditionalGeneration
 
 
@@ -90,25 +91,69 @@ def test_generation_with_a_cache_equals_generation_without(architecture):
     assert torch.equal(*texts)
 
 
-@pytest.mark.parametrize(
-    "architecture, settings",
-    [
-        ("Mixtral", {"num_local_experts": 2}),
-        (
-            "Qwen2Moe",
-            {
-                "num_experts": 2,
-                "num_experts_per_tok": 1,
-                "moe_intermediate_size": 16,
-                "shared_expert_intermediate_size": 16,
-            },
-        ),
-    ],
-)
-def test_mixture_of_experts_is_refused_by_name(architecture, settings):
-    model = tiny_model(architecture, **ARCHITECTURES["Llama"], **settings)
-    with pytest.raises(ValueError, match=f"layers=1 is a Mixture-of-Experts.*{architecture}"):
-        memory_model(model=model)
+EXPERTS = {
+    "Mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "GraniteMoe": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "Qwen2Moe": {
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 16,
+        "shared_expert_intermediate_size": 16,
+    },
+    "Qwen3Moe": {
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 16,
+        "head_dim": 8,
+    },
+    "Olmoe": {"num_experts": 4, "num_experts_per_tok": 2},
+    "DeepseekV3": {
+        "num_key_value_heads": 4,
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 16,
+        "first_k_dense_replace": 1,
+        "n_group": 2,
+        "topk_group": 1,
+        "q_lora_rank": 8,
+        "kv_lora_rank": 8,
+        "qk_rope_head_dim": 4,
+        "qk_nope_head_dim": 4,
+        "v_head_dim": 8,
+    },
+    "GptOss": {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 8},  # puts out a pair
+}
+
+
+def model_of_experts(architecture):
+    return tiny_model(architecture, **ARCHITECTURES["Llama"] | EXPERTS[architecture])
+
+
+@pytest.mark.parametrize("architecture", EXPERTS)
+def test_a_memory_beside_experts_changes_nothing_then_learns_and_is_loaded(architecture, tmp_path):
+    ids = tokens(4, 9)
+    expected = logits(model_of_experts(architecture), input_ids=ids)
+    model = memory_model(model=model_of_experts(architecture))
+    assert torch.equal(logits(model, input_ids=ids), expected)
+    optimizer = adamw(model, 0.1)
+    losses = [train_step(model, optimizer, ids) for _ in range(4)]
+    assert losses[-1] < losses[0]
+    assert all(0 < (table.row_updates > 0).sum() <= 4 * 6 for table in tables(model))
+    trained = logits(model, input_ids=ids)
+    model.save_pretrained(tmp_path)
+    again = PeftModel.from_pretrained(model_of_experts(architecture), tmp_path)
+    assert torch.equal(logits(again, input_ids=ids), trained)
+    model.eval()
+    names = ["default", "__base__", "default", "__base__"]
+    mixed = logits(model, input_ids=ids, adapter_names=names)
+    torch.testing.assert_close(mixed[::2], trained[::2], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(mixed[1::2], expected[1::2], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", EXPERTS)
+def test_a_mixture_of_experts_is_not_replaced(architecture):
+    with pytest.raises(ValueError, match="is a mixture of experts.*integration='additive'"):
+        memory_model(model=model_of_experts(architecture), integration="replacement")
 
 
 def test_a_dense_layer_among_experts_takes_a_memory():
