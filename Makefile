@@ -34,7 +34,10 @@ endif
 export GIVEN_PROFILE := $(value PROFILE)
 NAME = name=$$(basename "$$GIVEN_PROFILE"); name=$${name%.yaml}; name=$${name%.yml}
 
-SNAKEMAKE = $(RUN)python -m snakemake --cores $(CORES) --nolock --rerun-incomplete \
+# Ends at once, with all that it started, on Ctrl-C and when it is told to end.
+STOPPABLE = $(RUN)python -P smf_lib/study/stoppable.py
+
+SNAKEMAKE = $(STOPPABLE) $(RUN)python -m snakemake --cores $(CORES) --nolock --rerun-incomplete \
 	--rerun-triggers mtime params input --quiet host progress rules reason \
 	--config "profile=$$GIVEN_PROFILE" jobs=$(JOBS)
 
@@ -64,7 +67,7 @@ book: $(READY)
 	@$(NAME); echo "The book: $$PWD/work/$$name/site/_build/html/index.html"
 
 published: $(READY)
-	@$(RUN)python -m smf_lib.report.book published
+	@$(STOPPABLE) $(RUN)python -m smf_lib.report.book published
 
 study: $(READY)
 	@$(SNAKEMAKE) -- study

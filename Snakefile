@@ -23,10 +23,16 @@ from smf_lib.study.code import code_digest, notebook_digest
 from smf_lib.study.keys import memory_key, parent_of, run_keys
 from smf_lib.study.many import ALLOCATION, check_limits
 from smf_lib.study.materials import Materials
+from smf_lib.study.notebooks import end_with_parent
 from smf_lib.study.profiles import load_profile
+from smf_lib.study.room import NoRoomError, check_room
+from smf_lib.study.stoppable import STOPPABLE
 
 # Every choice of the scheduler is told in a line; the notebooks' own lines say more.
 logger.addFilter(lambda r: not r.getMessage().startswith(("Select jobs", "Execute ")))
+
+if os.environ.pop(STOPPABLE, None):
+    end_with_parent()
 
 SOURCE = Path(os.path.relpath(workflow.basedir))
 VIEWS = ["00_frontier", "03_results", "04_selection", "05_cost", "06_paper", "07_one_after_another"]
@@ -139,11 +145,15 @@ def pages():
 
 
 onstart:
-    if any(job.rule.name == "pages" for job in workflow.dag.needrun_jobs()):
-        try:
+    todo = list(workflow.dag.needrun_jobs())
+    try:
+        if any(job.rule.name == "pages" for job in todo):
             check_pages(PROFILE)
-        except ValueError as error:
-            raise WorkflowError(str(error))
+        check_room(
+            MATERIALS, [RUNS[job.wildcards.run_id] for job in todo if job.rule.name == "finetune"]
+        )
+    except (ValueError, NoRoomError) as error:
+        raise WorkflowError(str(error))
     for line in describe_plan(MATERIALS, workflow.dag.needrun_jobs()):
         print(line, flush=True)
 

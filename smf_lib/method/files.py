@@ -22,7 +22,7 @@ def whole(path: str | Path) -> Iterator[Path]:
         yield scratch
         put_in_place(scratch, path)
     finally:
-        _remove(scratch)
+        remove(scratch)
 
 
 def put_in_place(made: Path, path: Path) -> None:
@@ -32,14 +32,15 @@ def put_in_place(made: Path, path: Path) -> None:
     folder's way is removed first.
     """
     if made.is_dir():
-        _remove(path)
+        remove(path)
     else:
         with made.open("rb+") as file:
             os.fsync(file.fileno())
     os.replace(made, path)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder with all that is in it; what is not there does no harm."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:

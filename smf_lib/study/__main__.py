@@ -14,6 +14,7 @@ is named. `keys` says which runs would be trained or measured again, and why, an
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 
@@ -23,6 +24,8 @@ from .files import find_root
 from .kept import what_is_left
 from .materials import Materials
 from .profiles import load_profile
+
+STOPPED = 130  # as shells have it: 128 and the number of SIGINT
 
 
 def main(arguments: list[str] | None = None, started: float | None = None) -> None:
@@ -77,23 +80,29 @@ def print_keys(profile: str) -> None:
 def run_all(options: argparse.Namespace, started: float) -> None:
     """Build, train, measure and record the runs that the options of `run` name."""
     from .many import Job, check_limits, chosen_runs, run_many
+    from .room import NoRoomError, check_room
     from .study import Study  # with the evaluation harness, which is slow to import
     from .training import processes
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
         jobs = []
         for profile in dict.fromkeys(options.profile):
             study = Study.load(profile)
             processes.check_share("training.batch_size", study.profile.training.batch_size)
             runs = chosen_runs(study.profile, options.method, options.seed, options.learning_rate)
+            check_room(study, runs)
             jobs += [Job(profile, study, spec) for spec in runs]
         if options.jobs is not None:
             check_limits(options.jobs, options.seconds)
-    except ValueError as error:
+        if options.jobs is None:
+            run_here(jobs)
+            return
+    except (ValueError, NoRoomError) as error:
         sys.exit(f"error: {error}")
-    if options.jobs is None:
-        run_here(jobs)
-        return
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on with what is not finished", file=sys.stderr)
+        sys.exit(STOPPED)
     left = None if options.seconds is None else options.seconds - (time.time() - started)
     outcome = run_many(jobs, options.jobs, left)
     print("\n".join(outcome.lines()))

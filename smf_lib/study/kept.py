@@ -21,6 +21,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+from filelock import BaseFileLock, FileLock
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import nn
@@ -60,6 +61,12 @@ class RunFiles:
         keys = run_keys(study, spec)
         folder = study.kept / f"{spec.method}-{keys.training.digest}"
         return cls(folder, spec.settings.kind, keys, study.profile.is_kept(spec))
+
+    @property
+    def lock(self) -> BaseFileLock:
+        """What a process holds while it does the run, or trains it; one object in a process."""
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.folder.with_name(f".{self.folder.name}.lock"), is_singleton=True)
 
     @property
     def training(self) -> Path:

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from tqdm import tqdm
 
 from .kept import RunFiles, what_is_left
@@ -390,7 +390,9 @@ class _Worker:
             return self.pipe.recv()
         except (EOFError, ConnectionResetError):
             self.process.join()
-            return f"its process ended with status {self.process.exitcode}", 0.0
+            status = self.process.exitcode
+            killed = ", most likely because memory ran out" if status == -signal.SIGKILL else ""
+            return f"its process ended with status {status}{killed}", 0.0
 
     def end(self) -> None:
         """End the process, at once if it is at work."""
@@ -449,7 +451,7 @@ def _run(studies: dict, runs: list[tuple]) -> tuple[str | None, float]:
         (study, spec), *others = found
         _forget()
         started = time.monotonic()
-        with FileLock(_lock_file(study, spec), timeout=0):
+        with RunFiles.of(study, spec).lock.acquire(timeout=0):
             record = run(study, spec, others)
         for line in metric_lines(record):
             print(line)
@@ -460,13 +462,6 @@ def _run(studies: dict, runs: list[tuple]) -> tuple[str | None, float]:
         error = f"{type(raised).__name__}: {' '.join(str(raised).split()) or 'no message'}"
     sys.stdout.flush()
     return error, time.monotonic() - started
-
-
-def _lock_file(study: Materials, spec: RunSpec) -> Path:
-    """The file that a process holds a lock on while it does a run."""
-    folder = RunFiles.of(study, spec).folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    return folder.with_name(f".{folder.name}.lock")
 
 
 def _print_to(log: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import papermill
+from nbclient.exceptions import DeadKernelError
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
@@ -119,6 +120,12 @@ def run_notebook(
             lines.say(f"failed: {error.ename}: {error.evalue}")
             lines.say(f"the executed copy is {failed}, all that it printed is in {log}")
             raise
+        except DeadKernelError:
+            lines.say("failed: its kernel was ended, most likely because memory ran out")
+            lines.say(
+                "end what else is running, or lower training.batch_size; the same command goes on"
+            )
+            raise
         finally:
             scratch.unlink(missing_ok=True)
         lines.say(f"done in {time.monotonic() - started:.0f} s")
@@ -172,7 +179,11 @@ def main(arguments: list[str] | None = None) -> int:
     end_with_parent()
     try:
         run_notebook(options.source, options.target, options.parameters, options.log)
-    except PapermillExecutionError:
+    except (PapermillExecutionError, DeadKernelError):
+        return 1
+    except OSError as error:
+        name = error.filename or options.target
+        print(f"{name} cannot be written ({error.strerror}); make room there", file=sys.stderr)
         return 1
     return 0
 

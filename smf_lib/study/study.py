@@ -24,11 +24,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
+from filelock import Timeout
 from peft import PeftConfig, PeftModel
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from ..method.config import SparseMemoryConfig
+from ..method.files import remove
 from ..method.registration import NAME
 from ..method.rules import get_rule
 from ..method.sites import default_layers, find_mlps
@@ -48,6 +50,7 @@ from .precision import resolve_precision
 from .profiles import RunSpec, load_profile
 from .recording import NO_FOOTPRINT, build_record, footprint
 from .records.results import Metric, Record, provenance, write_record
+from .room import explains_no_room
 from .sequences import MERGES, StageStart
 from .training import processes
 from .training.train import TrainingOutcome, finetune, peak_memory
@@ -126,6 +129,7 @@ class Study(Materials):
         """Where what a run leaves is kept, and what of it is there."""
         return RunFiles.of(self, spec)
 
+    @explains_no_room
     def build(self, spec: RunSpec) -> tuple[nn.Module, PreTrainedTokenizerBase]:
         """The model of a run before training, and its tokenizer; see `build.build`.
 
@@ -142,6 +146,7 @@ class Study(Materials):
         """What a run is trained on; see `build.training_rows`."""
         return build.training_rows(self.at(spec), spec)
 
+    @explains_no_room
     def train(
         self, spec: RunSpec, model: nn.Module, tokenizer: PreTrainedTokenizerBase
     ) -> TrainingOutcome:
@@ -154,6 +159,25 @@ class Study(Materials):
         files = self.files(spec)
         if spec.settings.kind == "base":
             return TrainingOutcome(0.0, 0, 0, peak_memory(), [])
+        if not processes.is_first():
+            return self._train(spec, model, tokenizer)
+        try:
+            files.lock.acquire(timeout=0)
+        except Timeout:
+            print(f"run {spec.run_id} is being run by another process; waiting until it is done")
+            files.lock.acquire()
+        try:
+            for leftover in files.folder.glob(".*-????????"):  # of one that was killed
+                remove(leftover)
+            return self._train(spec, model, tokenizer)
+        finally:
+            files.lock.release()
+
+    def _train(
+        self, spec: RunSpec, model: nn.Module, tokenizer: PreTrainedTokenizerBase
+    ) -> TrainingOutcome:
+        """`train` without its lock."""
+        files = self.files(spec)
         parent = self.parent(spec)
         start = None if parent is None else self.files(parent)
         done = files.outcome
@@ -234,6 +258,7 @@ class Study(Materials):
         )
         return change_of(start, spec.settings.baseline, spec.settings.baseline_settings)
 
+    @explains_no_room
     def measure(
         self, spec: RunSpec, model: nn.Module, tokenizer: PreTrainedTokenizerBase
     ) -> dict[str, Metric]:
@@ -255,6 +280,7 @@ class Study(Materials):
             keep_json(files.metric(metric), {"metric": kept, "seconds": seconds})
         return {m: Metric(**_measured(files, m)["metric"]) for m in files.keys.metrics}
 
+    @explains_no_room
     def record(self, spec: RunSpec, outcome: TrainingOutcome, metrics: dict[str, Metric]) -> Record:
         """Write the run's record to results/<profile>/local/<run_id>.json and return it.
 
@@ -276,7 +302,7 @@ class Study(Materials):
         )
         write_record(self.results / self.STUDY / f"{spec.run_id}.json", record)
         for checkpoint in files.folder.glob("checkpoint-*"):
-            shutil.rmtree(checkpoint)
+            shutil.rmtree(checkpoint, ignore_errors=True)
         return record
 
     def _keep_provenance(self, files: RunFiles) -> None:
@@ -323,6 +349,7 @@ class Study(Materials):
         """The profile's memory with its seed, for looking at a memory without training it."""
         return build.memory_config(self)
 
+    @explains_no_room
     def build_memory(self) -> tuple[nn.Module, PreTrainedTokenizerBase]:
         """The base model with the profile's untrained memory and its background reads."""
         return build.build_memory(self)

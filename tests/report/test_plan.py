@@ -78,7 +78,13 @@ def snakemake_in(tmp_path):
     process.communicate()
 
 
-def test_another_build_is_seen_in_its_folder_only(snakemake_in):
+def test_another_build_is_seen_in_its_folder_only_and_by_later_ones(snakemake_in):
     process, folder = snakemake_in
-    assert other_builds(os.path.realpath(folder)) == [process.pid]
-    assert other_builds(os.path.realpath(folder.parent)) == []
+    assert other_builds(os.path.realpath(folder)) == []  # which was started after this process
+    code = (
+        "import sys; from smf_lib.report.book.plan import other_builds as f; print(f(sys.argv[1]))"
+    )
+    for place, seen in {folder: [process.pid], folder.parent: []}.items():
+        later = [sys.executable, "-c", code, os.path.realpath(place)]
+        done = subprocess.run(later, capture_output=True, text=True, check=True)
+        assert done.stdout.split("\n")[0] == str(seen)

@@ -17,6 +17,7 @@ from filelock import FileLock
 
 from smf_lib.study import many
 from smf_lib.study.__main__ import main
+from smf_lib.study.kept import RunFiles
 from smf_lib.study.many import Job, chosen_runs, run_many
 from smf_lib.study.materials import Materials
 from smf_lib.study.profiles import PROFILE_DIR, load_profile
@@ -216,7 +217,7 @@ def test_the_time_there_is_counts_from_the_start_of_the_command(root, capsys):
 def test_what_another_process_has_begun_is_left_to_it(root):
     path = write_profile(root, methods={"m": sparse("kl"), "n": sparse("kl")})
     jobs = jobs_of(path, root)
-    with FileLock(many._lock_file(jobs[0].study, jobs[0].spec)):
+    with FileLock(RunFiles.of(jobs[0].study, jobs[0].spec).lock.lock_file):
         outcome = run_many(jobs, 1)
     assert outcome.not_started == {"smoke/m-seed0": "since it is being run by another process"}
     assert outcome.done == ["smoke/n-seed0"]

@@ -92,14 +92,17 @@ def _recorded(folder: Path, run_id: str) -> tuple[float, str] | None:
 
 
 def other_builds(folder: str) -> list[int]:
-    """Ids of Snakemake processes that work in `folder`, besides this one and what started it."""
+    """Ids of Snakemake processes that work in `folder` and were started before this one.
+
+    So of two that are started together one goes on. What started this one does not count.
+    """
     me = psutil.Process()
     mine = {me.pid, *(parent.pid for parent in me.parents())}
     found = []
-    for process in psutil.process_iter(["pid", "cmdline", "cwd"]):
-        words = [os.path.basename(word) for word in (process.info["cmdline"] or [])[:4]]
-        if process.info["pid"] in mine or process.info["cwd"] != folder:
-            continue
-        if "snakemake" in words:
-            found.append(process.info["pid"])
+    for process in psutil.process_iter(["pid", "cmdline", "cwd", "create_time"]):
+        info = process.info
+        words = [os.path.basename(word) for word in (info["cmdline"] or [])[:4]]
+        earlier = (info["create_time"], info["pid"]) < (me.create_time(), me.pid)
+        if info["pid"] not in mine and info["cwd"] == folder and "snakemake" in words and earlier:
+            found.append(info["pid"])
     return sorted(found)

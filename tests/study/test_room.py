@@ -1,0 +1,124 @@
+"""A full or closed disk and too little memory: said in one line, and the same command goes on."""
+
+import errno
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import SafetensorError
+
+import smf_lib
+from smf_lib.study import room
+from smf_lib.study.room import NoRoomError, check_room, explains_no_room
+from smf_lib.study.study import Study, run
+
+
+@pytest.fixture
+def study(tmp_path):
+    return Study.load("smoke", tmp_path)
+
+
+@pytest.mark.parametrize("place", ["work", "results", "results/smoke/local"])
+def test_a_folder_that_cannot_be_written_is_said_before_anything_runs(place, study, tmp_path):
+    (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / place).write_text("a file")
+    with pytest.raises(NoRoomError, match=f"{place}.* cannot be written .*SMF_ROOT") as error:
+        check_room(study, study.profile.runs())
+    assert "\n" not in str(error.value)
+
+
+def test_too_small_a_disk_is_said_before_anything_runs(study, monkeypatch):
+    runs = study.profile.runs()
+    check_room(study, runs)
+    usage = room.shutil.disk_usage("/")
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda place: usage._replace(free=10**6))
+    with pytest.raises(NoRoomError, match="run .* needs about .* and 0.001 GB are free; make room"):
+        check_room(study, runs)
+    check_room(study, [])
+
+
+def test_too_little_memory_is_said_before_anything_runs(study, monkeypatch):
+    runs = [spec for spec in study.profile.runs() if spec.settings.kind == "full"]
+    little = room.psutil.virtual_memory()._replace(total=10**5)
+    monkeypatch.setattr(room.psutil, "virtual_memory", lambda: little)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(NoRoomError, match="full.* needs at least .* of memory, and this machine"):
+        check_room(study, runs)
+
+
+ERRORS = [
+    (OSError(errno.ENOSPC, "No space left on device", "/x/y"), "/x/y: no space is left"),
+    (OSError(errno.EDQUOT, "Disk quota exceeded"), "no space is left"),
+    (SafetensorError("I/O error: No space left on device (os error 28)"), "no space is left"),
+    (RuntimeError("[enforce fail at inline_container.cc:664] . PytorchStreamWriter"), "no space"),
+    (MemoryError(), "memory ran out"),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "memory ran out"),
+    (torch.OutOfMemoryError("CUDA out of memory."), "memory ran out"),
+]
+
+
+@pytest.mark.parametrize(("error", "said"), ERRORS, ids=lambda value: type(value).__name__)
+def test_what_libraries_say_of_it_becomes_one_line(error, said, study):
+    @explains_no_room
+    def method(study):
+        try:
+            raise error
+        finally:
+            pass
+
+    with pytest.raises(NoRoomError, match=said) as told:
+        method(study)
+    assert "\n" not in str(told.value) and "same command" in str(told.value)
+
+
+def test_a_closed_folder_is_told_and_other_errors_stay_as_they_are(study):
+    @explains_no_room
+    def method(study, path):
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    with pytest.raises(NoRoomError, match=r"kept/x cannot be written \(Read-only file system\)"):
+        method(study, study.kept / "x")
+    with pytest.raises(OSError, match="Read-only") as error:
+        method(study, "/elsewhere/x")
+    assert not isinstance(error.value, NoRoomError)
+
+
+@pytest.mark.parametrize("limit", [20_000, 60_000, 150_000])
+def test_a_run_whose_files_find_no_room_goes_on_with_the_same_command(limit, tmp_path):
+    """A limit on the size of files stands for a disk that is full at different moments."""
+    command = [sys.executable, "-m", "smf_lib.study", "run", "--profile", "smoke"]
+    environment = os.environ | {"SMF_ROOT": str(tmp_path)}
+
+    def start(limit=None):
+        return subprocess.run(
+            [*command, "--method", "smf-kl"],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment,
+            cwd=Path(smf_lib.__file__).parents[1],
+            preexec_fn=limit
+            and (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))),
+        )
+
+    first = start(limit)
+    assert first.returncode == 1 and "Traceback" not in first.stderr, first.stderr[-2000:]
+    assert "no space is left on its disk" in first.stderr.splitlines()[-1]
+    assert start().returncode == 0
+    study = Study.load("smoke", tmp_path)
+    whole = Study.load("smoke", tmp_path / "whole")
+    spec = study.profile.run("smf-kl")
+    made, expected = (
+        one.record(spec, o, m) for one, o, m in [_done(study, spec), _done(whole, spec)]
+    )
+    assert made.metrics == expected.metrics
+
+
+def _done(study, spec):
+    run(study, spec)
+    model, tokenizer = study.build(spec)
+    return study, study.train(spec, model, tokenizer), study.measure(spec, model, tokenizer)
