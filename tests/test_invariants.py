@@ -1,0 +1,156 @@
+"""What must not matter, over every kind of attention that the library takes.
+
+| what changes | what stays | how near |
+| --- | --- | --- |
+| batch size, order and padding of texts | the rows that each token reads | to the bit |
+| order and padding of a batch | the rows that a step moves | same rows, values within 1e-5 |
+| batch size, order and shared beginnings of requests | their scores | 1e-4 nats |
+| an interruption between two steps | everything | to the bit |
+| the number of threads | scores | 1e-4 nats |
+| CPU or GPU, where there is one | scores in float32 | 1e-3 nats |
+
+Several processes: `method/test_distributed.py`. A training that goes on from its checkpoint:
+`study/test_train.py`.
+"""
+
+import copy
+
+import pytest
+import torch
+from helpers_models import adamw, bits, memory_model, tables, tiny_model, tokens, train_step
+from helpers_text import word_tokenizer
+from lm_eval.api.instance import Instance
+
+from smf_lib.method.background import read_rows
+from smf_lib.study.evaluation.lm import SharedContextLM
+
+_SMALL = {"num_hidden_layers": 4, "num_attention_heads": 4, "hidden_size": 32}
+KINDS = {  # name: architecture and settings
+    "rotary, grouped heads": ("Llama", {}),
+    "rotary in part": ("GPTNeoX", {}),
+    "one key and value head": ("Gemma", {"num_key_value_heads": 1}),
+    "normed queries and keys": ("Qwen3", {}),
+    "learned positions": ("GPT2", {}),
+    "learned positions with an offset": ("OPT", {}),
+    "attention beside the MLP": ("Phi", {}),
+    "sliding window": ("Mistral", {"sliding_window": 4}),
+    "sliding window in some layers": (
+        "Gemma3Text",
+        {
+            **_SMALL, "intermediate_size": 48, "num_key_value_heads": 2, "head_dim": 8,
+            "sliding_window": 4, "max_position_embeddings": 64,
+        },
+    ),
+    "local attention": (
+        "GPTNeo",
+        {
+            "num_layers": 4, "num_heads": 4, "hidden_size": 32, "window_size": 4,
+            "attention_types": [[["global", "local"], 2]], "max_position_embeddings": 64,
+        },
+    ),
+    "ALiBi": ("Bloom", {"n_layer": 4, "n_head": 4, "hidden_size": 32}),
+    "ALiBi, parallel": ("Falcon", {**_SMALL, "alibi": True}),
+}  # fmt: skip
+TEXTS = [tokens(1, length, seed=length)[0].tolist() for length in (3, 9, 5, 9, 2)]
+PAIRS = [
+    ("Question one two three Answer", " four"),
+    ("Question one two three Answer", " five six seven eight"),
+    ("Question one Answer", " two five . three"),
+    ("seven", " six six six six six six"),
+]
+
+
+@pytest.fixture(params=KINDS)
+def model(request):
+    """A model of one kind with a memory that has learned something."""
+    architecture, settings = KINDS[request.param]
+    made = memory_model(model=tiny_model(architecture, **settings))
+    for table in tables(made):
+        torch.nn.init.normal_(table.values, generator=torch.Generator().manual_seed(0))
+    return made.eval()
+
+
+def padded(texts, extra=0):
+    """Texts as a batch, padded on the right to the longest and `extra` tokens more."""
+    length = max(map(len, texts)) + extra
+    ids = torch.zeros(len(texts), length, dtype=torch.int64)
+    mask = torch.zeros_like(ids)
+    for row, text in enumerate(texts):
+        ids[row, : len(text)] = torch.tensor(text)
+        mask[row, : len(text)] = 1
+    return {"ids": ids, "attention_mask": mask, "labels": ids.masked_fill(mask == 0, -100)}
+
+
+def scores(model, pairs=PAIRS, batch_tokens=4096):
+    lm = SharedContextLM(model, word_tokenizer(), batch_tokens)
+    asked = [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(pairs)]
+    return torch.tensor([score for score, _ in lm.loglikelihood(asked, disable_tqdm=True)])
+
+
+def test_rows_that_are_read(model):
+    alone = read_rows(model, TEXTS, batch_size=1)
+    together = read_rows(model, TEXTS, batch_size=5)
+    reversed_ = read_rows(model, TEXTS[::-1], batch_size=2)
+    for name, rows in alone.items():
+        assert all(map(torch.equal, rows, together[name]))
+        assert all(map(torch.equal, rows, reversed_[name][::-1]))
+
+
+def test_rows_that_a_step_moves(model):
+    ways = {
+        "as it is": [padded(TEXTS)],
+        "in another order": [padded(TEXTS[::-1])],
+        "with more padding": [padded(TEXTS, extra=4)],
+    }
+    moved = {}
+    for way, batches in ways.items():
+        trained = copy.deepcopy(model).train()
+        optimizer = adamw(trained)
+        for batch in batches:
+            train_step(
+                trained, optimizer, batch["ids"], **{k: batch[k] for k in batch if k != "ids"}
+            )
+        moved[way] = [(t.row_updates.clone(), t.values.detach().clone()) for t in tables(trained)]
+    for way in ways:
+        for (updates, values), (expected, wanted) in zip(
+            moved[way], moved["as it is"], strict=True
+        ):
+            assert torch.equal(updates, expected) and expected.sum() == 6
+            torch.testing.assert_close(values, wanted, rtol=0, atol=1e-5)
+
+
+def test_scores(model):
+    expected = scores(model)
+    near = {"rtol": 0, "atol": 1e-4}
+    torch.testing.assert_close(scores(model, batch_tokens=1), expected, **near)
+    torch.testing.assert_close(scores(model, batch_tokens=24), expected, **near)
+    torch.testing.assert_close(scores(model, PAIRS[::-1]).flip(0), expected, **near)
+    alone = torch.cat([scores(model, [pair]) for pair in PAIRS])
+    torch.testing.assert_close(alone, expected, **near)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3 - min(threads, 2))
+    try:
+        torch.testing.assert_close(scores(model), expected, **near)
+    finally:
+        torch.set_num_threads(threads)
+    if torch.cuda.is_available():
+        torch.testing.assert_close(scores(model.to("cuda")), expected, rtol=0, atol=1e-3)
+
+
+def test_an_interruption_between_steps(model):
+    batch, straight = padded(TEXTS), copy.deepcopy(model).train()
+    ids = batch.pop("ids")
+    optimizer = adamw(straight)
+    train_step(straight, optimizer, ids, **batch)
+    resumed = copy.deepcopy(model).train()
+    after = adamw(resumed)
+    resumed.load_state_dict(straight.state_dict())
+    after.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for one, own in ((straight, optimizer), (resumed, after)):
+        train_step(one, own, ids, **batch)
+    for name, value in straight.state_dict().items():
+        assert (
+            torch.equal(bits(value), bits(resumed.state_dict()[name]))
+            if value.is_floating_point()
+            else (torch.equal(value, resumed.state_dict()[name]))
+        ), name
