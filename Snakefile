@@ -18,7 +18,12 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
-from smf_lib.report.book.plan import check_pages, describe_plan, other_builds
+from smf_lib.report.book.plan import (
+    check_pages,
+    check_records,
+    describe_plan,
+    other_builds,
+)
 from smf_lib.study.code import code_digest, notebook_digest
 from smf_lib.study.keys import memory_key, parent_of, run_keys
 from smf_lib.study.many import ALLOCATION, check_limits
@@ -149,6 +154,9 @@ onstart:
     try:
         if any(job.rule.name == "pages" for job in todo):
             check_pages(PROFILE)
+        made = {path for job in todo for path in job.output}
+        shown = {path for job in todo if job.rule.name == "view" for path in job.input}
+        check_records(shown - made)
         check_room(
             MATERIALS, [RUNS[job.wildcards.run_id] for job in todo if job.rule.name == "finetune"]
         )

@@ -36,7 +36,7 @@ class Study:
         return subprocess.Popen(
             [*command, "--config", f"profile={profile}", "--", "book"],
             cwd=self.root,
-            env=environment_of(self.root),
+            env=environment_of(self.root) | {"XDG_CACHE_HOME": str(self.root / "a cache's")},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -63,7 +63,9 @@ class Study:
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory) -> Study:
-    made = Study(copy_repository(tmp_path_factory.mktemp("repository")))
+    """Lies where the path has what a shell, make, Python, Snakemake or Sphinx reads otherwise."""
+    root = tmp_path_factory.mktemp("repository") / "a 'b' $HOME \"é\" 日 {d}" / ("x" * 100)
+    made = Study(copy_repository(root))
     made.before_kill = kill_a_build_between_its_runs(made)
     status, output = made.build()
     assert status == 0, output[-6000:]

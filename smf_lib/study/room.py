@@ -26,7 +26,7 @@ from .profiles import RunSpec
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM}
-WORDS = ("No space left", "os error 28", "os error 122", "quota exceeded", "PytorchStreamWriter")
+WORDS = ("No space left", "os error 27", "os error 28", "os error 122", "PytorchStreamWriter")
 OF_MEMORY = ("can't allocate memory", "out of memory", "Cannot allocate memory")
 OTHER_PLACE = "set SMF_ROOT to a folder elsewhere"
 

@@ -36,7 +36,7 @@ def test_floors_are_kept_and_records_of_before_they_were_have_none(tmp_path):
     path = write_record(tmp_path / f"{record.run_id}.json", record)
     assert read_record(path).baselines == record.baselines
     content = json.loads(path.read_text())
-    del content["baselines"]["rules"], content["baselines"]["bags"]
+    del content["baselines"]["rules"], content["baselines"]["bags"], content["sha256"]
     path.write_text(json.dumps(content))
     assert (read_record(path).baselines.rules, read_record(path).baselines.bags) == ({}, {})
 
@@ -150,6 +150,18 @@ def test_items_must_match_n_and_alphabet(tmp_path):
         path.write_text(json.dumps(content))
         with pytest.raises(ResultsError, match=message):
             read_record(path)
+
+
+def test_a_record_that_was_changed_by_hand_is_told(tmp_path):
+    path = write_record(tmp_path / "base.json", make_record("base", run_id="base"))
+    text = path.read_text()
+    path.write_text(text.replace('"tokens_per_second": ', '"tokens_per_second": 1'))
+    with pytest.raises(ResultsError, match="base.json: it was changed since it was written"):
+        read_record(path)
+    content = json.loads(path.read_text())
+    del content["sha256"]  # on purpose, as the message says
+    path.write_text(json.dumps(content))
+    assert read_record(path)
 
 
 def test_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ import psutil
 from ...study.kept import what_is_left
 from ...study.materials import Materials
 from ...study.profiles import Profile
+from ...study.records.results import read_record
 
 
 def check_pages(profile: Profile) -> None:
@@ -39,6 +40,17 @@ def check_pages(profile: Profile) -> None:
             f"exam.train_rows={rows} of {said} is less than training.batch_size={batch}; the page "
             "about selection needs a batch: raise the one or lower the other"
         )
+
+
+def check_records(paths: Iterable[str | Path]) -> None:
+    """Read what pages are to show, before anything runs.
+
+    Raises:
+        ValueError: a record that is damaged; the message names the first and what to do.
+    """
+    for path in sorted(map(Path, paths)):
+        if path.suffix == ".json" and path.parent.name != "benchmarks" and path.is_file():
+            read_record(path)
 
 
 def describe_plan(study: Materials, jobs: Iterable[Any]) -> list[str]:

@@ -49,7 +49,11 @@ def git_state(folder: Path) -> tuple[str | None, bool | None]:
 
     def git(*arguments: str) -> str:
         done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True
+            # it would leave a lock in the repository where a disk is full or the process is ended
+            ["git", "--no-optional-locks", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
         )
         return done.stdout.strip()
 

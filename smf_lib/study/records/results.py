@@ -5,6 +5,7 @@ outcome, cost, loss curve) and where (versions, hardware, commit). Figures and t
 records and nothing else. The files lie in `results/<profile>/<study>/<run_id>.json`.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable
@@ -28,6 +29,8 @@ __all__ = [
     "records_folder",
     "write_record",
 ]
+
+SUM = "sha256"  # of all else in a record; those that were written before have none
 
 
 class ResultsError(ValueError):
@@ -66,9 +69,14 @@ def write_record(path: str | Path, record: Record) -> Path:
             f"{path}: a record with run_id {record.run_id!r} is named {record.run_id}.json"
         )
     record = record.model_copy(update={"study": path.resolve().parent.name})
-    text = _compact(json.dumps(record.model_dump(mode="json"), indent=2, allow_nan=False))
-    write_whole(path, text + "\n")
+    content = record.model_dump(mode="json")
+    summed = {**content, SUM: _sum(content)}
+    write_whole(path, _compact(json.dumps(summed, indent=2, allow_nan=False)) + "\n")
     return path
+
+
+def _sum(content: dict) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _compact(text: str) -> str:
@@ -89,6 +97,7 @@ def read_record(path: str | Path) -> Record:
         raise ResultsError(
             f"{path}: not a whole JSON file ({error}); delete it and run the study again"
         ) from error
+    noted = content.pop(SUM, None) if isinstance(content, dict) else None
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version != SCHEMA_VERSION:
         raise ResultsError(
@@ -107,6 +116,11 @@ def read_record(path: str | Path) -> Record:
     if path.stem != record.run_id:
         raise ResultsError(
             f"{path}: run_id is {record.run_id!r}; the file must be named {record.run_id}.json"
+        )
+    if noted is not None and noted != _sum(content):
+        raise ResultsError(
+            f"{path}: it was changed since it was written (its sum is another); put the file back, "
+            f"or delete it and run the study again; if it was changed on purpose, delete {SUM!r}"
         )
     return record.model_copy(update={"study": path.resolve().parent.name})
 
