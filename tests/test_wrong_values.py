@@ -14,6 +14,7 @@ import yaml
 from smf_lib import SparseMemoryConfig
 from smf_lib.report.book.plan import check_pages
 from smf_lib.study import Study
+from smf_lib.study.exams import build_exam
 from smf_lib.study.models import resolve_model
 from smf_lib.study.profiles import PROFILE_DIR, load_profile, load_profiles
 from smf_lib.study.records.results import records_folder
@@ -284,3 +285,43 @@ def test_the_folder_of_a_model(file, content, match, tmp_path):
     (folder / "m.py").write_text("raise SystemExit('ran')")
     path = changed(tmp_path, "model.source", str(folder))
     refused(match, Study.load, path)
+
+
+def questions(count=6, **changes):
+    """Questions as lines of JSON, each with `changes`."""
+    row = {"options": ["a", "b", "c"], "answer": 0}
+    rows = [{"question": f"What is {n}?", **row, **changes} for n in range(count)]
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+DATA = [  # the file of an exam's questions, and what the line says
+    ("x.jsonl", None, "exam.source.* is no file|exam.source='.*x.jsonl'"),
+    ("x.jsonl", b"", "exam.source='.*x.jsonl' cannot be read"),
+    ("x.jsonl", b"{", "exam.source='.*x.jsonl' cannot be read"),
+    ("x.jsonl", b"\xff\xfe\x00", "exam.source='.*x.jsonl' cannot be read"),
+    ("x.jsonl", b"[1, 2]\n", "exam.source='.*x.jsonl' (cannot be read|has the columns)"),
+    ("x.jsonl", questions()[:-20], "exam.source='.*x.jsonl' cannot be read"),
+    ("x.jsonl", b'{"question": "a", "answer": 1}\n', "exam.source='.*lacks options"),
+    ("x.jsonl", questions(answer=9), "exam.source: row 0 of .* has answer=9 and the options"),
+    ("x.jsonl", questions(answer="d"), "exam.source: row 0 of .* has answer='d'"),
+    ("x.jsonl", questions(answer=-1), "exam.source: row 0 of .* has answer=-1"),
+    ("x.jsonl", questions(answer=None), "test_rows"),
+    ("x.jsonl", questions(options=["a"]), "test_rows"),
+    ("x.jsonl", questions(options=[]), "test_rows|cannot be read"),
+    ("x.jsonl", questions(question=None), "test_rows"),
+    ("x.jsonl", questions(count=1), "test_rows"),
+    ("x.jsonl", questions(count=2), "no question is left to train on"),
+    ("x.parquet", questions(), "exam.source='.*x.parquet' cannot be read"),
+    ("x.csv", b'question,options,answer\n"a', "exam.source='.*x.csv' cannot be read|test_rows"),
+    ("x.txt", questions(), "exam.source='.*x.txt': files must all be of one kind"),
+    ("x", questions(), "exam.source='.*x': files must all be of one kind"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "match"), DATA)
+def test_the_file_of_an_exam(name, content, match, tmp_path, datasets_cache):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    exam = {"name": "choice", "source": str(tmp_path / name), "test_rows": 2}
+    settings = load_profile(changed(tmp_path, "exam", exam)).exam
+    refused(match, build_exam, settings, tmp_path)
