@@ -17,8 +17,10 @@ import argparse
 import signal
 import sys
 import time
+from typing import NoReturn
 
 import psutil
+from tqdm import tqdm
 
 from .files import find_root
 from .kept import what_is_left
@@ -98,16 +100,23 @@ def run_all(options: argparse.Namespace, started: float) -> None:
         if options.jobs is None:
             run_here(jobs)
             return
-    except (ValueError, NoRoomError) as error:
+    except ValueError as error:
         sys.exit(f"error: {error}")
+    except NoRoomError as error:
+        _end(f"error: {error}", 1)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on with what is not finished", file=sys.stderr)
-        sys.exit(STOPPED)
+        _end("stopped; the same command goes on with what is not finished", STOPPED)
     left = None if options.seconds is None else options.seconds - (time.time() - started)
     outcome = run_many(jobs, options.jobs, left)
     print("\n".join(outcome.lines()))
     if outcome.failed or outcome.interrupted:
         sys.exit(1)
+
+
+def _end(line: str, status: int) -> NoReturn:
+    """End with a line of its own, whatever bar stands on the screen."""
+    tqdm.write(line, file=sys.stderr)
+    sys.exit(status)
 
 
 def run_here(jobs: list) -> None:
