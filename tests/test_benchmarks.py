@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -116,3 +117,11 @@ def test_scoring_vs_hflm(run_small):
         assert found["questions"] == found["same_outcome"] == 6
         assert found["median_seconds"].keys() == {"shared", "hflm"}
         assert_ratio(found["hflm_against_shared"])
+
+
+@pytest.mark.skipif("SMF_SLOW" not in os.environ, reason="takes minutes: SMF_SLOW=1 runs it")
+def test_load(run_small):
+    results = run_small("load")
+    assert set(results) == {"records", "seeds", "table", "background", "questions"}
+    for used in results.values():
+        assert used["processor_seconds"] > 0 and used["peak_memory_bytes"] > 2**20
