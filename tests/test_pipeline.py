@@ -121,6 +121,15 @@ def test_the_papers_chapter_stands_where_no_study_is_on_record(study):
     assert "make book PROFILE=paper" in text and "Additive SMF (KL) learns the exam" in text
 
 
+def test_no_path_of_the_machine_is_in_what_is_published(study):
+    places = {str(study.root), json.dumps(str(study.root))[1:-1], sys.prefix, str(Path.home())}
+    found = [*study.root.glob("work/smoke/notebooks/*.ipynb"), *study.html.rglob("*.ipynb")]
+    found += study.root.glob("results/smoke/local/*.json")
+    for path in [*found, *study.html.rglob("*.html")]:
+        text = path.read_text("utf-8")
+        assert not [place for place in places if f"{place}/" in text], path
+
+
 def test_no_injected_cell_and_no_path_of_the_machine_is_shown(study):
     for path in study.html.rglob("*.html"):
         text = path.read_text("utf-8")

@@ -113,6 +113,7 @@ def run_notebook(
                 stderr_file=warnings,
                 extra_arguments=KERNEL_ARGUMENTS,
             )
+            _write_without_places(scratch)
             os.replace(scratch, target)
         except PapermillExecutionError as error:
             os.replace(scratch, failed)
@@ -129,6 +130,22 @@ def run_notebook(
         finally:
             scratch.unlink(missing_ok=True)
         lines.say(f"done in {time.monotonic() - started:.0f} s")
+
+
+def _write_without_places(path: Path) -> None:
+    """Put names in the place of this machine's folders in what the cells of a notebook print."""
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    places = {os.environ.get("SMF_ROOT") or os.getcwd(): ".", sys.prefix: "(environment)"}
+    places |= {sys.base_prefix: "(python)", str(Path.home()): "~"}
+    for cell in notebook["cells"]:
+        if "outputs" in cell:
+            text = json.dumps(cell["outputs"], ensure_ascii=False)
+            for place in sorted(places, key=len, reverse=True):
+                if len(place) > 1:
+                    quoted = json.dumps(place, ensure_ascii=False)[1:-1]
+                    text = text.replace(f"{quoted}/", f"{places[place]}/")
+            cell["outputs"] = json.loads(text)
+    path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _narrated(lines: PlainLines) -> type[NBClientEngine]:

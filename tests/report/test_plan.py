@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from helpers_records import make_record
 
-from smf_lib.report.book.plan import describe_plan, other_builds
+from smf_lib.report.book.plan import check_records, describe_plan, other_builds
 from smf_lib.study.materials import Materials
 from smf_lib.study.profiles import load_profile
 from smf_lib.study.records.results import write_record
@@ -58,6 +58,17 @@ def test_each_run_says_what_is_left_of_it_and_why(tmp_path, study):
     metrics = "exam_accuracy, prose_perplexity, knowledge_accuracy, self_kl, prose_kl"
     assert f"  base: measure {metrics} (recorded before keys were kept)" in lines
     assert f"  lora-seed0: train, measure {metrics} (no record yet)" in lines
+
+
+def test_a_damaged_record_is_told_before_pages_are_made(tmp_path):
+    paths = [
+        write_record(tmp_path / f"{name}.json", make_record(name, run_id=name))
+        for name in ("base", "lora")
+    ]
+    check_records([*paths, tmp_path / "nosuch.json", tmp_path / "a.yaml"])
+    paths[1].write_bytes(paths[1].read_bytes()[:-50])
+    with pytest.raises(ValueError, match="lora.json: not a whole JSON file .*delete it and run"):
+        check_records(paths)
 
 
 def test_pages_alone(study):

@@ -58,6 +58,18 @@ def test_executed_copy_and_log(tmp_path, capsys):
     assert log.read_text() == capsys.readouterr().out
 
 
+def test_what_cells_print_holds_no_folder_of_the_machine(tmp_path, monkeypatch):
+    monkeypatch.setenv("SMF_ROOT", str(tmp_path / 'a "b"'))
+    code = """import os, sys
+print(os.environ['SMF_ROOT'] + '/x', sys.prefix + '/lib/y')
+os.path.expanduser('~/z')"""
+    source = write(notebook("## Part", (code,)), tmp_path / "nb.ipynb")
+    run_notebook(source, tmp_path / "out.ipynb", {}, tmp_path / "log")
+    printed, value = nbformat.read(tmp_path / "out.ipynb", 4).cells[-1].outputs
+    assert printed.text == "./x (environment)/lib/y\n"
+    assert value.data["text/plain"] == "'~/z'"
+
+
 def test_failure_leaves_no_copy_under_its_name(tmp_path, capsys):
     source = write(notebook(("raise ValueError('seed=0 is wrong')",)), tmp_path / "nb.ipynb")
     target = tmp_path / "run.ipynb"
