@@ -79,7 +79,7 @@ def test_pages_alone(study):
 def snakemake_in(tmp_path):
     """A process that looks like Snakemake at work in a folder."""
     script = tmp_path / "snakemake"
-    script.write_text("import time\nprint('ready', flush=True)\ntime.sleep(60)\n")
+    script.write_text("import time\nprint('ready', flush=True)\ntime.sleep(600)\n")
     process = subprocess.Popen(
         [sys.executable, str(script)], cwd=tmp_path, stdout=subprocess.PIPE, text=True
     )
