@@ -217,6 +217,32 @@ def test_paired_key_tells_data_and_split():
         paired_key(make_record(drop=["self_kl"]), "self_kl")
 
 
+def test_what_was_measured_is_told_by_the_key_of_the_metric():
+    """Of two exams whose other splits differ in size, the same questions are the same."""
+
+    def keyed(questions, sha, training="a", code="b", precision="c"):
+        parts = {
+            "training": training,
+            "questions": questions,
+            "metric settings": "d",
+            "precision": precision,
+            "code of measuring": code,
+        }
+        record = make_record(method="lora")
+        exam = record.data.exam.model_copy(update={"sha256": sha})
+        keys = {
+            "training": {"key": training, "parts": {}},
+            "metrics": {"exam_accuracy": {"key": "e", "parts": parts}},
+        }
+        changed = record.model_dump() | {"keys": keys}
+        changed["data"]["exam"] = exam.model_dump()
+        return type(record).model_validate(changed)
+
+    one = paired_key(keyed("same", "01" * 32), "exam_accuracy")
+    assert one == paired_key(keyed("same", "02" * 32, "x", "y", "z"), "exam_accuracy")
+    assert one != paired_key(keyed("other", "01" * 32), "exam_accuracy")
+
+
 def test_learning_rate_and_kind():
     assert make_record(method="base").learning_rate is None
     assert make_record(method="lora", rate=1e-4).learning_rate == 1e-4

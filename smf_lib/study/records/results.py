@@ -47,15 +47,27 @@ def records_folder(profile: str = "") -> Path:
     return find_root() / "results" / Path(profile).name.removesuffix(".yaml").removesuffix(".yml")
 
 
+# parts of a metric's key that do not say what was measured
+NOT_MEASURED = ("training", "metric settings", "precision", "code of ")
+
+
 def paired_key(record: Record, metric: MetricName) -> tuple:
-    """What must agree before two records are compared item by item: data, split, number.
+    """What must agree before two records are compared item by item: what was measured, its size.
+
+    It is told by the metric's own key, where the record holds one: an exam whose *other* splits
+    have another size is the same to whoever measured this one.
 
     Raises ResultsError if the record does not hold the metric.
     """
     part = record.data.of(record.spec(metric).data) if metric in record.metrics else None
     if part is None:
         raise ResultsError(f"run {record.run_id!r} has no metric {metric!r}")
-    return (metric, part.sha256, getattr(part, "split", None), record.metrics[metric].n)
+    n = record.metrics[metric].n
+    kept = record.keys.metrics.get(metric) if record.keys else None
+    if kept is not None:
+        parts = kept.parts.items()
+        return (metric, *(d for name, d in parts if not name.startswith(NOT_MEASURED)), n)
+    return (metric, part.sha256, getattr(part, "split", None), n)
 
 
 def write_record(path: str | Path, record: Record) -> Path:
