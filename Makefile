@@ -42,7 +42,7 @@ SNAKEMAKE = $(STOPPABLE) $(RUN)python -m snakemake --cores $(CORES) --nolock --r
 	--config "profile=$$GIVEN_PROFILE" jobs=$(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help book published study test lint lock clean
+.PHONY: help book published study test slow lint lock clean
 
 help:
 	@echo "make book            make the environment, run the study, build the book (PROFILE=quick)"
@@ -51,6 +51,7 @@ help:
 	@echo "make study           run the study and write its records, but build no pages"
 	@echo "make study PROFILE=x JOBS=4   the same with four runs side by side"
 	@echo "make test            make the environment and pass all tests"
+	@echo "make slow            pass the tests that need the real model (a minute)"
 	@echo "make lint            check format, style, docstrings, types, dead code and dependencies"
 	@echo "make lock            write requirements*.lock again from pyproject.toml (needs uv)"
 	@echo "make clean           remove pages and notebooks that were run (work/PROFILE); what was trained is"
@@ -75,6 +76,9 @@ study: $(READY)
 test: $(READY) $(QUANTISED)/.installed
 	@$(RUN)python -m pytest -n 2 --dist loadfile --ignore tests/quantised
 	@PYTHONPATH=$(QUANTISED) $(RUN)python -m pytest tests/quantised
+
+slow: $(READY)
+	@$(RUN)python -m pytest -m slow --ignore tests/quantised
 
 # Apart from the environment, in which they would make every import of PEFT a second slower.
 $(QUANTISED)/.installed: requirements-quantised.lock $(READY)
