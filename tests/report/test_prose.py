@@ -36,6 +36,17 @@ def test_the_assignments_rule_and_profile_load_as_printed(tmp_path, monkeypatch)
     assert profile.methods["smf-mine"].settings["rule"] in rules.RULES
 
 
+def test_the_profile_of_a_sequence_has_the_runs_that_it_says(tmp_path):
+    (tmp_path / "codes-first.yaml").write_text(
+        next(block for block in blocks("rerun.md", "yaml") if "codes-first" in block)
+    )
+    profile = load_profile(tmp_path / "codes-first.yaml")
+    assert profile.stages_of("smf-grown") == ["smf-tfidf.icd10", "smf-grown.icd10-cities"]
+    assert {run.method.partition(".")[0] for run in profile.runs()} == {
+        "base", "smf-tfidf", "smf-grown", "lora", "lora-replay",
+    }  # fmt: skip
+
+
 def test_the_exercises_profile_loads_and_has_the_runs_that_it_says(tmp_path):
     (tmp_path / "rank4.yaml").write_text(
         next(block for block in blocks("rerun.md", "yaml") if "rank4" in block)
