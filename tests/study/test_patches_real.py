@@ -10,7 +10,6 @@ from smf_lib.method.sums import sha256_of
 from smf_lib.study.materials import Materials
 from smf_lib.study.profiles import load_profile
 
-pytestmark = pytest.mark.slow
 TEXTS = ["The airport HKMO is in Kenya.", "Q21 to Q28 are malformations of the circulatory system."]
 
 
@@ -34,6 +33,7 @@ def learned(materials, text):
     return RowPatch.from_model(model), model.eval()
 
 
+@pytest.mark.slow
 def test_a_finetune_comes_out_again_and_two_go_into_one_table(materials, tmp_path):
     (first, trained), (second, _) = (learned(materials, text) for text in TEXTS)
     model, tokenizer = sparse(materials)
