@@ -42,12 +42,13 @@ SNAKEMAKE = $(STOPPABLE) $(RUN)python -m snakemake --cores $(CORES) --nolock --r
 	--config "profile=$$GIVEN_PROFILE" jobs=$(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help book published study test slow lint lock clean
+.PHONY: help book published browse study test slow lint lock clean
 
 help:
 	@echo "make book            make the environment, run the study, build the book (PROFILE=quick)"
 	@echo "make book PROFILE=x  the same for profiles/x.yaml, or for the path of a profile"
 	@echo "make published       build the book from the recorded studies: no model, no training, 2 minutes"
+	@echo "make browse          open the pages of make published in Chromium: axe, print, phone, search"
 	@echo "make study           run the study and write its records, but build no pages"
 	@echo "make study PROFILE=x JOBS=4   the same with four runs side by side"
 	@echo "make test            make the environment and pass all tests"
@@ -69,6 +70,9 @@ book: $(READY)
 
 published: $(READY)
 	@$(STOPPABLE) $(RUN)python -m smf_lib.report.book published
+
+browse: $(READY)
+	@$(RUN)python -m smf_lib.report.book browse --profile published
 
 study: $(READY)
 	@$(SNAKEMAKE) -- study

@@ -1,21 +1,27 @@
 """Run one notebook with papermill: progress as plain lines, the executed copy whole or not at all.
 
-    python -P smf_lib/study/notebooks.py notebooks/02_finetune.ipynb out.ipynb \
-        --log run.log --parameters '{"method": "lora", "seed": 1}'
+    python smf_lib/study/notebooks.py notebooks/02_finetune.ipynb out.ipynb -p method lora -p seed 1
+
+What no run could be about is refused in one line before a kernel starts: a parameter that the
+notebook does not have, or a value of another type than its cell of parameters says.
 
 The workflow calls this file as a script, so it imports nothing of the package: the kernel does.
 """
 
 import argparse
+import ast
 import json
 import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
+import nbformat
 import papermill
+import yaml
 from nbclient.exceptions import DeadKernelError
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
@@ -81,18 +87,63 @@ def heading(cells: list[Any], index: int) -> str:
     return ""
 
 
+TYPES: dict[str, Callable[[Any], bool]] = {
+    "str": lambda value: isinstance(value, str),
+    "int": lambda value: isinstance(value, int) and not isinstance(value, bool),
+    "float": lambda value: isinstance(value, (int, float)) and not isinstance(value, bool),
+    "None": lambda value: value is None,
+    "list[str]": lambda value: isinstance(value, list) and all(map(TYPES["str"], value)),
+    "list[float]": lambda value: isinstance(value, list) and all(map(TYPES["float"], value)),
+}
+
+
+def check_parameters(source: Path, parameters: dict[str, Any]) -> None:
+    """Refuse parameters that a notebook does not have, and values of another type than it says.
+
+    A parameter's type is the annotation in the cell tagged `parameters`: `str`, `int`, `float`,
+    `list[str]`, `list[float]`, or several with " or " between them, in quotes ("float or None").
+
+    Raises:
+        ValueError: the file is missing or no notebook; no such parameter; another type.
+    """
+    try:
+        cells = nbformat.read(source, 4).cells
+    except (OSError, ValueError, nbformat.reader.NotJSONError) as error:
+        raise ValueError(f"{source} is no notebook that can be read ({error})") from None
+    tagged = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    types: dict[str, str] = {}
+    for node in ast.parse("\n".join(tagged)).body:
+        if isinstance(node, ast.AnnAssign):
+            kind = node.annotation
+            written = kind.value if isinstance(kind, ast.Constant) else ast.unparse(kind)
+            types[ast.unparse(node.target)] = str(written)
+        elif isinstance(node, ast.Assign):
+            types[ast.unparse(node.targets[0])] = ""
+    for name, value in parameters.items():
+        if name not in types:
+            raise ValueError(
+                f"{name}={value!r}: {source.name} has no such parameter; it has {', '.join(types)}"
+            )
+        allowed = [kind for kind in types[name].split(" or ") if kind]
+        if allowed and not any(TYPES[kind](value) for kind in allowed):
+            raise ValueError(f"{name}={value!r} must be {types[name]} (in {source.name})")
+
+
 def run_notebook(
     source: str | Path, target: str | Path, parameters: dict[str, Any], log: str | Path
 ) -> None:
     """Run `source` with the parameters and keep the executed copy as `target`.
 
     What cells print goes to standard output and to `log`. The copy appears under its name when
-    all cells are done; a run that fails leaves it as `<name>.failed.ipynb` beside it.
+    all cells are done; a run that fails leaves it as `<name>.failed.ipynb` beside it. Of a progress
+    bar the copy keeps how it ended.
 
     Raises:
         PapermillExecutionError: a cell failed.
+        ValueError: as `check_parameters`.
     """
     source, target, log = Path(source), Path(target), Path(log)
+    check_parameters(source, parameters)
     for folder in (target.parent, log.parent):
         folder.mkdir(parents=True, exist_ok=True)
     scratch = target.with_name(f".{target.stem}.part.ipynb")
@@ -113,9 +164,11 @@ def run_notebook(
                 stderr_file=warnings,
                 extra_arguments=KERNEL_ARGUMENTS,
             )
+            _tidy(scratch)
             _write_without_places(scratch)
             os.replace(scratch, target)
         except PapermillExecutionError as error:
+            _tidy(scratch)
             os.replace(scratch, failed)
             file.write(f"{error}\n")
             lines.say(f"failed: {error.ename}: {error.evalue}")
@@ -146,6 +199,26 @@ def _write_without_places(path: Path) -> None:
                     text = text.replace(f"{quoted}/", f"{places[place]}/")
             cell["outputs"] = json.loads(text)
     path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _tidy(path: Path) -> None:
+    """Join the neighbouring pieces of a stream, and keep of a redrawn line what it was last."""
+    notebook = nbformat.read(path, 4)
+    for cell in notebook.cells:
+        outputs = cell.get("outputs", [])
+        kept = outputs[:1]
+        for output in outputs[1:]:
+            last = kept[-1]
+            if "stream" == output.output_type == last.output_type and output.name == last.name:
+                last.text += output.text
+            else:
+                kept.append(output)
+        for output in (one for one in kept if one.output_type == "stream"):
+            lines = output.text.split("\n")
+            output.text = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in lines)
+        if outputs:
+            cell.outputs = kept
+    nbformat.write(notebook, path)
 
 
 def _narrated(lines: PlainLines) -> type[NBClientEngine]:
@@ -188,21 +261,42 @@ def end_with_parent() -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(description="Run one notebook with papermill.")
-    parser.add_argument("source", type=Path)
-    parser.add_argument("target", type=Path)
-    parser.add_argument("--log", type=Path, required=True)
-    parser.add_argument("--parameters", type=json.loads, default={}, help="a JSON object")
+    parser.add_argument("source", type=Path, help="the notebook")
+    parser.add_argument("target", type=Path, help="where its executed copy goes")
+    parser.add_argument(
+        "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="given",
+        help="a parameter; its value is read as YAML: 1, 3e-4, text, null, [kl, tfidf]",
+    )  # fmt: skip
+    parser.add_argument("--parameters", type=json.loads, default={}, help="a JSON object of them")
+    parser.add_argument("--log", type=Path, help="where all lines go (default: beside the copy)")
     options = parser.parse_args(arguments)
     end_with_parent()
     try:
-        run_notebook(options.source, options.target, options.parameters, options.log)
+        given = {name: _value(text) for name, text in options.given}
+        log = options.log or options.target.with_suffix(".log")
+        run_notebook(options.source, options.target, {**options.parameters, **given}, log)
     except (PapermillExecutionError, DeadKernelError):
         return 1
     except OSError as error:
         name = error.filename or options.target
         print(f"{name} cannot be written ({error.strerror}); make room there", file=sys.stderr)
         return 1
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
     return 0
+
+
+def _value(text: str) -> Any:
+    """A value from a command line: YAML, in which 3e-4 is a number as well."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from .files import KEPT
 from .imports import import_file
 from .methods import MemorySettings, MethodSettings
 from .metrics import register_task
-from .names import Name, check_text, texts_in
+from .names import Name, check_name, check_text, texts_in
 from .sequences import stages
 from .settings import (
     BackgroundSettings,
@@ -352,6 +352,28 @@ def _is_stage(method: Any) -> bool:
     """Whether a method, a mapping or settings, is a stage of a sequence, or the base model."""
     fields = method if isinstance(method, dict) else getattr(method, "__dict__", {})
     return fields.get("task") is not None or fields.get("kind") == "base"
+
+
+def with_memory(profile: Profile, **settings: Any) -> Profile:
+    """The profile with other settings of its memory; those that are None stay as they are.
+
+    It has a name that says so, under which its runs are recorded: `quick-top_k-8`.
+
+    Raises:
+        ValueError: a setting that the memory does not have, or that cannot work.
+    """
+    given = {name: value for name, value in settings.items() if value is not None}
+    if not given:
+        return profile
+    told = ", ".join(f"{name}={value!r}" for name, value in given.items())
+    name = "-".join([profile.name, *(f"{name}-{value}" for name, value in given.items())])
+    try:
+        memory = MemorySettings.model_validate(profile.memory.model_dump() | given)
+        return profile.model_copy(update={"name": check_name(name), "memory": memory})
+    except ValueError as error:
+        errors = error.errors() if isinstance(error, ValidationError) else [{"msg": str(error)}]
+        why = "; ".join(str(one["msg"]) for one in errors)
+        raise ValueError(f"{told} in the memory of profile {profile.name!r}: {why}") from None
 
 
 def load_profiles(names: list[str]) -> list[Profile]:

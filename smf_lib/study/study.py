@@ -22,7 +22,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from filelock import Timeout
 from peft import PeftConfig, PeftModel
@@ -47,7 +47,7 @@ from .metrics import METRICS, describe_data, metric_names
 from .models import ModelFiles, load_model
 from .names import check_text
 from .precision import resolve_precision
-from .profiles import RunSpec, load_profile
+from .profiles import RunSpec, load_profile, with_memory
 from .recording import NO_FOOTPRINT, build_record, footprint
 from .records.results import Metric, Record, provenance, write_record
 from .room import explains_no_room
@@ -60,16 +60,19 @@ class Study(Materials):
     """A profile with the steps of its runs."""
 
     @classmethod
-    def load(cls, profile: str, root: str | Path | None = None) -> Study:
+    def load(cls, profile: str, root: str | Path | None = None, **memory: Any) -> Study:
         """The study of a profile, by its name or path, checked before anything long starts.
 
+        memory: other settings of its memory, as `with_memory` takes them.
+
         Raises:
-            ValueError: as `load_profile`; too few exam questions for the rows asked for; data or a
-                model that cannot be found; a model that keeps a recurrent state, has too few layers
-                or no recognisable MLP, or is too short for the texts to be measured on; a method's
-                modules that it lacks.
+            ValueError: as `load_profile` and `with_memory`; too few exam questions for the rows
+                asked for; data or a model that cannot be found; a model that keeps a recurrent
+                state, has too few layers or no recognisable MLP, or is too short for the texts to
+                be measured on; a method's modules that it lacks.
         """
-        study = cls(load_profile(profile), Path(root) if root else find_root())
+        varied = with_memory(load_profile(profile), **memory)
+        study = cls(varied, Path(root) if root else find_root())
         check_text(study.exam.notes)  # it becomes part of the record
         _ = study.prose, study.knowledge
         for method in study.profile.methods.values():

@@ -49,6 +49,16 @@ def test_table_has_one_row_a_parameter_and_no_broken_cells():
     )
     rows = table.splitlines()[2:]
     assert rows == [
-        "| `a` | `5` | `1` | one \\| two |",
-        '| `b` | `"<x>"` | `"<x>"` | a &lt;name> |',
+        "| `a` | `5` | `1` |  | one \\| two |",
+        '| `b` | `"<x>"` | `"<x>"` |  | a &lt;name> |',
     ]
+
+
+def test_types_are_shown_and_survive_other_values():
+    cell = 'rate: "float or None" = None  # a number\nnames: list[str] = ["kl"]  # rules'
+    assert [p.kind for p in read_parameters(cell)] == ["float or None", "list[str]"]
+    filled = fill_in(cell, {"rate": 0.1, "names": []})
+    assert filled == 'rate: "float or None" = 0.1  # a number\nnames: list[str] = []  # rules'
+    assert "| `rate` | `None` | `None` | `float or None` | a number |" in parameter_table(
+        read_parameters(cell), {}
+    )

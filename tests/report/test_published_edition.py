@@ -1,5 +1,9 @@
 """The published edition: drawn from recorded studies, whatever else lies in the folder."""
 
+import shutil
+import subprocess
+import sys
+
 import nbformat
 import pytest
 import yaml
@@ -32,6 +36,7 @@ def edition(tmp_path_factory):
         write_record(path, make_record("base", profile="smoke", run_id="base"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(published, "make_pages", lambda draft, site, log: draft)
+        patch.setattr(published, "add_files", lambda draft, logs: {})
         return published.publish(root, root)
 
 
@@ -67,3 +72,33 @@ def test_a_folder_without_recorded_studies_is_refused(tmp_path):
     with pytest.raises(BookError, match="holds no recorded study; run this in a clone"):
         published.publish(REPOSITORY, tmp_path)
     assert not (tmp_path / "work").exists()
+
+
+def test_jupyter_book_in_a_clone_gives_the_published_edition(tmp_path):
+    """`jupyter-book build .`, up to the edition itself, for which a page stands here."""
+    for name in ("_config.yml", "_toc.yml", "book", "notebooks"):
+        copy = shutil.copytree if (REPOSITORY / name).is_dir() else shutil.copyfile
+        copy(REPOSITORY / name, tmp_path / name)
+    stand_in = """
+from smf_lib.report.book import published
+def publish(source, root):
+    page = root / "work" / "published" / "site" / "one.html"
+    page.parent.mkdir(parents=True)
+    page.write_text("the edition")
+    return page
+published.publish = publish
+from jupyter_book.cli.main import main
+main()
+"""
+    command = [sys.executable, "-c", stand_in, "build", "."]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "_build" / "html" / "one.html").read_text() == "the edition"
+    without = "import sys; sys.modules['smf_lib'] = None"
+    start = "from jupyter_book.cli.main import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{without}; {start}", "build", "."],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    said = [line for line in (done.stdout + done.stderr).splitlines() if "make published" in line]
+    assert done.returncode and len(said) == 1

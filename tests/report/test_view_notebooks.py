@@ -10,6 +10,7 @@ from helpers_records import ablation_records, frontier_records, study_records
 from helpers_sequences import LORA, SMF, record, way
 from IPython.display import Markdown
 
+from smf_lib.report.analysis.further import read_further
 from smf_lib.report.analysis.sequence_findings import NOTHING
 from smf_lib.report.figures import Figure
 from smf_lib.study.profiles import PROFILE_DIR, load_profile
@@ -115,3 +116,12 @@ def test_where_no_sequence_is_on_record_one_sentence_says_so(results):
     shown = executed("07_one_after_another")["shown"].values()
     said = [value.data for value in shown if isinstance(value, Markdown)]
     assert said[0] == f"- {NOTHING}" and not any(said[1:])
+
+
+def test_a_sweep_that_nobody_knows_is_refused(results):
+    results(study_records())
+    profile = study_records()[0].profile
+    with pytest.raises(ValueError, match="sweep='nosuch' has no records, and profile='nosuch'"):
+        executed("03_results", profile=profile, sweep="nosuch")
+    assert executed("03_results", profile=profile, sweep=None)["swept"] == []
+    assert read_further("sweep", "paper") == [] and len(read_further("sweep", profile)) > 1

@@ -1,5 +1,6 @@
 """The notebook runner: plain progress lines, whole copies, clear failures."""
 
+import ast
 import io
 import os
 import signal
@@ -14,6 +15,7 @@ import pytest
 from helpers_book import notebook, write
 from papermill.exceptions import PapermillExecutionError
 
+from smf_lib.report.book.parameters import read_parameters
 from smf_lib.study import notebooks
 from smf_lib.study.notebooks import PlainLines, heading, run_notebook
 
@@ -104,3 +106,62 @@ def wait_for(condition, seconds):
     while not condition():
         assert time.monotonic() < end, "waited too long"
         time.sleep(0.1)
+
+
+def typed(folder):
+    parameters = (
+        'profile: str = "tiny"  # a name\nrate: "float or None" = None\nnames: list[str] = []'
+    )
+    return write(notebook(("print(profile)",), parameters=parameters), folder / "nb.ipynb")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["-p", "profil", "x"], "profil='x': nb.ipynb has no such parameter; it has profile, rate"),
+        (["-p", "names", "kl"], "names='kl' must be list[str] (in nb.ipynb)"),
+        (["-p", "names", "[kl, 1]"], "names=['kl', 1] must be list[str]"),
+        (["-p", "rate", "fast"], "rate='fast' must be float or None"),
+        (["-p", "rate", "true"], "rate=True must be float or None"),
+        (["-p", "profile", "null"], "profile=None must be str"),
+    ],
+)
+def test_what_no_run_can_be_about_is_one_line_before_a_kernel_starts(given, said, tmp_path, capsys):
+    target = tmp_path / "out" / "o.ipynb"
+    assert notebooks.main([str(typed(tmp_path)), str(target), *given]) == 1
+    told = capsys.readouterr()
+    assert told.out == "" and told.err.count("\n") == 1 and told.err.startswith(said)
+    assert not target.parent.exists()
+
+
+def test_a_value_from_the_command_line_is_what_it_looks_like():
+    texts = ["3e-4", "1", "null", "[kl, tfidf]", "a text", "{", "1.5"]
+    values = [3e-4, 1, None, ["kl", "tfidf"], "a text", "{", 1.5]
+    assert [notebooks._value(text) for text in texts] == values
+
+
+def test_a_file_that_is_no_notebook_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"nosuch\.ipynb is no notebook that can be read"):
+        run_notebook(tmp_path / "nosuch.ipynb", tmp_path / "o.ipynb", {}, tmp_path / "o.log")
+
+
+def test_of_a_progress_bar_the_copy_keeps_its_end(tmp_path):
+    code = (
+        "import sys, time\nfor i in range(3):\n"
+        "    sys.stderr.write(f'\\rstep {i}'); sys.stderr.flush(); time.sleep(0.3)\n"
+        "print('done')"
+    )
+    source = write(notebook((code,)), tmp_path / "nb.ipynb")
+    assert notebooks.main([str(source), str(tmp_path / "o.ipynb"), "-p", "seed", "3"]) == 0
+    outputs = nbformat.read(tmp_path / "o.ipynb", 4).cells[-1].outputs
+    assert [(o.name, o.text) for o in outputs] == [("stderr", "step 2"), ("stdout", "done\n")]
+    assert "done in" in (tmp_path / "o.log").read_text()
+
+
+def test_every_parameter_of_the_book_s_notebooks_has_a_type_that_is_known():
+    for path in sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("*.ipynb")):
+        cells = nbformat.read(path, 4).cells
+        (cell,) = [c for c in cells if "parameters" in c.metadata.get("tags", [])]
+        for p in read_parameters(cell.source):
+            assert set(p.kind.split(" or ")) <= set(notebooks.TYPES), (path.name, p)
+            notebooks.check_parameters(path, {p.name: ast.literal_eval(p.default)})

@@ -10,7 +10,7 @@ from peft import PeftConfig
 from smf_lib.method.config import SparseMemoryConfig
 from smf_lib.method.rules import RULES
 from smf_lib.study.methods import MemorySettings
-from smf_lib.study.profiles import PROFILE_DIR, Profile, load_profile
+from smf_lib.study.profiles import PROFILE_DIR, Profile, load_profile, with_memory
 from smf_lib.study.registry import source_of
 from smf_lib.study.settings import TextSettings
 
@@ -464,3 +464,18 @@ def test_a_profile_that_names_all_entries_of_another_has_them_in_its_own_order(t
     (tmp_path / "one.yaml").write_text("extends: below.yaml\nname: one\nmethods: {lora: {}}\n")
     assert list(load_profile(tmp_path / "all.yaml").methods) == ["lora", "new", "base", "full"]
     assert list(load_profile(tmp_path / "one.yaml").methods) == ["base", "full", "lora"]
+
+
+def test_a_memory_is_varied_without_a_file():
+    quick = load_profile("quick")
+    assert with_memory(quick, top_k=None) is quick
+    varied = with_memory(quick, num_subkeys=32, top_k=8, rows_per_step=None)
+    assert varied.name == "quick-num_subkeys-32-top_k-8" and varied.methods == quick.methods
+    assert varied.memory.model_dump() == quick.memory.model_dump() | {"num_subkeys": 32, "top_k": 8}
+    for given, said in (
+        ({"top_k": 65}, "top_k=65 in the memory of profile 'quick': .*top_k"),
+        ({"num_subkeys": 0}, "num_subkeys=0 in the memory of profile 'quick': .*num_subkeys"),
+        ({"rows": 3}, r"rows=3 in the memory of profile 'quick': .*unknown fields \['rows'\]"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            with_memory(quick, **given)

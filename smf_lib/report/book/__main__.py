@@ -6,6 +6,7 @@ Used by the workflow, and by hand:
     python -m smf_lib.report.book stage --profile quick   # only put the sources together
     python -m smf_lib.report.book check --profile quick   # only check the pages that are there
     python -m smf_lib.report.book published               # from recorded studies alone
+    python -m smf_lib.report.book browse --profile quick  # open the built pages in Chromium
 """
 
 import argparse
@@ -13,6 +14,7 @@ import sys
 from pathlib import Path
 
 from ...study.profiles import load_profile
+from .browser_check import check_in_browser, missing
 from .build import HTML, build, stage
 from .published import publish
 from .site_check import check_site
@@ -21,7 +23,7 @@ from .site_check import check_site
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(description="Stage, build and check the book.")
-    parser.add_argument("action", choices=["build", "stage", "check", "published"])
+    parser.add_argument("action", choices=["build", "stage", "check", "published", "browse"])
     parser.add_argument("--profile", default="quick", help="a name, or the path of a YAML file")
     parser.add_argument("--source", type=Path, default=Path(), help="the repository")
     parser.add_argument("--root", type=Path, default=Path(), help="folder of work/ and results/")
@@ -32,12 +34,15 @@ def main(arguments: list[str] | None = None) -> int:
         if options.action == "published":
             print(publish(source, root))
             return 0
+        if options.action == "browse":
+            if lacks := missing():
+                print(f"skipped: pages cannot be read in a browser here; missing: {lacks}")
+                return 0
+            return _tell(check_in_browser(root / "work" / options.profile / "site" / HTML))
         profile = load_profile(options.profile)
         work = root / "work" / profile.name
         if options.action == "check":
-            problems = check_site(work / "site" / HTML)
-            print("\n".join(problems) or "no problems")
-            return 1 if problems else 0
+            return _tell(check_site(work / "site" / HTML))
         if options.action == "stage":
             print(stage(profile, source, root, work / "site"))
         else:
@@ -46,6 +51,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     return 0
+
+
+def _tell(problems: list[str]) -> int:
+    print("\n".join(problems) or "no problems")
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":

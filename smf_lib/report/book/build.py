@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from ...method.files import put_in_place
 from ...study.profiles import Profile, RunSpec
 from ...study.records.record import Record
 from ...study.records.results import ResultsError, read_record
-from ..text import as_html, as_markdown
+from ..text import as_markdown
+from .address import Code, code_of
 from .drawn import place
+from .mend import mend
 from .pages import (
     BookError,
     as_page,
@@ -27,9 +29,12 @@ from .pages import (
     with_outputs,
     without_outputs,
 )
+from .records_files import archive_of
 from .site_check import check_site
+from .slides import make_slides
 
 HTML = Path("_build") / "html"
+PACKAGE = Path(__file__).resolve().parents[2]
 METHODS_PAGE = "notebooks/02_finetune"
 BY_HAND = ("notebooks/08_patches",)  # with a profile of their own, so that no build waits for them
 SHOWN = (
@@ -54,6 +59,7 @@ def stage(profile: Profile, source: Path, root: Path, site: Path) -> Path:
     records = {run.run_id: _record(profile, run, root) for run in profile.runs()}
     shown = shown_runs(profile)
     toc = stage_prose(source, site)
+    code = code_of(source, read_settings(source))
     machines = _machines(records.values())
     for name in notebook_names(toc):
         if name == METHODS_PAGE:
@@ -61,16 +67,18 @@ def stage(profile: Profile, source: Path, root: Path, site: Path) -> Path:
                 machine = _machines([records[run.run_id]])
                 end = f": {describe_run(profile, run)}"
                 page = f"{name}_{run.run_id}"
-                _stage_notebook(profile, source, root, site, name, page, machine, end, number == 0)
+                _stage_notebook(
+                    profile, source, root, site, name, page, code, machine, end, number == 0
+                )
             _write(site / f"{name}.md", _methods_page(profile, shown, machines))
         elif name in BY_HAND:
             notebook = without_outputs(read_notebook(source / f"{name}.ipynb"))
-            write_page(notebook, {}, site / f"{name}.ipynb", SHOWN)
+            write_page(notebook, {}, site / f"{name}.ipynb", SHOWN, code)
         else:
-            _stage_notebook(profile, source, root, site, name, name, machines)
+            _stage_notebook(profile, source, root, site, name, name, code, machines)
     place(site, root / "results")
-    footer = f"Drawn by profile {profile.name} on {machines}."
-    return stage_settings(source, site, _expand(toc, profile, shown), footer)
+    drawn = f"Drawn by profile {profile.name} on {machines}, {written(date.today())}"
+    return stage_settings(source, site, _expand(toc, profile, shown), drawn, code)
 
 
 def stage_prose(source: Path, site: Path) -> dict:
@@ -80,19 +88,30 @@ def stage_prose(source: Path, site: Path) -> dict:
     return yaml.safe_load((source / "_toc.yml").read_text("utf-8"))
 
 
-def stage_settings(source: Path, site: Path, toc: dict, footer: str) -> Path:
-    """Put the table of contents, the settings with a footer, MathJax and style sheets into `site`.
+def read_settings(source: Path) -> dict[str, Any]:
+    """The book's settings as the repository has them."""
+    return yaml.safe_load((source / "_config.yml").read_text("utf-8"))
 
-    Returns `site`.
+
+def stage_settings(source: Path, site: Path, toc: dict, drawn: str, code: Code) -> Path:
+    """Put the table of contents, the settings with buttons and a footer, and MathJax into `site`.
+
+    drawn: a sentence for the footer, without its full stop. Returns `site`.
     """
     _write(site / "_toc.yml", yaml.safe_dump(toc, sort_keys=False))
-    config = yaml.safe_load((source / "_config.yml").read_text("utf-8"))
-    config["sphinx"]["config"]["html_theme_options"]["extra_footer"] = f"<p>{as_html(footer)}</p>"
+    config = read_settings(source)
+    config.pop("repository", None)
+    for name in config["sphinx"].pop("local_extensions", {}):
+        config["sphinx"]["config"]["extensions"].remove(name)
+    options = config["sphinx"]["config"]["html_theme_options"]
+    options |= {"extra_footer": code.footer(drawn), **code.theme_options()}
     _write(site / "_config.yml", yaml.safe_dump(config, sort_keys=False))
     (site / "assets" / "mathjax").mkdir(parents=True)
     shutil.copyfile(_mathjax(), site / "assets" / "mathjax" / MATHJAX)
     for style in sorted((source / "book" / "_static").glob("*.css")):
         shutil.copyfile(style, site / "assets" / style.name)
+    if (site / "book" / "teachers" / "slides.md").is_file():
+        make_slides(site, site / "assets" / "slides.html")
     return site
 
 
@@ -124,6 +143,7 @@ def make_pages(draft: Path, site: Path, log: Path) -> Path:
         said = log.read_text("utf-8", errors="replace").splitlines()
         faults = [line for line in said if "WARNING" in line or "ERROR" in line] or said[-20:]
         raise BookError("\n".join([f"Jupyter Book failed; all it said is in {log}:", *faults]))
+    mend(draft / HTML)
     problems = check_site(draft / HTML)
     if problems:
         raise BookError("\n".join(["the built pages have faults:", *problems]))
@@ -159,6 +179,7 @@ def _stage_notebook(
     site: Path,
     name: str,
     page: str,
+    code: Code,
     machine: str,
     title_end: str = "",
     labels: bool = True,
@@ -168,7 +189,9 @@ def _stage_notebook(
     notebook = with_outputs(read_notebook(source / f"{name}.ipynb"), executed, name, root)
     header = NOTHING.format(profile.name) if profile.means_nothing else ""
     header += f"*Profile `{profile.name}`, run on {as_markdown(machine)}{when(executed)}.*"
-    write_page(notebook, used_values(executed), site / f"{page}.ipynb", header, title_end, labels)
+    records = archive_of(Path(name).name, root / "results", profile.name)
+    path = site / f"{page}.ipynb"
+    write_page(notebook, used_values(executed), path, header, code, records, title_end, labels)
 
 
 def write_page(
@@ -176,16 +199,34 @@ def write_page(
     values: dict[str, Any],
     path: Path,
     header: str,
+    code: Code,
+    records: bytes | None = None,
     title_end: str = "",
     labels: bool = True,
 ) -> None:
-    """Write a notebook as the page `path`, and a copy of it to download; see `as_page`."""
+    """Write a notebook as the page `path`, and a copy of it to download; see `as_page`.
+
+    records: an archive of those that the page draws, to download as well.
+    """
     values = {name: _without_folders(value) for name, value in values.items()}
     copy = path.parent / "files" / path.name
     copy.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(for_download(notebook, values), copy)
     header += f" {{download}}`Download this notebook <files/{path.name}>`"
-    nbformat.write(as_page(notebook, values, path.stem, header, _in_title(title_end), labels), path)
+    if records:
+        name = f"{path.stem}_records.zip"
+        (copy.parent / name).write_bytes(records)
+        header += f", {{download}}`and the records that it draws <files/{name}>`"
+
+    def link(file: str, name: str, line: int) -> str:
+        if address := code.link(file, line):
+            return f"[`{name}`]({address})"
+        taken = copy.parent / Path(file).name
+        shutil.copyfile(PACKAGE.parent / file, taken)
+        return f"{{download}}`{name} <files/{taken.name}>`"
+
+    page = as_page(notebook, values, path.stem, header, _in_title(title_end), labels, link)
+    nbformat.write(page, path)
 
 
 def _in_title(text: str) -> str:
@@ -201,15 +242,20 @@ def _without_folders(value: object) -> object:
     return path.stem if path is not None and path.suffix in (".yaml", ".yml") else value
 
 
+def written(day: date) -> str:
+    """A date in words."""
+    return f"{day.day} {day:%B %Y}"
+
+
 def when(executed: nbformat.NotebookNode) -> str:
     """Date and duration of an executed notebook, or "" if papermill did not note them."""
     noted = executed.metadata.get("papermill", {})
     if not noted.get("end_time"):
         return ""
-    date = datetime.fromisoformat(noted["end_time"])
+    ended = datetime.fromisoformat(noted["end_time"])
     seconds = noted.get("duration") or 0.0
     took = f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
-    return f", {date.day} {date:%B %Y}, in {took}"
+    return f", {written(ended)}, in {took}"
 
 
 def _machines(records: Iterable[Record]) -> str:

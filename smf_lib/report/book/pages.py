@@ -7,6 +7,7 @@ copy, so text can be corrected without running anything again.
 import base64
 import copy
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ..text import as_markdown
 from .parameters import INJECTED_TAG, TAG, fill_in, parameter_table, read_parameters
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
+CELL = "{{cell}}"  # in a caption, until the cell that drew the figure has a label
 LABEL_LINE = re.compile(r"^(\([\w-]+\)=|:(label|name): .*)\n?", re.MULTILINE)
 
 
@@ -86,12 +88,14 @@ def as_page(
     header: str,
     title_end: str = "",
     labels: bool = True,
+    code_link: Callable[[str, str, int], str] | None = None,
 ) -> NotebookNode:
     """A copy to be shown in the book.
 
     stem: name of the page, from which figures get theirs. header: Markdown shown below the title.
     title_end: added to the title. labels: False drops the labels of sections and equations, for a
-    notebook of which there are several pages.
+    notebook of which there are several pages. code_link: Markdown that leads to a function that
+    draws, from its file, name and line; with it every figure leads to its cell and its function.
     """
     page = copy.deepcopy(notebook)
     cells: list[NotebookNode] = []
@@ -102,12 +106,12 @@ def as_page(
             table = parameter_table(read_parameters(cell.source), values)
             cells.append(nbformat.v4.new_markdown_cell(f":::{{dropdown}} Parameters\n{table}\n:::"))
         elif cell.cell_type == "code":
-            cells += _figures(cell)
+            cells += _figures(cell, code_link)
         else:
             cells.append(cell)
     _head(cells, stem, header, title_end)
     _number_figures(cells, stem)
-    page.cells = cells
+    page.cells = _lead_to_cells(cells, stem) if code_link else cells
     return page
 
 
@@ -153,7 +157,26 @@ def _local(text: str, root: Path) -> str:
     return text.replace(f"{root}/", "").replace(str(Path.home()), "~")
 
 
-def _figures(cell: NotebookNode) -> list[NotebookNode]:
+def _lead_to_cells(cells: list[NotebookNode], stem: str) -> list[NotebookNode]:
+    """The cells, with a label before each that draws, and a link to it in the figure's caption."""
+    found: list[NotebookNode] = []
+    label, place = "", 0
+    for cell in cells:
+        figure = cell.metadata.get("mystnb", {}).get("figure")
+        if cell.cell_type == "code" and cell.source:
+            label, place = "", len(found)
+        if figure:
+            if not label:
+                label = f"cell-{figure['name']}"
+                found.insert(place, nbformat.v4.new_markdown_cell(f"({label})="))
+            figure["caption"] = figure["caption"].replace(CELL, f"{{ref}}`cell <{label}>`")
+        found.append(cell)
+    return found
+
+
+def _figures(
+    cell: NotebookNode, code_link: Callable[[str, str, int], str] | None
+) -> list[NotebookNode]:
     """The cell with its figures as images that have a caption; one cell a figure."""
     cells, current, outputs = [], cell, cell.outputs
     current.outputs = []
@@ -162,7 +185,10 @@ def _figures(cell: NotebookNode) -> list[NotebookNode]:
         if found is None:
             current.outputs.append(output)
             continue
-        image, caption, alt = found
+        image, caption, alt, drawn_by = found
+        if code_link and drawn_by.count(":") == 2:
+            file, name, line = drawn_by.split(":")
+            caption += f" (Drawn by {code_link(file, name, int(line))} in this {CELL}.)"
         current.outputs.append(image)
         options = current.metadata.setdefault("mystnb", {})
         options.setdefault("figure", {})["caption"] = caption
@@ -183,8 +209,8 @@ def _number_figures(cells: list[NotebookNode], stem: str) -> None:
         figure.setdefault("name", f"fig-{stem.replace('_', '-')}-{number}")
 
 
-def _figure(output: NotebookNode) -> tuple[NotebookNode, str, str] | None:
-    """Image output, caption as Markdown and alternative text of an output that is one figure."""
+def _figure(output: NotebookNode) -> tuple[NotebookNode, str, str, str] | None:
+    """Image, caption as Markdown, alternative text and drawing function of a figure's output."""
     html = output.get("data", {}).get("text/html", "")
     if "<figure" not in html:
         return None
@@ -200,4 +226,5 @@ def _figure(output: NotebookNode) -> tuple[NotebookNode, str, str] | None:
     if mime == "image/svg+xml":
         data = base64.b64decode(data).decode()
     shown = nbformat.v4.new_output("display_data", {mime: data, "text/plain": alt})
-    return shown, as_markdown(caption.text), alt
+    drawn_by = str(figure.get("data-drawn-by") or "") if figure else ""
+    return shown, as_markdown(caption.text), alt, drawn_by

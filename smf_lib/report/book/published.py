@@ -13,20 +13,25 @@ from datetime import date
 from pathlib import Path
 
 from ...study import notebooks
-from ...study.records.provenance import git_state
+from .address import code_of
 from .build import (
     BY_HAND,
     SHOWN,
     make_pages,
     notebook_names,
+    read_settings,
     stage_prose,
     stage_settings,
     when,
     write_page,
+    written,
 )
 from .drawn import place
 from .pages import BookError, read_notebook, used_values, with_outputs, without_outputs
+from .records_files import archive_of
+from .whole import add_files
 
+DEFAULT = "quick"  # the profile that notebooks are for
 FROM_RECORDS = ("00_frontier", "03_results", "05_cost", "06_paper", "07_one_after_another")
 NOT_RUN = (
     "*This notebook loads the model, which this edition does without, so it is shown without "
@@ -50,6 +55,7 @@ def publish(source: Path, root: Path) -> Path:
     with ThreadPoolExecutor(min(len(FROM_RECORDS), os.cpu_count() or 1)) as pool:
         list(pool.map(lambda name: _run(name, source, work), FROM_RECORDS))
     draft = stage_published(source, work, work / ".site")
+    add_files(draft, work / "logs")
     return make_pages(draft, work / "site", work / "logs" / "book.log")
 
 
@@ -59,18 +65,21 @@ def stage_published(source: Path, work: Path, site: Path) -> Path:
     Raises BookError if an executed notebook in `work`/notebooks is missing or does not fit.
     """
     toc = stage_prose(source, site)
+    code = code_of(source, read_settings(source))
     for name in notebook_names(toc):
         notebook, page = read_notebook(source / f"{name}.ipynb"), site / f"{name}.ipynb"
         if page.stem in FROM_RECORDS:
             executed = read_notebook(work / f"{name}.ipynb")
             drawn = with_outputs(notebook, executed, name, work)
             header = f"*Drawn from recorded runs{when(executed)}.*"
-            write_page(drawn, used_values(executed), page, header)
+            records = archive_of(page.stem, work / "results", DEFAULT)
+            write_page(drawn, used_values(executed), page, header, code, records)
         else:
             said = SHOWN if name in BY_HAND else NOT_RUN
-            write_page(without_outputs(notebook), {}, page, said)
+            write_page(without_outputs(notebook), {}, page, said, code)
     place(site, work / "results")
-    return stage_settings(source, site, toc, _footer(source))
+    drawn_on = f"Drawn from recorded studies on {written(date.today())}"
+    return stage_settings(source, site, toc, drawn_on, code)
 
 
 def _copy_recorded(results: Path, copies: Path) -> None:
@@ -94,11 +103,3 @@ def _run(name: str, source: Path, work: Path) -> None:
     )
     if done.returncode:
         raise BookError(f"notebook {name} failed; what it printed is in {log}")
-
-
-def _footer(source: Path) -> str:
-    """When, and by which code, the edition was drawn."""
-    today = date.today()
-    commit, dirty = git_state(source / "smf_lib" / "study" / "records")
-    code = f", by commit {commit[:10]}{' with changes' if dirty else ''}" if commit else ""
-    return f"Drawn from recorded studies on {today.day} {today:%B %Y}{code}."

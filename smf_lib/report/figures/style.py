@@ -10,7 +10,7 @@ import base64
 import functools
 import io
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, cast
 
@@ -95,12 +95,14 @@ STYLE: dict[RcKeyType, Any] = {
 class Figure:
     """A drawn figure with its caption and its text for readers who do not see it.
 
-    In a notebook it shows as an image with that text and the caption below.
+    In a notebook it shows as an image with that text and the caption below. `drawn_by` names the
+    function that drew it, as `smf_lib/report/figures/curves.py:passes:120` (file, name, line).
     """
 
     fig: Canvas
     caption: str
     alt: str
+    drawn_by: str = ""
 
     def png(self) -> bytes:
         """The figure as PNG."""
@@ -118,18 +120,24 @@ class Figure:
     def _repr_html_(self) -> str:
         data = base64.b64encode(self.png()).decode()
         return (
-            f'<figure><img src="data:image/png;base64,{data}" alt="{as_html(self.alt)}" '
+            f'<figure data-drawn-by="{as_html(self.drawn_by)}">'
+            f'<img src="data:image/png;base64,{data}" alt="{as_html(self.alt)}" '
             f'style="max-width:100%"><figcaption>{as_html(self.caption)}</figcaption></figure>'
         )
 
 
 def styled(draw: Callable[Drawn, Figure]) -> Callable[Drawn, Figure]:
-    """Run a drawing function under the shared style, leaving matplotlib's settings as they are."""
+    """Run a drawing function under the shared style, leaving matplotlib's settings as they are.
+
+    The figure is told which function drew it.
+    """
+    file = "/".join(draw.__module__.split(".")) + ".py"
+    by = f"{file}:{draw.__name__}:{draw.__code__.co_firstlineno}"
 
     @functools.wraps(draw)
     def wrapper(*args: Drawn.args, **kwargs: Drawn.kwargs) -> Figure:
         with matplotlib.rc_context(STYLE):
-            return draw(*args, **kwargs)
+            return replace(draw(*args, **kwargs), drawn_by=by)
 
     return wrapper
 

@@ -1,0 +1,155 @@
+"""The book in one file: an ePub by Sphinx, and a PDF that Chromium prints of all pages in one.
+
+LaTeX would set a PDF more finely, and is gigabytes that a workflow would install each time; the
+printed one has the same figures, tables and mathematics as the pages. Where there is no Chromium
+there is no PDF, and pages do not offer one.
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import yaml
+from bs4 import BeautifulSoup
+
+from .browser_check import launch, missing
+from .pages import BookError
+
+NAME = "sparse-memory-finetuning"
+MOVING = re.compile(r"^```\{raw\} html\n<section class=\"move\".*?^```$", re.DOTALL | re.MULTILINE)
+IN_A_BROWSER = "*(A piece that moves stands here on the pages that a browser shows.)*"
+OFFER = "<!-- files -->"
+# Before printing: solutions are open; what a kernel was told and links to headings are left out.
+PREPARE = """
+() => {
+  const left_out = ".headerlink, .cell details.hide.above-input";
+  for (const e of document.querySelectorAll(left_out)) e.remove();
+  for (const e of document.querySelectorAll("details:not(.hide)")) e.open = true;
+}
+"""
+FOOT = (
+    '<div style="font-size: 8px; width: 100%; text-align: center; color: #555">'
+    '<span class="pageNumber"></span></div>'
+)
+
+
+def add_files(draft: Path, logs: Path) -> dict[str, Path]:
+    """Build the files of the staged book `draft` and offer them in its chapters.
+
+    Chapters offer them where they have the comment `<!-- files -->`. Returns the files by kind.
+
+    Raises:
+        BookError: a builder fails; what it said is in `logs`.
+    """
+    copy = draft.with_name(f"{draft.name}-files")
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(draft, copy)
+    for chapter in (copy / "book").rglob("*.md"):
+        chapter.write_text(MOVING.sub(IN_A_BROWSER, chapter.read_text("utf-8")), "utf-8")
+    makers = {"ePub": _epub, **({} if missing() else {"PDF": _pdf})}
+    with ThreadPoolExecutor(len(makers)) as pool:
+        made = {kind: pool.submit(make, copy, logs) for kind, make in makers.items()}
+    files = {kind: done.result() for kind, done in made.items()}
+    links = []
+    for kind, path in files.items():
+        shutil.copyfile(path, draft / "book" / path.name)
+        size = path.stat().st_size / 1e6
+        links.append(f"{{download}}`{kind} </book/{path.name}>` ({size:.1f} MB)")
+    for chapter in (draft / "book").rglob("*.md"):
+        text = chapter.read_text("utf-8")
+        if OFFER in text:
+            said = f"The whole book in one file: {' or '.join(links)}."
+            chapter.write_text(text.replace(OFFER, said), "utf-8")
+    for folder in draft.parent.glob(f"{copy.name}*"):
+        shutil.rmtree(folder)
+    return files
+
+
+def _epub(site: Path, logs: Path) -> Path:
+    def change(config: dict[str, Any]) -> None:
+        config["extensions"].append("smf_lib.report.book.mathml")
+        config |= {
+            "html_math_renderer": "mathml", "epub_basename": NAME, "epub_show_urls": "no",
+            "epub_uid": NAME, "version": "1", "epub_css_files": ["book.css"],
+            "epub_exclude_files": ["_static/mathjax/tex-svg-full.js"], "html_js_files": [],
+        }  # fmt: skip
+        config["epub_tocscope"] = "includehidden"
+
+    return _well_formed(_build(site, "epub", change, logs) / f"{NAME}.epub")
+
+
+def _well_formed(epub: Path) -> Path:
+    """Write the ePub again with pages that are XML, as its readers want, and say which have MathML.
+
+    Raw HTML in chapters and the outputs of notebooks need not be XML.
+    """
+    with zipfile.ZipFile(epub) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    package = parts["content.opf"].decode()
+    for name, content in parts.items():
+        if name.endswith(".xhtml"):
+            page = BeautifulSoup(content, "html.parser")
+            for script in page.find_all("script"):
+                script.decompose()
+            parts[name] = str(page).encode()
+            if page.find("math"):
+                entry = f'href="{name}"'
+                package = package.replace(entry, f'{entry} properties="mathml"', 1)
+    parts["content.opf"] = package.encode()
+    with zipfile.ZipFile(epub, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("mimetype", parts.pop("mimetype"), zipfile.ZIP_STORED)
+        for name, content in parts.items():
+            archive.writestr(name, content)
+    return epub
+
+
+def _pdf(site: Path, logs: Path) -> Path:
+    built = _build(site, "singlehtml", lambda config: None, logs)
+    target = built / f"{NAME}.pdf"
+    # The builder writes addresses as from the top folder, and the page into the first chapter's.
+    root = yaml.safe_load((site / "_toc.yml").read_text("utf-8"))["root"]
+    whole = shutil.copyfile(built / f"{root}.html", built / "whole.html")
+    with launch() as browser:
+        page = browser.new_page()
+        page.goto(whole.as_uri(), wait_until="load", timeout=120_000)
+        page.evaluate("() => window.MathJax?.startup?.promise")
+        page.evaluate(PREPARE)
+        page.pdf(
+            path=str(target),
+            format="A4",
+            scale=0.85,
+            outline=True,
+            tagged=True,
+            print_background=True,
+            display_header_footer=True,
+            header_template="<span></span>",
+            footer_template=FOOT,
+            margin={"top": "16mm", "bottom": "18mm", "left": "16mm", "right": "16mm"},
+        )
+    return target
+
+
+def _build(site: Path, builder: str, change: Any, logs: Path) -> Path:
+    """Build a copy of the staged book by another builder of Sphinx; returns the folder it made."""
+    copy = site.with_name(f"{site.name}-{builder}")
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(site, copy)
+    config = yaml.safe_load((copy / "_config.yml").read_text("utf-8"))
+    change(config["sphinx"]["config"])
+    (copy / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False), "utf-8")
+    start = "from jupyter_book.cli.main import main; main()"
+    command = [sys.executable, "-c", start, "build", "--builder", "custom"]
+    log = logs / f"{builder}.log"
+    with log.open("w", encoding="utf-8") as file:
+        done = subprocess.run(
+            [*command, "--custom-builder", builder, str(copy)],
+            check=False, stdout=file, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    if done.returncode:
+        raise BookError(f"the builder {builder} failed; all it said is in {log}")
+    return copy / "_build" / builder

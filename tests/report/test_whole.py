@@ -1,0 +1,86 @@
+"""The book in one file: an ePub that is XML with MathML, and a PDF where there is Chromium."""
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from smf_lib.report.book import whole
+from smf_lib.report.book.browser_check import missing
+from smf_lib.report.book.build import read_settings
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CHAPTER = """# One chapter
+
+Mathematics: $x^2$<br>and a line.
+
+```{math}
+:label: eq-one
+a = b + c
+```
+
+By {eq}`eq-one`.
+
+```{raw} html
+<section class="move"><div data-move="lookup"></div></section>
+```
+
+<!-- files -->
+"""
+
+
+def draft(folder):
+    """A staged book of two chapters."""
+    site = folder / ".site"
+    (site / "assets").mkdir(parents=True)
+    shutil.copytree(REPOSITORY / "book" / "_static", site / "book" / "_static")
+    (site / "book" / "references.bib").write_text("")
+    (site / "book" / "intro.md").write_text(CHAPTER)
+    (site / "book" / "two.md").write_text("# Another\n\nSee {doc}`intro`.\n")
+    toc = {"format": "jb-book", "root": "book/intro", "chapters": [{"file": "book/two"}]}
+    (site / "_toc.yml").write_text(json.dumps(toc))
+    config = read_settings(REPOSITORY)
+    config.pop("repository")
+    config["sphinx"].pop("local_extensions")
+    config["sphinx"]["config"]["extensions"].remove("edition")
+    (site / "_config.yml").write_text(json.dumps(config))
+    return site
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """(staged book, its files by kind)"""
+    site = draft(tmp_path_factory.mktemp("book"))
+    return site, whole.add_files(site, site.parent)
+
+
+def test_the_epub_is_xml_with_mathematics_and_without_scripts(made):
+    with zipfile.ZipFile(made[0] / "book" / f"{whole.NAME}.epub") as archive:
+        assert archive.namelist()[0] == "mimetype"
+        pages = {n: archive.read(n).decode() for n in archive.namelist() if n.endswith("xhtml")}
+        package = archive.read("content.opf").decode()
+    for page in pages.values():
+        ElementTree.fromstring(page)
+    first = pages["book/intro.xhtml"]
+    assert first.count("<math") == 2 and "(1)" in first and "<script" not in first
+    assert "data-move" not in first and "A piece that moves stands here" in first
+    assert 'href="book/intro.xhtml" properties="mathml"' in package
+
+
+def test_chapters_offer_the_files_that_there_are(made):
+    site, files = made
+    text = (site / "book" / "intro.md").read_text()
+    assert set(files) == {"ePub"} | (set() if missing() else {"PDF"})
+    assert "The whole book in one file: {download}`ePub </book/" in text
+    assert ("`PDF </book/" in text) == ("PDF" in files)
+    assert "data-move" in text
+    assert [p.name for p in site.parent.iterdir() if p.name.startswith(".site")] == [".site"]
+
+
+@pytest.mark.skipif(bool(missing()), reason=f"missing: {missing()}")
+def test_the_pdf_has_all_chapters(made):
+    content = (made[0] / "book" / f"{whole.NAME}.pdf").read_bytes()
+    assert content.startswith(b"%PDF") and b"/Outlines" in content
