@@ -97,6 +97,30 @@ with torch.no_grad():
         assert torch.equal(logits, expected)
 
 
+@pytest.mark.parametrize(
+    "first",
+    [
+        "from transformers import Trainer",
+        "from transformers.trainer_callback import TrainerCallback",
+        "from transformers import pipeline",
+        "import accelerate",
+        "import peft",
+    ],
+)
+def test_whatever_is_imported_first_peft_knows_the_method(installed, first):
+    """The Trainer imports PEFT while it is itself being imported."""
+    code = f"""
+{first}
+import peft
+assert "SPARSE_MEMORY" in peft.mapping.PEFT_TYPE_TO_CONFIG_MAPPING
+from smf_lib import SparseMemoryCallback
+from transformers import TrainerCallback
+assert issubclass(SparseMemoryCallback, TrainerCallback)
+"""
+    done = installed("-W", "error::UserWarning", "-c", code)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 def test_a_broken_installation_warns_and_leaves_peft_as_it_is(installed):
     (installed.packages / "smf_lib" / "__init__.py").write_text("raise OSError('half a file')")
     done = installed("-c", "import peft; print(peft.LoraConfig(r=2).r)")
