@@ -136,7 +136,7 @@ def notebook_digest(path: str | Path) -> str:
 def _file_digest(path: Path, changed: int) -> str:
     """Digest of a file as it was at the time `changed`."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    rules = _registered(tree) if path.as_posix().endswith(f"smf_lib/{RULES}") else []
+    rules = _registered(tree) if path.as_posix().endswith(f"/{RULES}") else []
     tree.body = [node for node in tree.body if node not in rules]
     return short_hash(_plain(tree))
 
