@@ -126,7 +126,9 @@ def check_in_browser(html_dir: str | Path, pages: Iterable[str] | None = None) -
     paths = [root / name for name in pages] if pages is not None else sorted(root.rglob("*.html"))
     problems: list[str] = []
     with launch() as browser:
-        page = browser.new_page(viewport={"width": WIDE, "height": 900}, color_scheme="light")
+        page = browser.new_page(
+            viewport={"width": WIDE, "height": 900}, color_scheme="light", reduced_motion="reduce"
+        )
         page.add_init_script(COUNT_SHIFTS)
         for path in (path for path in paths if _is_page(root, path)):
             found = dict.fromkeys(_read(page, path))
@@ -161,7 +163,7 @@ def _open(page: Any, address: str) -> _Seen:
     }
     for event, listener in listeners.items():
         page.on(event, listener)
-    page.goto(address, wait_until="load")
+    page.goto(address, wait_until="load", timeout=120_000)
     page.evaluate("() => window.MathJax?.startup?.promise")
     page.evaluate("() => new Promise((r) => requestAnimationFrame(() => requestAnimationFrame(r)))")
     for event, listener in listeners.items():
