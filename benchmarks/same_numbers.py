@@ -33,7 +33,7 @@ KEYED = {
     *(f"study/{m.replace('.', '/')}.py" for m in COMMON_CODE),
     *(f"study/{m.replace('.', '/')}.py" for spec in METRICS.values() for m in spec.code),
 }
-OF_THE_TIME = ("cost", "created", "commit", "dirty", "hardware", "keys", "versions", "sum")
+OF_THE_TIME = ("cost", "created", "commit", "dirty", "hardware", "keys", "sha256", "versions")
 
 
 def numbers(root: Path, profile: Path, work: Path) -> dict[str, object]:

@@ -5,6 +5,7 @@ One study is run for all tests here, in a copy of the repository, so that files 
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -111,6 +112,9 @@ def test_every_notebook_page_says_what_drew_it(study):
     cpu = read_records(study.root / "results" / "smoke")[0].hardware.cpu
     for path in sorted((study.html / "notebooks").glob("*.html")):
         text = " ".join(study.page(f"notebooks/{path.stem}").find("article").text.split())
+        if path.stem == "08_patches":
+            assert "run it by papermill" in text  # no build runs it
+            continue
         assert "Profile smoke" in text and cpu in text
         assert "numbers on this page mean nothing" in text
 
@@ -140,7 +144,7 @@ def test_downloads_are_notebooks_with_the_values_used(study):
     found = list((study.html / "_downloads").rglob("02_finetune_lora-seed0.ipynb"))
     assert len(found) == 1
     source = "".join(cell.source for cell in nbformat.read(found[0], 4).cells)
-    assert "method = 'lora'" in source
+    assert re.search(r"method(: str)? = 'lora'", source)
 
 
 def test_search_finds_words_of_notebooks_and_chapters(study):

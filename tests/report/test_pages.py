@@ -25,7 +25,7 @@ def page_of(source, outputs, root, **options):
 def test_one_parameters_table_takes_the_place_of_both_cells(tmp_path):
     page = page_of(SOURCE, [], tmp_path)
     assert [c.cell_type for c in page.cells] == ["markdown", "markdown", "markdown", "code"]
-    assert "| `seed` | `3` | `0` | a whole number |" in page.cells[1].source
+    assert "| `seed` | `3` | `0` |  | a whole number |" in page.cells[1].source
     assert "injected-parameters" not in str(page) and "papermill" not in page.metadata
 
 
