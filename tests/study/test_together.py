@@ -7,7 +7,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
-from test_sequences import ARMS, LORA, SMF, content
+from helpers_tasks import ARMS, LORA, SMF, content
 
 from smf_lib.study import together
 from smf_lib.study.study import Study
