@@ -43,7 +43,8 @@ def write_folder(folder: Path) -> Path:
 
 def run(folder: Path, *command: str, inside: str = ".") -> str:
     """The output of a Python command in the folder; fails with its last words."""
-    paths = [str(folder), str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
+    given = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    paths = [str(folder), str(REPOSITORY), *map(os.path.abspath, given)]
     settings = {
         "PYTHONPATH": os.pathsep.join(paths),
         "OMP_NUM_THREADS": "1",
