@@ -1,1 +1,0 @@
-A memory beside a quantised MLP is tried with what quantises: bitsandbytes and torchao -c echo A memory beside a quantised MLP is tried with what quantises: bitsandbytes and torchao > /work/main/.git/worktrees/fifteen/COMMIT_EDITMSG
