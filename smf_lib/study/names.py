@@ -18,6 +18,11 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _TURNING = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or that there is none."""
+    return (str(error).strip().splitlines() or ["no message"])[0]
+
+
 def check_name(value: str) -> str:
     """The name itself.
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import datasets
 
+from ..names import first_line
 from .exam import Exam, ExamQuestion, fault, make_exam, question_key, take, without_repeats
 from .hub import EXTENSIONS, load_rows, locate
 
@@ -82,7 +83,7 @@ def _from_pool(settings: ChoiceSettings, sources: list[str], places: list[Path])
         files = [str(place) for place in places]
         rows = datasets.load_dataset(kinds.pop(), data_files=files, split="train")
     except Exception as error:
-        reason = (str(error.__cause__ or error).strip().splitlines() or ["no message"])[0]
+        reason = first_line(error.__cause__ or error)
         raise ValueError(f"exam.source={settings.source!r} cannot be read: {reason}") from error
     _check_columns(settings.source, rows.column_names)
     pool, dropped = _questions(", ".join(sources), rows)

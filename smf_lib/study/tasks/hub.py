@@ -14,6 +14,8 @@ from pathlib import Path
 
 import datasets
 
+from ..names import first_line
+
 EXTENSIONS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 CARDS = ("dataset_dict.json", "dataset_info.json", "dataset_infos.json")  # about the data
 SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}")  # the stem of a shard, as the Hub names it
@@ -63,7 +65,7 @@ def load_rows(
             with _quiet_retries():
                 rows = datasets.load_dataset(source, config, split=split, revision=revision)
     except Exception as error:
-        reason = (str(error).strip().splitlines() or ["no message"])[0]
+        reason = first_line(error)
         if local:
             raise ValueError(
                 f"{field}={source!r}: the folder has no rows of split {split!r} ({reason}); it "
