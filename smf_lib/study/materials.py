@@ -33,7 +33,8 @@ LoadedModel: TypeAlias = tuple[nn.Module, PreTrainedTokenizerBase]
 class Materials:
     """A profile and the folder its files go to; everything is loaded when it is first asked for.
 
-    task, learned: of a run in a sequence, what it is trained on and the tasks before; see `at`.
+    task, learned: of a run in a sequence, what it is trained on and the tasks before; draw: the
+    seed of a run that has training rows of its own; see `at`.
     """
 
     STUDY: ClassVar[str] = "local"  # this machine's, beside recorded ones, in results/<profile>/
@@ -42,26 +43,29 @@ class Materials:
     root: Path
     task: str | None = None
     learned: tuple[str, ...] = ()
+    draw: int | None = None
 
     def at(self, spec: RunSpec) -> Self:
         """This study with the exam that a run is trained on, and what that run learned before."""
-        return self._with(spec.settings.task, tuple(spec.settings.learned))
+        draw = spec.seed if self.profile.draws_rows else None
+        return self._with(spec.settings.task, tuple(spec.settings.learned), draw)
 
-    def _with(self, task: str | None, learned: tuple[str, ...] = ()) -> Self:
-        if (task, learned) == (self.task, self.learned):
+    def _with(self, task: str | None, learned: tuple[str, ...], draw: int | None) -> Self:
+        asked, own = (task, learned, draw), (self.task, self.learned, self.draw)
+        if asked == own:
             return self
         views = self.__dict__.setdefault("views", {})
-        if (task, learned) not in views:
-            view = dataclasses.replace(self, task=task, learned=learned)
-            view.__dict__["views"] = views | {(self.task, self.learned): self}
+        if asked not in views:
+            view = dataclasses.replace(self, task=task, learned=learned, draw=draw)
+            view.__dict__["views"] = views | {own: self}
             if "model_files" in self.__dict__:  # found and summed up once
                 view.__dict__["model_files"] = self.model_files
-            views[task, learned] = view
-        return views[task, learned]
+            views[asked] = view
+        return views[asked]
 
     def of_task(self, task: str) -> Self:
         """This study with a task, by its name, as its exam."""
-        return self._with(None if task == self.profile.exam.name else task)
+        return self._with(None if task == self.profile.exam.name else task, (), self.draw)
 
     def exam_of(self, task: str) -> Exam:
         """The questions of a task by its name."""
@@ -94,7 +98,10 @@ class Materials:
     @cached_property
     def exam(self) -> Exam:
         """The questions of the profile's exam; of a run's own task where this is `at` a run."""
-        return build_exam(self.profile.exam_of(self.task), self.root)
+        settings = self.profile.exam_of(self.task)
+        if getattr(settings, "train_seed", None) == "run":
+            settings = settings.model_copy(update={"train_seed": self.draw or 0})
+        return build_exam(settings, self.root)
 
     @cached_property
     def prose(self) -> list:
@@ -125,6 +132,8 @@ class Materials:
         if settings is None or settings.text is None:
             return None
         wanted, rows_field = settings.text, None
+        if wanted.seed == "run":
+            wanted = wanted.model_copy(update={"seed": self.draw or 0})
         if isinstance(settings, BackgroundSettings):
             wanted = wanted.model_copy(update={"rows": settings.sequences})
             rows_field = "background.sequences"

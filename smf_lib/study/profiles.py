@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
@@ -196,6 +197,14 @@ class Profile(Settings):
     def exam_of(self, task: str | None) -> NamedSettings:
         """The settings of a task, by default of the profile's exam."""
         return self.exam if task is None else self.tasks.get(task, self.exam)
+
+    @cached_property
+    def draws_rows(self) -> bool:
+        """Whether what runs are trained on, or their background, is drawn from their own seeds."""
+        exams = [getattr(exam, "train_seed", None) for exam in (self.exam, *self.tasks.values())]
+        texts = [self.background_of(method).text for method in self.methods.values()]
+        texts += [self.retrofit.text] if self.retrofit else []
+        return "run" in exams or any(text is not None and text.seed == "run" for text in texts)
 
     def training_of(self, method: MethodSettings) -> TrainingSettings:
         """The training settings of a method: those of its stage, with its own put over them."""

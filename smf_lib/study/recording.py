@@ -92,7 +92,7 @@ def build_record(
     `size` is its `footprint`, `seconds` what training and measuring took, `provenance` where and
     with what it was run, `keys` what it depends on.
     """
-    profile, exam = study.profile, study.exam
+    profile, exam, own = study.profile, study.exam, study.at(spec)  # own: with the run's own rows
     method = spec.settings
     goes_on = method.kind == "peft" and method.start is not None and method.task is None
     retrofitted = method.stage == "retrofit" or goes_on
@@ -129,16 +129,16 @@ def build_record(
             "sha256": files.sha256,
             "parameters": study.empty_model().num_parameters(),
         },
-        data=_data(study, method, metrics, retrofitted),
+        data=_data(study, own, method, metrics, retrofitted),
         metrics=metrics,
         by_answer={
             name: right_by_answer(exam.split(profile.evaluation.split), metrics[name].items)
             for name in metrics
             if METRICS[name].data == "exam" and METRICS[name].unit == "accuracy"
         },
-        baselines=_baselines(study, metrics["exam_accuracy"].n),
+        baselines=_baselines(own.of_task(profile.exam.name), metrics["exam_accuracy"].n),
         task_baselines={
-            task: _baselines(study.of_task(task), metrics[task_metric(task)].n)
+            task: _baselines(own.of_task(task), metrics[task_metric(task)].n)
             for task in profile.tasks
         },
         cost={
@@ -167,9 +167,13 @@ def _key(key: Key) -> dict:
 
 
 def _data(
-    study: Materials, method: MethodSettings, metrics: dict[str, Metric], retrofitted: bool
+    study: Materials,
+    drawn: Materials,
+    method: MethodSettings,
+    metrics: dict[str, Metric],
+    retrofitted: bool,
 ) -> dict:
-    """Identity and size of everything that was trained and measured on."""
+    """Identity and size of everything that was measured on, and of the texts that `drawn` has."""
     found = describe_data(study, list(metrics))
     parts = {name: part for name, part in found.items() if name in DataPart.model_fields}
     parts["other"] = {name: part for name, part in found.items() if name not in parts}
@@ -179,7 +183,7 @@ def _data(
     if retrofitted:
         settings["retrofit"] = study.profile.retrofit
     for field, own in settings.items():
-        texts = study.texts(field, own)
+        texts = drawn.texts(field, own)
         if own is not None and texts is not None:
             parts[field] = {
                 "sha256": short_hash(texts),

@@ -90,6 +90,8 @@ class MedMCQASettings(NamedSettings):
     Splits are in the notation of `datasets`; None for rows means all. validation_rows come from
     the front of the drawn training rows and are not trained on. order: "file" tests on the first
     rows, as the paper does, "shuffled" draws them from the seed, as training rows always are.
+    train_seed: a seed of its own for the training rows; "run" draws them anew for each seed of the
+    runs, as the paper does. Validation and test questions stay the same.
     single_choice: leave out the questions that the source does not mark as having a single answer.
     format: "lettered" (the paper's) or "cloze" (for models too small to bind letters to options),
     see `tasks.formats`. option_rows: how many test questions the paper's score is computed on
@@ -109,6 +111,7 @@ class MedMCQASettings(NamedSettings):
     test_rows: int | None = Field(None, ge=1)
     option_rows: int | None = Field(None, ge=1)
     seed: Seed = 0
+    train_seed: Seed | Literal["run"] | None = None
 
 
 class OwnExamSettings(NamedSettings):
@@ -142,7 +145,8 @@ class TextSettings(Settings):
     """Texts to read: a Hub id or a folder; assistant replies, or a column `text`.
 
     The source "shipped" is the prose that comes with the library, a paragraph a text. rows: how
-    many texts; None: all there are, but not more than `at_most`.
+    many texts; None: all there are, but not more than `at_most`. seed: of the draw; "run" draws
+    them anew for each seed of the runs, as the paper does with its background.
     """
 
     source: str = "OpenAssistant/oasst1"
@@ -151,7 +155,7 @@ class TextSettings(Settings):
     rows: int | None = Field(None, ge=1)
     at_most: int | None = Field(None, ge=1)
     min_characters: int = Field(50, ge=1)
-    seed: Seed = 0
+    seed: Seed | Literal["run"] = 0
 
     @model_validator(mode="after")
     def _one_limit(self) -> Self:

@@ -8,6 +8,7 @@ from helpers_hub import medmcqa_row, oasst1_row, serve, trivia_row, wikitext_lin
 from helpers_models import paper_model
 
 from smf_lib.method.background import memories
+from smf_lib.study.keys import run_keys
 from smf_lib.study.profiles import load_profile
 from smf_lib.study.study import Study
 
@@ -179,3 +180,28 @@ def test_the_profile_starts_on_data_of_the_real_proportions(
     path.write_text(yaml.safe_dump(content))
     assert len(Study.load(path, tmp_path).texts("retrofit")) == 70
     assert (len(study.exam.train), len(study.exam.test)) == (600, 10)
+    content["background"]["text"] = {"source": "OpenAssistant/oasst1", "seed": 0}  # for all runs
+    content["exam"]["train_seed"] = None
+    path.write_text(yaml.safe_dump(content))
+    shared = Study.load(path, tmp_path)
+    for method, parts in (("lora", []), ("smf-kl", ["background"])):
+        one, two = (study.profile.run(method, seed) for seed in (1, 2))
+        assert apart(study, one, two) == [*parts, "seed", "training rows"]
+        assert apart(shared, one, two) == ["seed"]
+    rows, views = study.training_rows(one), [study.at(spec) for spec in (one, two)]
+    assert [len(view.exam.train) for view in views] == [600, 600] and len(rows) == 600
+    assert rows != study.training_rows(two)
+    assert views[0].exam.validation == views[1].exam.validation == study.exam.validation
+    assert views[0].exam.test == views[1].exam.test == study.exam.test
+    held_out = {q.id for q in study.exam.validation}
+    assert not held_out & {q.id for view in views for q in view.exam.train}
+    texts = [view.texts("background") for view in views]
+    assert len(texts[0]) == len(texts[1]) == 20 and texts[0] != texts[1]
+
+
+def apart(study, one, two):
+    """The parts in which the training keys of two runs differ; they are measured on the same."""
+    first, second = run_keys(study, one), run_keys(study, two)
+    for name, key in first.metrics.items():
+        assert key.changed(second.metrics[name].parts) == ["training"]
+    return sorted(first.training.changed(second.training.parts))

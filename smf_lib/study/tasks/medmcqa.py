@@ -84,6 +84,8 @@ def build_medmcqa(settings: MedMCQASettings, root: str | Path) -> MedMCQA:
     validation, train = _clear(held_out)[0], train[wanted:]
     if not train:
         raise ValueError(f"exam.validation_rows={wanted} leaves no question to train on; lower it")
+    if settings.train_seed is not None:
+        train = _shuffled(train, settings.train_seed)
     train = take("train_rows", train, settings.train_rows, settings.train_split)
     test = take("test_rows", test, settings.test_rows, settings.test_split)
     notes = (
