@@ -67,7 +67,7 @@ def test_pages_say_what_drew_them(study):
     for path in (site / "notebooks").glob("*.ipynb"):
         first = nbformat.read(path, 4).cells[0].source
         if path.stem == "08_patches":  # which no build runs
-            assert "run it by papermill" in first
+            assert "papermill runs it" in first
             continue
         assert "Profile `smoke`, run on Test CPU (2 cores, 24 GiB), 23 November 2026" in first
         assert "numbers on this page mean nothing" in first

@@ -7,6 +7,7 @@ Used by the workflow, and by hand:
     python -m smf_lib.report.book check --profile quick   # only check the pages that are there
     python -m smf_lib.report.book published               # from recorded studies alone
     python -m smf_lib.report.book browse --profile quick  # open the built pages in Chromium
+    python -m smf_lib.report.book keep --profile quick    # its executed notebooks, with records
 """
 
 import argparse
@@ -16,14 +17,17 @@ from pathlib import Path
 from ...study.profiles import load_profile
 from .browser_check import check_in_browser, missing
 from .build import HTML, build, stage
+from .executed import keep
 from .published import publish
 from .site_check import check_site
+
+ACTIONS = ("build", "stage", "check", "published", "browse", "keep")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(description="Stage, build and check the book.")
-    parser.add_argument("action", choices=["build", "stage", "check", "published", "browse"])
+    parser.add_argument("action", choices=ACTIONS)
     parser.add_argument("--profile", default="quick", help="a name, or the path of a YAML file")
     parser.add_argument("--source", type=Path, default=Path(), help="the repository")
     parser.add_argument("--root", type=Path, default=Path(), help="folder of work/ and results/")
@@ -40,6 +44,9 @@ def main(arguments: list[str] | None = None) -> int:
                 return 0
             return _tell(check_in_browser(root / "work" / options.profile / "site" / HTML))
         profile = load_profile(options.profile)
+        if options.action == "keep":
+            print(*keep(profile.name, source, root), sep="\n")
+            return 0
         work = root / "work" / profile.name
         if options.action == "check":
             return _tell(check_site(work / "site" / HTML))

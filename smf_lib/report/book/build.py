@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
-from datetime import date, datetime
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ...study.records.results import ResultsError, read_record
 from ..text import as_markdown
 from .address import Code, code_of
 from .drawn import place
+from .executed import BY_HAND, kept_page
 from .mend import mend
 from .pages import (
     BookError,
@@ -26,8 +27,10 @@ from .pages import (
     for_download,
     read_notebook,
     used_values,
+    when,
     with_outputs,
-    without_outputs,
+    without_folders,
+    written,
 )
 from .records_files import archive_of
 from .site_check import check_site
@@ -36,11 +39,6 @@ from .slides import make_slides
 HTML = Path("_build") / "html"
 PACKAGE = Path(__file__).resolve().parents[2]
 METHODS_PAGE = "notebooks/02_finetune"
-BY_HAND = ("notebooks/08_patches",)  # with a profile of their own, so that no build waits for them
-SHOWN = (
-    "*This notebook trains a few runs of its own profile, so a build shows it without outputs; run "
-    "it by papermill.*"
-)
 MATHJAX = "tex-svg-full.js"
 NOTHING = (
     ":::{{warning}}\nProfile `{}` puts the pipeline to the test. **The numbers on this page mean "
@@ -71,9 +69,9 @@ def stage(profile: Profile, source: Path, root: Path, site: Path) -> Path:
                     profile, source, root, site, name, page, code, machine, end, number == 0
                 )
             _write(site / f"{name}.md", _methods_page(profile, shown, machines))
-        elif name in BY_HAND:
-            notebook = without_outputs(read_notebook(source / f"{name}.ipynb"))
-            write_page(notebook, {}, site / f"{name}.ipynb", SHOWN, code)
+        elif Path(name).name in BY_HAND:
+            notebook, values, header = kept_page(Path(name).name, source, source / "results")
+            write_page(notebook, values, site / f"{name}.ipynb", header, code)
         else:
             _stage_notebook(profile, source, root, site, name, name, code, machines)
     place(site, root / "results")
@@ -208,7 +206,7 @@ def write_page(
 
     records: an archive of those that the page draws, to download as well.
     """
-    values = {name: _without_folders(value) for name, value in values.items()}
+    values = {name: without_folders(value) for name, value in values.items()}
     copy = path.parent / "files" / path.name
     copy.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(for_download(notebook, values), copy)
@@ -232,30 +230,6 @@ def write_page(
 def _in_title(text: str) -> str:
     """A text as part of a page's title, which the theme also writes as HTML, as it stands."""
     return as_markdown(text.replace("<", "‹").replace(">", "›"))
-
-
-def _without_folders(value: object) -> object:
-    """A parameter's value with profiles that were given by their paths as their names."""
-    if isinstance(value, list):
-        return [_without_folders(one) for one in value]
-    path = Path(value) if isinstance(value, str) else None
-    return path.stem if path is not None and path.suffix in (".yaml", ".yml") else value
-
-
-def written(day: date) -> str:
-    """A date in words."""
-    return f"{day.day} {day:%B %Y}"
-
-
-def when(executed: nbformat.NotebookNode) -> str:
-    """Date and duration of an executed notebook, or "" if papermill did not note them."""
-    noted = executed.metadata.get("papermill", {})
-    if not noted.get("end_time"):
-        return ""
-    ended = datetime.fromisoformat(noted["end_time"])
-    seconds = noted.get("duration") or 0.0
-    took = f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
-    return f", {written(ended)}, in {took}"
 
 
 def _machines(records: Iterable[Record]) -> str:

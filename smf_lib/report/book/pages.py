@@ -8,6 +8,7 @@ import base64
 import copy
 import re
 from collections.abc import Callable
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,30 @@ def read_notebook(path: Path) -> NotebookNode:
 def used_values(executed: NotebookNode) -> dict[str, Any]:
     """The parameters that papermill passed to an executed notebook."""
     return dict(executed.metadata.get("papermill", {}).get("parameters", {}))
+
+
+def when(executed: nbformat.NotebookNode) -> str:
+    """Date and duration of an executed notebook, or "" if papermill did not note them."""
+    noted = executed.metadata.get("papermill", {})
+    if not noted.get("end_time"):
+        return ""
+    ended = datetime.fromisoformat(noted["end_time"])
+    seconds = noted.get("duration") or 0.0
+    took = f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+    return f", {written(ended)}, in {took}"
+
+
+def written(day: date) -> str:
+    """A date in words."""
+    return f"{day.day} {day:%B %Y}"
+
+
+def without_folders(value: object) -> object:
+    """A parameter's value with profiles that were given by their paths as their names."""
+    if isinstance(value, list):
+        return [without_folders(one) for one in value]
+    path = Path(value) if isinstance(value, str) else None
+    return path.stem if path is not None and path.suffix in (".yaml", ".yml") else value
 
 
 def with_outputs(

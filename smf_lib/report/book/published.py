@@ -1,7 +1,7 @@
 """The published edition: the book drawn from recorded studies, with no model, data or training.
 
 Notebooks that only read records are run with their own parameters. Those that load the model are
-shown as they are, with a line that says what runs them.
+shown with the outputs that are kept with the records; see `executed`.
 """
 
 import os
@@ -15,28 +15,18 @@ from pathlib import Path
 from ...study import notebooks
 from .address import code_of
 from .build import (
-    BY_HAND,
-    SHOWN,
     make_pages,
     notebook_names,
     read_settings,
     stage_prose,
     stage_settings,
-    when,
     write_page,
-    written,
 )
 from .drawn import place
-from .pages import BookError, read_notebook, used_values, with_outputs, without_outputs
+from .executed import DEFAULT, FROM_RECORDS, kept_page
+from .pages import BookError, read_notebook, used_values, when, with_outputs, written
 from .records_files import archive_of
 from .whole import add_files
-
-DEFAULT = "quick"  # the profile that notebooks are for
-FROM_RECORDS = ("00_frontier", "03_results", "05_cost", "06_paper", "07_one_after_another")
-NOT_RUN = (
-    "*This notebook loads the model, which this edition does without, so it is shown without "
-    "outputs; `make book` runs it on your machine and shows what comes out.*"
-)
 
 
 def publish(source: Path, root: Path) -> Path:
@@ -75,8 +65,8 @@ def stage_published(source: Path, work: Path, site: Path) -> Path:
             records = archive_of(page.stem, work / "results", DEFAULT)
             write_page(drawn, used_values(executed), page, header, code, records)
         else:
-            said = SHOWN if name in BY_HAND else NOT_RUN
-            write_page(without_outputs(notebook), {}, page, said, code)
+            drawn, values, header = kept_page(page.stem, source, source / "results")
+            write_page(drawn, values, page, header, code)
     place(site, work / "results")
     drawn_on = f"Drawn from recorded studies on {written(date.today())}"
     return stage_settings(source, site, toc, drawn_on, code)
