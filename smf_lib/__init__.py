@@ -4,10 +4,12 @@ What is imported here is what users of the method (`smf_lib.method`) need. The s
 it is `smf_lib.study` (extra `study`), and what draws and tabulates its records `smf_lib.report`.
 """
 
+import importlib as _importlib
 import typing as _typing
 
 from .method.background import collect_background, memories, read_rows
 from .method.config import SparseMemoryConfig
+from .method.export import export
 from .method.layer import ProductKeyMemory
 from .method.patches.compose import compose
 from .method.patches.patch import RowPatch
@@ -18,6 +20,7 @@ from .method.tuner import SparseMemoryModel as _registered_with_peft  # noqa: F4
 
 if _typing.TYPE_CHECKING:
     from .method.callback import SparseMemoryCallback
+    from .method.distributed import TrainingState, shard_base
 
 __version__ = "0.1.0"
 
@@ -28,26 +31,33 @@ __all__ = [
     "RowSGD",
     "SparseMemoryCallback",
     "SparseMemoryConfig",
+    "TrainingState",
     "collect_background",
     "compose",
+    "export",
     "memories",
     "read_rows",
     "register_rule",
     "save_touched",
     "select_rows",
+    "shard_base",
 ]
+_LATER = {
+    "SparseMemoryCallback": "callback",
+    "TrainingState": "distributed",
+    "shard_base": "distributed",
+}
 
 
-def __getattr__(name: str) -> type:
-    """`SparseMemoryCallback`, once it is asked for: it is made of transformers' Trainer.
+def __getattr__(name: str) -> _typing.Any:
+    """What is imported once it is asked for.
 
-    That imports PEFT, and PEFT this package (`_smf_lib_startup`), which then can have no Trainer.
+    The callback is made of transformers' Trainer, which imports PEFT, and PEFT this package
+    (`_smf_lib_startup`), which then can have no Trainer. What several processes need takes a while.
     """
-    if name != "SparseMemoryCallback":
+    if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .method.callback import SparseMemoryCallback
-
-    return SparseMemoryCallback
+    return getattr(_importlib.import_module(f".method.{_LATER[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:

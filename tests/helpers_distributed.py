@@ -1,4 +1,4 @@
-"""The processes of tests/test_distributed.py: each trains on its part of every batch."""
+"""The processes of tests/method/test_distributed.py: each trains on its part of every batch."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from helpers_models import adamw, memory_config, memory_model, tables, tiny_model, tokens
 from peft import get_peft_model
 from torch import nn
+from torch.distributed import checkpoint
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from transformers import Trainer, TrainingArguments
 
-from smf_lib import SparseMemoryCallback
+from smf_lib import SparseMemoryCallback, TrainingState, shard_base
+from smf_lib.method.distributed import memory_parameters
 
 STEPS, BATCH, LENGTH = 3, 8, 9
 
@@ -49,7 +53,47 @@ def train_plain(processes: int, rank: int) -> tuple[nn.Module, int]:
     return model, max(exchanged)
 
 
-def train_trainer(processes: int, folder: Path) -> tuple[nn.Module, list[dict]]:
+def train_part(model: nn.Module, optimizer, processes: int, rank: int, steps: range) -> None:
+    """Steps of a loop of one's own, each on two micro-batches of this process's part."""
+    for step in steps:
+        batch = padded_batch(step)
+        for half in range(2):
+            rows = slice(half, None, 2)  # either half of the batch has the same number of tokens
+            part = {n: v.chunk(processes)[rank][rows] for n, v in batch.items()}
+            tokens_of_all = (batch["labels"][:, 1:] != -100).sum()
+            scale = processes * (part["labels"][:, 1:] != -100).sum() / tokens_of_all
+            (model(**part).loss * scale).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def new_training(sharded: bool) -> tuple[nn.Module, torch.optim.Optimizer]:
+    model = memory_model(rule="kl", trainable="values+scale")
+    return (shard_base(model) if sharded else model), adamw(model)
+
+
+def train_sharded(processes: int, rank: int, folder: Path) -> list[nn.Module]:
+    """FSDP2 to the end; and stopped and gone on with before the first and before the last step."""
+    whole, optimizer = new_training(sharded=True)
+    train_part(whole, optimizer, processes, rank, range(STEPS))
+    models = [whole]
+    for stop in (0, STEPS - 1):
+        model, optimizer = new_training(sharded=True)
+        train_part(model, optimizer, processes, rank, range(stop))
+        place = folder / f"after-{stop}"
+        checkpoint.save({"training": TrainingState(model, optimizer)}, checkpoint_id=place)
+        model, optimizer = new_training(sharded=True)
+        checkpoint.load({"training": TrainingState(model, optimizer)}, checkpoint_id=place)
+        train_part(model, optimizer, processes, rank, range(stop, STEPS))
+        models.append(model)
+    if rank == 0:
+        whole.save_pretrained(folder / "sharded")
+    return models
+
+
+def train_trainer(
+    processes: int, folder: Path, sharded: bool = False
+) -> tuple[nn.Module, list[dict]]:
     """transformers' Trainer, which wraps the model by way of accelerate. Returns its log too.
 
     Each process is given another background; that of the first counts.
@@ -75,6 +119,11 @@ def train_trainer(processes: int, folder: Path) -> tuple[nn.Module, list[dict]]:
         ),
         train_dataset=rows,
     )
+    if sharded:  # accelerate shards on accelerators only; from here on it does so on processors too
+        plugin = FullyShardedDataParallelPlugin(fsdp_version=2, cpu_ram_efficient_loading=False)
+        trainer.accelerator.state.fsdp_plugin = plugin
+        vars(trainer.accelerator.state)["distributed_type"] = DistributedType.FSDP
+        trainer.is_fsdp_enabled = True
     background = tokens(6, 12, seed=99 + trainer.args.process_index).tolist()
     trainer.add_callback(SparseMemoryCallback(trainer, background=background))
     trainer.train()
@@ -84,6 +133,16 @@ def train_trainer(processes: int, folder: Path) -> tuple[nn.Module, list[dict]]:
         if "loss" in line
     ]
     return model, log
+
+
+def scales(model: nn.Module) -> list[torch.Tensor]:
+    return [p.detach().clone() for n, p in model.named_parameters() if ".smf_scale." in n]
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether all of the model is shared out, and nothing of its memories."""
+    whole = memory_parameters(model)
+    return all(isinstance(p, DTensor) != (p in whole) for p in model.parameters())
 
 
 def result(model: nn.Module) -> list[tuple]:
@@ -110,5 +169,16 @@ def worker(rank: int, processes: int, folder: Path) -> None:
     )
     plain, exchanged = train_plain(processes, rank)
     trainer, log = train_trainer(processes, folder)
-    torch.save([result(plain), result(trainer), exchanged, log], folder / f"rank{rank}.pt")
+    sharded = train_sharded(processes, rank, folder)
+    by_trainer, _ = train_trainer(processes, folder, sharded=True)
+    assert all(map(is_sharded, [*sharded, by_trainer]))
+    found = {
+        "plain": result(plain),
+        "trainer": result(trainer),
+        "exchanged": exchanged,
+        "log": log,
+        "sharded": [(result(model), scales(model)) for model in sharded],
+        "sharded trainer": result(by_trainer),
+    }
+    torch.save(found, folder / f"rank{rank}.pt")
     dist.destroy_process_group()

@@ -74,11 +74,15 @@ def memory_config(**settings) -> SparseMemoryConfig:
 
 
 def memory_model(
-    architecture: str = "Llama", model: nn.Module | None = None, **settings
+    architecture: str = "Llama",
+    model: nn.Module | None = None,
+    adapter_name: str = "default",
+    **settings,
 ) -> PeftModel:
     """`tiny_model` with the memory of `memory_config`, with background reads if the rule asks."""
     config = memory_config(**settings)
-    peft_model = get_peft_model(tiny_model(architecture) if model is None else model, config)
+    base = tiny_model(architecture) if model is None else model
+    peft_model = get_peft_model(base, config, adapter_name)
     if config.rule in ("kl", "tfidf"):
         collect_background(peft_model, tokens(6, 12, seed=99).tolist())
     return peft_model

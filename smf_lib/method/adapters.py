@@ -26,6 +26,22 @@ def check_adapter_name(name: str, model: nn.Module) -> None:
         )
 
 
+def check_adapter_is_free(name: str, model: nn.Module) -> None:
+    """Refuse the name of another method's adapter: PEFT would take each for the other.
+
+    Raises:
+        ValueError: layers of another tuner have an adapter of that name.
+    """
+    layers = (m for m in model.modules() if isinstance(m, BaseTunerLayer))
+    others = [m for m in layers if not hasattr(m, "smf_memory") and name in m.active_adapters]
+    if others:
+        raise ValueError(
+            f"adapter_name={name!r} is that of {type(others[0]).__module__.split('.')[-2]}, which "
+            "the model has already; give the memory another: "
+            "get_peft_model(model, config, adapter_name='memory')"
+        )
+
+
 def _parts(model: nn.Module) -> set[str]:
     """The names of all modules and parameters outside of tuners' layers, and of a memory's."""
     parts = {"base_model", "base_layer", "smf_memory", "smf_scale"}

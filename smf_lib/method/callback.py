@@ -22,6 +22,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from transformers import TrainerCallback
 
 from .background import collect_background, memories
+from .distributed import keep_together, refuse_deepspeed
 from .layer import ProductKeyMemory
 from .mlp import MemoryMLP
 from .row_adam import check_row_step
@@ -33,6 +34,7 @@ if TYPE_CHECKING:  # it brings data sets and tables with it, which the method do
 
 LEAST_RATE = 1e-3  # an Adam step moves a value by at most about the rate; rows want 3e-3 to 1
 WRITING_BATCH = 64
+MEMORY_MODULES = r".*\.smf_(memory|scale)"  # by accelerate's rule: whole names of modules
 
 
 class SparseMemoryCallback(TrainerCallback):
@@ -48,7 +50,7 @@ class SparseMemoryCallback(TrainerCallback):
     configuration's: the joint gradient norm of all chosen rows, apart from the other parameters.
     It changes nothing else of what a step does to rows. A memory that the trainer has put into
     bfloat16 (TRL's do so beside a quantised base) is put back into float32, in which alone small
-    updates count.
+    updates count. A Trainer that shares the model out by FSDP2 is told to leave memories whole.
 
     Each line of the Trainer's log, also in what `report_to` names, gets:
 
@@ -73,8 +75,9 @@ class SparseMemoryCallback(TrainerCallback):
             scheduler scales like the others; None: that of the Trainer's arguments.
 
     Raises:
-        ValueError: an argument that cannot work; the trainer's model has no memory; or, at the
-            start of training: the rule needs a background and there is none, the optimizer cannot
+        ValueError: an argument that cannot work; the trainer's model has no memory, or the trainer
+            wraps it in what cannot train one (DeepSpeed, the first FSDP); or, at the start of
+            training: the rule needs a background and there is none, the optimizer cannot
             train rows, or it does not hold them.
     """
 
@@ -110,6 +113,7 @@ class SparseMemoryCallback(TrainerCallback):
                     "give the memories' `values` a parameter group of their own in it"
                 )
             _give_rows_a_rate(trainer, learning_rate)
+        self.sharded = _prepare_sharding(trainer)
         _keep_float32(trainer.model)
         self.trainer, self.background = trainer, background
         self.sequences, self.tokens = sequences, tokens
@@ -124,6 +128,8 @@ class SparseMemoryCallback(TrainerCallback):
         callbacks.remove(self)
         callbacks.insert(0, self)  # those that write a log come after what is added to it
         model, optimizer = kwargs["model"], kwargs["optimizer"]
+        if self.sharded:
+            keep_together(model)
         found = memories(model).values()
         trained = [m for m in found if m.rule is not None and m.table.values.requires_grad]
         self.tables = [m for m in trained if m.table is m]
@@ -310,6 +316,33 @@ def _give_rows_a_rate(trainer: Trainer, learning_rate: float) -> None:
         return optimizer
 
     trainer.create_optimizer = create_optimizer
+
+
+def _prepare_sharding(trainer: Trainer) -> bool:
+    """Whether the trainer shards its model; by FSDP2, which is told to ignore memories, or refused.
+
+    Raises:
+        ValueError: DeepSpeed; the first version of FSDP; or FSDP that loads weights later.
+    """
+    if trainer.is_deepspeed_enabled:
+        refuse_deepspeed()
+    if not trainer.is_fsdp_enabled:
+        return False
+    plugin = trainer.accelerator.state.fsdp_plugin
+    for setting, wanted in (("fsdp_version", 2), ("cpu_ram_efficient_loading", False)):
+        if getattr(plugin, setting) != wanted:
+            raise ValueError(
+                f"{setting}={getattr(plugin, setting)} of FSDP cannot train a memory, which stays "
+                f"whole in each process; set it to {wanted}"
+            )
+    given = plugin.ignored_modules
+    if given is None or isinstance(given, str):
+        plugin.ignored_modules = "|".join(filter(None, [given, MEMORY_MODULES]))
+    else:
+        layers = [m for m in trainer.model.modules() if isinstance(m, MemoryMLP)]
+        own: list[Any] = [part for m in layers for part in (m.smf_memory, m.smf_scale)]
+        plugin.ignored_modules = [*given, *own]
+    return True
 
 
 @torch.no_grad()

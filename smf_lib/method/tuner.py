@@ -5,12 +5,19 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
-from .adapters import check_adapter_name, check_adapter_state, check_row_adapters, check_rows
+from .adapters import (
+    check_adapter_is_free,
+    check_adapter_name,
+    check_adapter_state,
+    check_row_adapters,
+    check_rows,
+)
 from .config import SparseMemoryConfig
 from .layer import ProductKeyMemory, new_memory
 from .mlp import MemoryMLP
@@ -18,7 +25,9 @@ from .padding import PaddingMask
 from .registration import PREFIX, register
 from .row_adam import step_rows_after_other_optimizers
 from .rules import get_rule
+from .scaler import refuse_scalers
 from .sites import MLPSite, decoder_layers, default_layers, find_mlps
+from .text_part import check_length, known_positions, text_part
 from .touched import filled
 
 
@@ -31,6 +40,10 @@ class SparseMemoryModel(BaseTuner):
     row_adapters: Sequence[str] | None = None  # during a call with `adapter_names`
     target_module_mapping: ClassVar[dict] = {}  # type: ignore[misc]
 
+    def __init__(self, model: nn.Module, peft_config: Any, adapter_name: str, **kwargs: Any):
+        check_adapter_is_free(adapter_name, model)
+        super().__init__(model, peft_config, adapter_name, **kwargs)
+
     def inject_adapter(
         self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any
     ) -> None:
@@ -41,8 +54,23 @@ class SparseMemoryModel(BaseTuner):
                 memory; a rule that is not registered, unless the adapter is inserted for inference.
         """
         check_adapter_name(adapter_name, model)
-        self.peft_config[adapter_name] = copy.deepcopy(self.peft_config[adapter_name])
+        config = self.peft_config[adapter_name]
+        twins = [n for n, c in self.peft_config.items() if c is config and n != adapter_name]
+        self.peft_config[adapter_name] = copy.deepcopy(config)
         super().inject_adapter(model, adapter_name, *args, **kwargs)
+        for twin in twins:
+            self._copy_scales(twin, adapter_name)
+
+    def _copy_scales(self, of: str, to: str) -> None:
+        """Begin an adapter's scales where another's are.
+
+        TRL makes the reference of DPO, KTO and GRPO by giving an adapter the very configuration of
+        `default`, and then copies each parameter that has `.default.` within its name. A scale's
+        name ends in it.
+        """
+        for layer in self.model.modules():
+            if isinstance(layer, MemoryMLP) and {of, to} <= {*layer.smf_scale}:
+                layer.smf_scale[to].data.copy_(layer.smf_scale[of].data)
 
     def _prepare_adapter_config(  # type: ignore[override]
         self, peft_config: SparseMemoryConfig, model_config: dict
@@ -54,27 +82,34 @@ class SparseMemoryModel(BaseTuner):
     ) -> None:
         if not peft_config.inference_mode:
             get_rule(peft_config.rule)
-        prefix, blocks = decoder_layers(model)
+        within, text = text_part(model)
+        prefix, blocks = decoder_layers(text)
         if peft_config.layers is None:
             peft_config.layers = default_layers(len(blocks))
-        sites = find_mlps(model, peft_config.layers)
+        sites = [
+            replace(site, entry=within + site.entry, exit=within + site.exit)
+            for site in find_mlps(text, peft_config.layers)
+        ]
+        self.hidden_size, self.positions = text.config.hidden_size, known_positions(text)
         self.sites: dict[str, MLPSite] = {site.exit: site for site in sites}
         peft_config.target_modules = sorted(self.sites)
         _refuse_saved_mlps(peft_config.modules_to_save or [], sites)
         if "padding" not in self.__dict__:
             self.padding = PaddingMask()
-            decoder = model.get_submodule(prefix.rpartition(".")[0])
+            decoder = text.get_submodule(prefix.rpartition(".")[0])
             self.padding_hooks = (
                 decoder.register_forward_pre_hook(self.padding, with_kwargs=True),
                 decoder.register_forward_hook(self.padding.after),
             )
         if peft_config.update == "sparse":
             step_rows_after_other_optimizers()
+            refuse_scalers()
 
     def __setstate__(self, state: dict) -> None:
         """A model from a file or another process trains as the one that was saved."""
         super().__setstate__(state)
         step_rows_after_other_optimizers()
+        refuse_scalers()
 
     @staticmethod
     def _check_target_module_exists(  # type: ignore[override]
@@ -120,7 +155,7 @@ class SparseMemoryModel(BaseTuner):
             if isinstance(module, MemoryMLP) and adapter_name in module.smf_memory
         )
         table = next(earlier, None) if config.share_values else None
-        memory = new_memory(config, self.model.config.hidden_size, site.layer, table)
+        memory = new_memory(config, self.hidden_size, site.layer, table)
         memory.padding = self.padding
         device = next(target.parameters()).device
         empty = "meta" in (device.type, memory.keys.device.type)  # weights are loaded later
@@ -151,9 +186,14 @@ class SparseMemoryModel(BaseTuner):
                 layer.row_adapters = None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The model's own forward; PEFT does not show its inputs to the method above."""
+        """The model's own forward; PEFT does not show its inputs to the method above.
+
+        Raises:
+            ValueError: more rows than `adapter_names`, or longer ones than the model can read.
+        """
         if self.row_adapters is not None:
             check_rows(self.row_adapters, args, kwargs)
+        check_length(self.positions, args, kwargs)
         return super().forward(*args, **kwargs)
 
     @classmethod
@@ -181,6 +221,28 @@ class SparseMemoryModel(BaseTuner):
             if layer.tap_hook is not None:
                 layer.tap_hook.remove()
         return model
+
+    def add_weighted_adapter(self, *args: Any, **kwargs: Any) -> None:
+        """Refused: what two memories add is no sum of their tables.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "memories cannot be added up as LoRA's matrices can: each has its own keys, and reads "
+            "other rows; activate several at once with model.base_model.set_adapter([names]), or "
+            "join row patches of one memory with smf_lib.compose"
+        )
+
+    def set_deepspeed_parallelism(self, *args: Any, **kwargs: Any) -> None:
+        """Refused: DeepSpeed calls this of each module that has it when it takes a model.
+
+        Raises:
+            ValueError: always.
+        """
+        from .distributed import refuse_deepspeed  # which takes a while to import
+
+        refuse_deepspeed()
 
     @property
     def _ddp_params_and_buffers_to_ignore(self) -> list[str]:

@@ -6,6 +6,8 @@ from math import hypot
 
 import pytest
 import torch
+from accelerate.utils import FullyShardedDataParallelPlugin
+from accelerate.utils.fsdp_utils import get_parameters_from_modules
 from helpers_models import bits, memory_config, memory_model, tables, tiny_model, tokens
 from helpers_text import word_tokenizer
 from peft import get_peft_model
@@ -13,6 +15,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from smf_lib import RowAdamW, SparseMemoryCallback, collect_background, memories
 from smf_lib.method import row_adam
+from smf_lib.method.distributed import memory_parameters
 
 BACKGROUND = tokens(6, 12, seed=99).tolist()
 
@@ -289,6 +292,35 @@ def test_an_optimizer_that_does_not_train_rows_is_refused_before_the_first_step(
     made = trainer(tmp_path, memory_model(), optimizers=(other, None))
     with pytest.raises(ValueError, match="does not hold the memories' `values`"):
         train(made)
+
+
+def sharding_trainer(folder, **settings):
+    """A Trainer as accelerate makes it where FSDP is asked for."""
+    made = trainer(folder, memory_model())
+    by_trainer = {"fsdp_version": 2, "cpu_ram_efficient_loading": False}
+    plugin = FullyShardedDataParallelPlugin(**by_trainer | settings)
+    made.accelerator.state.fsdp_plugin = plugin  # the next arguments of a Trainer reset the state
+    made.is_fsdp_enabled = True
+    return made, plugin
+
+
+def test_what_would_share_out_the_tables_is_refused_at_once(tmp_path):
+    made = trainer(tmp_path, memory_model())
+    made.is_deepspeed_enabled = True
+    with pytest.raises(ValueError, match="DeepSpeed, at any ZeRO stage, cannot train a memory"):
+        SparseMemoryCallback(made)
+    for setting, value in (("fsdp_version", 1), ("cpu_ram_efficient_loading", True)):
+        made, _ = sharding_trainer(tmp_path, **{setting: value})
+        with pytest.raises(ValueError, match=f"{setting}={value} of FSDP cannot train a memory"):
+            SparseMemoryCallback(made)
+
+
+@pytest.mark.parametrize("given", [None, "lm_head", []], ids=str)
+def test_fsdp_is_told_to_ignore_memories_beside_what_it_ignores(given, tmp_path):
+    made, plugin = sharding_trainer(tmp_path, ignored_modules=given)
+    SparseMemoryCallback(made)
+    ignored = get_parameters_from_modules(plugin.ignored_modules, made.model, torch.device("cpu"))
+    assert memory_parameters(made.model) <= ignored
 
 
 def test_a_frozen_memory_is_left_alone(tmp_path):

@@ -1,4 +1,4 @@
-"""Data parallelism: two processes on half a batch each equal one process on the whole batch."""
+"""Two processes on half a batch each equal one on the whole: DDP, FSDP2; DeepSpeed is refused."""
 
 from __future__ import annotations
 
@@ -6,14 +6,35 @@ import time
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.multiprocessing as mp
-from helpers_distributed import result, train_plain, train_trainer, worker
+from helpers_distributed import (
+    STEPS,
+    new_training,
+    result,
+    scales,
+    train_part,
+    train_plain,
+    train_trainer,
+    worker,
+)
+from helpers_models import memory_model, tables, tiny_model
+from peft import PeftModel
+from torch.distributed.fsdp import fully_shard
+
+from smf_lib import shard_base
 
 PATIENCE = 240  # seconds until processes that wait for each other count as hanging
 
 
-def train_in_two_processes(folder) -> list[list]:
-    """By rank, what each of two processes trained: [plain, trainer, bytes exchanged, log]."""
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("processes")
+
+
+@pytest.fixture(scope="module")
+def ranks(folder) -> list[dict]:
+    """By rank, what each of two processes trained; starting them takes most of the time."""
     started = mp.start_processes(worker, (2, folder), nprocs=2, join=False, start_method="spawn")
     deadline = time.monotonic() + PATIENCE
     while not started.join(timeout=5):
@@ -24,19 +45,75 @@ def train_in_two_processes(folder) -> list[list]:
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
 
 
-def test_two_processes_equal_one_and_do_not_exchange_the_tables(tmp_path):
-    """One test, since starting the processes takes most of its time."""
-    first, second = train_in_two_processes(tmp_path)
-    by_trainer, log = train_trainer(1, tmp_path)
-    models = train_plain(1, 0)[0], by_trainer
-    for model, of_first, of_second in zip(models, first, second):
-        for whole, half, other_half in zip(result(model), of_first, of_second):
-            assert all(torch.equal(*pair) for pair in zip(half, other_half))
-            assert whole[1].sum() == 3 * 6
-            assert torch.equal(whole[1], half[1])
-            torch.testing.assert_close(whole[0], half[0], rtol=1e-3, atol=1e-5)
+def assert_same(whole, of_first, of_second):
+    """Both processes have the same bits, and the rows and nearly the values of one process."""
+    for one, half, other_half in zip(whole, of_first, of_second, strict=True):
+        assert all(torch.equal(*pair) for pair in zip(half, other_half))
+        assert one[1].sum() == STEPS * 6
+        assert torch.equal(one[1], half[1])
+        torch.testing.assert_close(one[0], half[0], rtol=1e-3, atol=1e-5)
+
+
+def test_two_processes_equal_one_and_do_not_exchange_the_tables(ranks, folder):
+    first, second = ranks
+    by_trainer, log = train_trainer(1, folder)
+    assert_same(result(train_plain(1, 0)[0]), first["plain"], second["plain"])
+    assert_same(result(by_trainer), first["trainer"], second["trainer"])
+    assert_same(result(by_trainer), first["sharded trainer"], second["sharded trainer"])
     anchors = 4 * 2  # one float32 in each of two memories
-    assert first[2] == second[2] == anchors
-    assert first[3] == second[3]
-    for whole, half in zip(log, first[3], strict=True):
+    assert first["exchanged"] == second["exchanged"] == anchors
+    assert first["log"] == second["log"]
+    for whole, half in zip(log, first["log"], strict=True):
         assert whole.keys() == half.keys() and whole == pytest.approx(half, rel=1e-3)
+
+
+def test_with_the_base_model_shared_out_two_processes_equal_one(ranks, folder):
+    """To the end, and through distributed checkpoints before the first and the last step."""
+    model, optimizer = new_training(sharded=False)
+    train_part(model, optimizer, 1, 0, range(STEPS))
+    expected = scales(model)
+    assert all(abs(float(scale) - 1) > 1e-3 for scale in expected)
+    for first, second in zip(ranks[0]["sharded"], ranks[1]["sharded"], strict=True):
+        assert_same(result(model), first[0], second[0])
+        for scale, of_first, of_second in zip(expected, first[1], second[1], strict=True):
+            assert torch.equal(of_first, of_second)
+            torch.testing.assert_close(scale, of_first, rtol=1e-4, atol=1e-6)
+    whole, _, gone_on = (run[0] for run in ranks[0]["sharded"])
+    assert all(torch.equal(*pair) for pair in zip(whole[0], gone_on[0]))
+    loaded = PeftModel.from_pretrained(tiny_model(), folder / "sharded")
+    assert all(torch.equal(t.values, w[0]) for t, w in zip(tables(loaded), whole))
+
+
+def test_without_a_memory_or_with_ignored_parameters_nothing_is_shared_out():
+    with pytest.raises(ValueError, match="model=LlamaForCausalLM has no memory"):
+        shard_base(tiny_model())
+    with pytest.raises(ValueError, match="ignored_params is what shard_base sets"):
+        shard_base(memory_model(), ignored_params=set())
+
+
+def test_torch_itself_refuses_to_share_out_a_memory(tmp_path):
+    """Before anything is trained; its remedy, another shape, is none, so the page names ours."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/one", rank=0, world_size=1)
+    try:
+        with pytest.raises(ValueError, match="doesn't support scalar parameters.*anchor"):
+            fully_shard(memory_model().base_model.model.model.layers[1])
+    finally:
+        dist.destroy_process_group()
+
+
+class Engine:
+    """Of `deepspeed.DeepSpeedEngine` 0.19, what it does with the modules of a model it takes.
+
+    `_configure_distributed_model` calls this before it sends parameters and makes its optimizer.
+    """
+
+    def __init__(self, model, use_data_before_expert_parallel=False):
+        for _, module in model.named_modules():
+            if hasattr(module, "set_deepspeed_parallelism"):
+                module.set_deepspeed_parallelism(use_data_before_expert_parallel)
+
+
+def test_deepspeed_is_refused_when_it_takes_the_model():
+    Engine(tiny_model())
+    with pytest.raises(ValueError, match="DeepSpeed, at any ZeRO stage, cannot train a memory"):
+        Engine(memory_model())
