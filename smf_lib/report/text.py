@@ -18,7 +18,7 @@ _SIGNS = re.compile(
 
 
 def _without_tex(text: str) -> str:
-    """The text with what MathJax looks for, `$$` and commands, broken up, invisibly."""
+    """The text with what Jupyter would draw as TeX, `$$` and commands, broken up, invisibly."""
     return re.sub(rf"(\\(?!{JOINER})|\$(?=\$))", rf"\1{JOINER}", text)
 
 

@@ -40,7 +40,7 @@ FIND_CLIPPED = """
   const width = document.documentElement.clientWidth, found = [];
   const name = (e) => `${e.tagName.toLowerCase()}${e.id ? "#" + e.id : ""} `
     + `"${(e.innerText || e.alt || "").trim().replace(/\\s+/g, " ").slice(0, 40)}"`;
-  const hidden = (e) => e.closest(".visually-hidden, .sr-only, mjx-assistive-mml, .headerlink, "
+  const hidden = (e) => e.closest(".visually-hidden, .sr-only, .headerlink, "
     + "details:not([open]), button, script, style, noscript");
   const article = ["article", "main", "body"].map((n) => document.querySelector(n)).find(Boolean);
   for (const e of article.querySelectorAll("*")) {
@@ -111,7 +111,7 @@ def check_in_browser(html_dir: str | Path, pages: Iterable[str] | None = None) -
     At 1,300 pixels in light and dark, at 390, and on paper: no error in the console, no request to
     another host, nothing cut off, a layout shift of less than 0.1; no violation that axe calls
     serious or critical, in light and dark; no dark ground in print; a first page of less than
-    1.5 MB without MathJax; and a search that shows excerpts when it is opened from the disk.
+    1.5 MB; and a search that shows excerpts when it is opened from the disk.
 
     pages: which pages to look at, as paths from `html_dir`; all of them by default.
 
@@ -154,7 +154,7 @@ def _browser() -> str | None:
 
 
 def _open(page: Any, address: str) -> _Seen:
-    """Open an address and wait until nothing loads and mathematics is drawn."""
+    """Open an address and wait until nothing loads and two frames are drawn."""
     seen = _Seen()
     listeners = {
         "console": lambda m: seen.errors.append(m.text) if m.type == "error" else None,
@@ -164,7 +164,6 @@ def _open(page: Any, address: str) -> _Seen:
     for event, listener in listeners.items():
         page.on(event, listener)
     page.goto(address, wait_until="load", timeout=120_000)
-    page.evaluate("() => window.MathJax?.startup?.promise")
     page.evaluate("() => new Promise((r) => requestAnimationFrame(() => requestAnimationFrame(r)))")
     for event, listener in listeners.items():
         page.remove_listener(event, listener)
@@ -209,12 +208,12 @@ def _is_local(url: str) -> bool:
 
 
 def _weight(page: Any, root: Path) -> Iterator[str]:
-    """Whether the first page and all that it loads is light, mathematics left out."""
+    """Whether the first page and all that it loads is light."""
     seen = _open(page, _first_page(root).as_uri())
     files = {Path(unquote(urlparse(url).path)) for url in seen.requests if url.startswith("file:")}
-    size = sum(p.stat().st_size for p in files if p.is_file() and "mathjax" not in p.parts)
+    size = sum(p.stat().st_size for p in files if p.is_file())
     if size >= FIRST_PAGE_BYTES:
-        yield f"weighs {size / 1e6:.1f} MB without MathJax"
+        yield f"weighs {size / 1e6:.1f} MB"
 
 
 def _search(page: Any, root: Path) -> Iterator[str]:

@@ -1,6 +1,5 @@
 """The book: its sources put together from prose and executed notebooks, built, and checked."""
 
-import importlib.util
 import shutil
 import subprocess
 import sys
@@ -39,7 +38,6 @@ from .slides import make_slides
 HTML = Path("_build") / "html"
 PACKAGE = Path(__file__).resolve().parents[2]
 METHODS_PAGE = "notebooks/02_finetune"
-MATHJAX = "tex-svg-full.js"
 NOTHING = (
     ":::{{warning}}\nProfile `{}` puts the pipeline to the test. **The numbers on this page mean "
     "nothing.**\n:::\n\n"
@@ -92,7 +90,7 @@ def read_settings(source: Path) -> dict[str, Any]:
 
 
 def stage_settings(source: Path, site: Path, toc: dict, drawn: str, code: Code) -> Path:
-    """Put the table of contents, the settings with buttons and a footer, and MathJax into `site`.
+    """Put the table of contents, the settings with buttons and a footer, and styles into `site`.
 
     drawn: a sentence for the footer, without its full stop. Returns `site`.
     """
@@ -104,8 +102,7 @@ def stage_settings(source: Path, site: Path, toc: dict, drawn: str, code: Code) 
     options = config["sphinx"]["config"]["html_theme_options"]
     options |= {"extra_footer": code.footer(drawn), **code.theme_options()}
     _write(site / "_config.yml", yaml.safe_dump(config, sort_keys=False))
-    (site / "assets" / "mathjax").mkdir(parents=True)
-    shutil.copyfile(_mathjax(), site / "assets" / "mathjax" / MATHJAX)
+    (site / "assets").mkdir()
     for style in sorted((source / "book" / "_static").glob("*.css")):
         shutil.copyfile(style, site / "assets" / style.name)
     if (site / "book" / "teachers" / "slides.md").is_file():
@@ -289,16 +286,6 @@ def _expand(toc: dict, profile: Profile, shown: list[RunSpec]) -> dict:
                     for run in shown
                 ]
     return toc
-
-
-def _mathjax() -> Path:
-    """The copy of MathJax that the package django-static-mathjax brings; it needs no Django."""
-    package = importlib.util.find_spec("mathjax")
-    for folder in (package.submodule_search_locations or []) if package else []:
-        path = Path(folder) / "static" / "mathjax" / "es5" / MATHJAX
-        if path.is_file():
-            return path
-    raise BookError("MathJax is not installed; pip install django-static-mathjax")
 
 
 def _write(path: Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Checks of built pages: links, figures, search, math, and that nothing is fetched from outside."""
+"""Checks of built pages: links, figures, search, mathematics, and that nothing is fetched from outside."""
 
 import json
 import re
@@ -38,7 +38,7 @@ def check_site(html_dir: str | Path) -> list[str]:
 
     Every internal link, anchor and image must resolve; reading must need no request to another
     host; every figure needs alternative text and a caption; every page must be in the search index;
-    math must be drawn by a script from the same folder.
+    mathematics must be MathML.
 
     Raises:
         ValueError: the folder holds no index.html.
@@ -127,14 +127,13 @@ def _figures(page: BeautifulSoup) -> Iterator[str]:
 
 
 def _text(page: BeautifulSoup) -> Iterator[str]:
-    """Roles that were not understood, and math that nothing draws."""
+    """Roles that were not understood, and mathematics that nothing draws."""
     content = _content(page)
     if content is None:
         return
-    if content.find(class_="math"):
-        scripts = [str(tag["src"]) for tag in page.find_all("script", src=True)]
-        if not any("mathjax" in src.lower() and "://" not in src for src in scripts):
-            yield "has math but loads no local MathJax"
+    for formula in content.find_all(class_="math"):
+        if not formula.find("math"):
+            yield f"mathematics is not drawn: {formula.text.strip()[:60]!r}"
     for text in content.find_all(string=UNRESOLVED):
         if not text.find_parent(["code", "pre", "script"]):
             yield f"shows a role as text: {text.strip()[:60]!r}"

@@ -72,11 +72,9 @@ def add_files(draft: Path, logs: Path) -> dict[str, Path]:
 
 def _epub(site: Path, logs: Path) -> Path:
     def change(config: dict[str, Any]) -> None:
-        config["extensions"].append("smf_lib.report.book.mathml")
         config |= {
-            "html_math_renderer": "mathml", "epub_basename": NAME, "epub_show_urls": "no",
-            "epub_uid": NAME, "version": "1", "epub_css_files": ["book.css"],
-            "epub_exclude_files": ["_static/mathjax/tex-svg-full.js"], "html_js_files": [],
+            "epub_basename": NAME, "epub_show_urls": "no", "epub_uid": NAME, "version": "1",
+            "epub_css_files": ["book.css"], "html_js_files": [],
         }  # fmt: skip
         config["epub_tocscope"] = "includehidden"
 
@@ -117,7 +115,6 @@ def _pdf(site: Path, logs: Path) -> Path:
     with launch() as browser:
         page = browser.new_page()
         page.goto(whole.as_uri(), wait_until="load", timeout=120_000)
-        page.evaluate("() => window.MathJax?.startup?.promise")
         page.evaluate(PREPARE)
         page.pdf(
             path=str(target),
