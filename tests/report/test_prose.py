@@ -113,3 +113,16 @@ def test_the_pictures_are_those_of_their_script():
     assert (BOOK / "_static" / "favicon.svg").read_text("utf-8") == pictures.icon()
     png = (BOOK / "_static" / "social.png").read_bytes()
     assert png[:8] == b"\x89PNG\r\n\x1a\n" and struct.unpack(">II", png[16:24]) == pictures.SIZE
+    drawn = {text.get_text() for text in pictures.lookup().axes[0].texts} - {""}
+    svg = (BOOK / "_static" / "product_key_lookup.svg").read_text("utf-8")
+    assert [words for words in sorted(drawn) if f"<!-- {words} -->" not in svg] == []
+    chapter = (BOOK / "memory_layers.md").read_text("utf-8")
+    example = chapter.partition("An example to check by hand")[2]
+    for words, said in {
+        r"$\mathbf{q}^1$ = (1, 2)": r"\mathbf{q}^1 = (1, 2)",
+        "4.5": "s_{21} = 4.5",
+        "row 7 = (0, 4)": r"\mathbf{v}_7 = (0, 4)",
+        "0.622": r"\approx 0.622",
+        "(1.245, 1.510)": r"$(1.245,\ 1.510)$",
+    }.items():
+        assert words in drawn and said in example
