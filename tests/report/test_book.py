@@ -8,6 +8,7 @@ import pytest
 import yaml
 from helpers_book import PAGES, REPOSITORY, copy_repository, executed, notebook, write
 from helpers_records import make_record
+from nbformat import v4
 
 from smf_lib.report.book import build
 from smf_lib.report.book.pages import BookError
@@ -17,7 +18,7 @@ from smf_lib.study.records.results import write_record
 PROFILE = load_profile("smoke").model_copy(update={"seeds": [0, 1]})
 NAMES = [
     "00_frontier", "01_build_memory", "02_finetune", "03_results", "04_selection", "05_cost",
-    "06_paper", "07_one_after_another", "08_patches",
+    "06_paper", "06_paper_tables", "07_one_after_another", "08_patches",
 ]  # fmt: skip
 
 
@@ -35,7 +36,8 @@ def study(tmp_path):
     for run in PROFILE.runs():
         record = make_record(run.method, seed=run.seed, profile="smoke", run_id=run.run_id)
         write_record(root / "results/smoke/local" / f"{run.run_id}.json", record)
-        done = executed(plain, profile="smoke", seed=run.seed)
+        said = v4.new_output("stream", text=f"run {run.run_id}\n")
+        done = executed(plain, [said], profile="smoke", seed=run.seed)
         write(done, root / "work/smoke/notebooks" / f"02_finetune_{run.run_id}.ipynb")
     return source, root
 
@@ -45,21 +47,25 @@ def staged(study):
     return build.stage(PROFILE, source, root, root / "site")
 
 
-def test_every_run_of_the_first_seed_has_a_page(study):
+def test_every_run_of_the_first_seed_has_a_tab_of_one_page(study):
     site = staged(study)
-    pages = [
-        "02_finetune_base",
-        *(f"02_finetune_{m}-seed0" for m in PROFILE.methods if m != "base"),
-    ]
-    found = {path.stem for path in (site / "notebooks").glob("02_finetune_*.ipynb")}
-    assert found == set(pages)
-    toc = yaml.safe_load((site / "_toc.yml").read_text())
-    chapters = {c["file"]: c for part in toc["parts"] for c in part["chapters"]}
-    sections = chapters["notebooks/02_finetune"]["sections"]
-    assert [s["file"] for s in sections] == [f"notebooks/{page}" for page in pages]
-    assert sections[2]["title"] == PROFILE.methods["lora"].label
-    parent = (site / "notebooks" / "02_finetune.md").read_text()
-    assert all(page in parent for page in pages)
+    assert [p.name for p in (site / "notebooks").glob("02_*")] == ["02_finetune.ipynb"]
+    page = nbformat.read(site / "notebooks" / "02_finetune.ipynb", 4)
+    assert "One notebook, executed once for each method" in page.cells[0].source
+    tabs = [cell.source for cell in page.cells if "{tab-set}" in cell.source]
+    assert len(tabs) == 1
+    for run in build.shown_runs(PROFILE):
+        said = f"run {run.run_id}"
+        assert f"{{tab-item}} {build.describe_run(PROFILE, run)}\n" in tabs[0] and said in tabs[0]
+    assert "seed1" not in tabs[0] and "Of several seeds the first is shown" in page.cells[0].source
+
+
+def test_the_page_of_all_methods_says_what_each_was_given_and_one_run_can_be_taken_along(study):
+    folder = staged(study) / "notebooks"
+    table = nbformat.read(folder / "02_finetune.ipynb", 4).cells[1].source
+    assert "| `seed` | `0` |" in table
+    taken = nbformat.read(folder / "files" / "02_finetune.ipynb", 4)
+    assert "{tab-set}" not in str(taken) and taken.cells[3].outputs
 
 
 def test_pages_say_what_drew_them(study):
@@ -76,23 +82,6 @@ def test_pages_say_what_drew_them(study):
     footer = yaml.safe_load((site / "_config.yml").read_text())
     footer = footer["sphinx"]["config"]["html_theme_options"]["extra_footer"]
     assert "profile smoke on Test CPU" in footer
-
-
-def test_labels_stand_on_one_page_only(study):
-    site = staged(study)
-    with_label = [
-        path.stem
-        for path in (site / "notebooks").glob("02_finetune_*.ipynb")
-        if "(sec-part)=" in path.read_text()
-    ]
-    assert with_label == ["02_finetune_base"]
-
-
-def test_math_is_drawn_from_the_staged_folder(study):
-    site = staged(study)
-    config = yaml.safe_load((site / "_config.yml").read_text())["sphinx"]["config"]
-    script = site / config["html_static_path"][0] / config["mathjax_path"]
-    assert script.stat().st_size > 1_000_000
 
 
 @pytest.mark.parametrize(
@@ -116,7 +105,7 @@ def test_a_broken_record_is_named(study):
 
 
 @pytest.mark.parametrize("name", ["sweep", "frontier", "ablations"])
-def test_swept_methods_have_a_page_a_learning_rate(name):
+def test_swept_methods_have_a_tab_a_learning_rate(name):
     sweep = load_profile(name)
     runs = build.shown_runs(sweep)
     assert {(run.method, run.learning_rate) for run in runs} == {

@@ -30,8 +30,8 @@ def test_one_parameters_table_takes_the_place_of_both_cells(tmp_path):
 
 
 def test_header_stands_between_title_and_text(tmp_path):
-    page = page_of(SOURCE, [], tmp_path, title_end=": LoRA")
-    assert page.cells[0].source == "# A title: LoRA\n\nHEADER\n\nSome text."
+    page = page_of(SOURCE, [], tmp_path)
+    assert page.cells[0].source == "# A title\n\nHEADER\n\nSome text."
 
 
 def test_notebook_without_a_title_is_refused(tmp_path):
@@ -90,14 +90,6 @@ def test_figures_get_image_caption_text_and_a_name_each(tmp_path):
 def test_tables_stay_as_they_are(tmp_path):
     page = page_of(SOURCE, [html_output("<table><tr><td>1</td></tr></table>")], tmp_path)
     assert "<table>" in page.cells[-1].outputs[0].data["text/html"]
-
-
-def test_labels_can_be_dropped_for_further_pages_of_one_notebook(tmp_path):
-    source = notebook("(sec-a)=\n## A\n\n```{math}\n:label: eq-a\nx\n```", ("1",))
-    assert (
-        page_of(source, [], tmp_path, labels=False).cells[2].source == "## A\n\n```{math}\nx\n```"
-    )
-    assert "(sec-a)=" in page_of(source, [], tmp_path).cells[2].source
 
 
 def test_download_holds_the_values_that_were_used(tmp_path):

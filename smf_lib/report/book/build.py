@@ -3,7 +3,7 @@
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from .pages import (
 from .records_files import archive_of
 from .site_check import check_site
 from .slides import make_slides
+from .tabs import in_tabs
 
 HTML = Path("_build") / "html"
 PACKAGE = Path(__file__).resolve().parents[2]
@@ -53,28 +54,20 @@ def stage(profile: Profile, source: Path, root: Path, site: Path) -> Path:
         BookError: an executed notebook or a record is missing or does not fit.
     """
     records = {run.run_id: _record(profile, run, root) for run in profile.runs()}
-    shown = shown_runs(profile)
     toc = stage_prose(source, site)
     code = code_of(source, read_settings(source))
     machines = _machines(records.values())
     for name in notebook_names(toc):
         if name == METHODS_PAGE:
-            for number, run in enumerate(shown):
-                machine = _machines([records[run.run_id]])
-                end = f": {describe_run(profile, run)}"
-                page = f"{name}_{run.run_id}"
-                _stage_notebook(
-                    profile, source, root, site, name, page, code, machine, end, number == 0
-                )
-            _write(site / f"{name}.md", _methods_page(profile, shown, machines))
+            _stage_methods(profile, source, root, site, code, machines)
         elif Path(name).name in BY_HAND:
             notebook, values, header = kept_page(Path(name).name, source, source / "results")
             write_page(notebook, values, site / f"{name}.ipynb", header, code)
         else:
-            _stage_notebook(profile, source, root, site, name, name, code, machines)
+            _stage_notebook(profile, source, root, site, name, code, machines)
     place(site, root / "results")
     drawn = f"Drawn by profile {profile.name} on {machines}, {written(date.today())}"
-    return stage_settings(source, site, _expand(toc, profile, shown), drawn, code)
+    return stage_settings(source, site, toc, drawn, code)
 
 
 def stage_prose(source: Path, site: Path) -> dict:
@@ -138,6 +131,8 @@ def make_pages(draft: Path, site: Path, log: Path) -> Path:
         said = log.read_text("utf-8", errors="replace").splitlines()
         faults = [line for line in said if "WARNING" in line or "ERROR" in line] or said[-20:]
         raise BookError("\n".join([f"Jupyter Book failed; all it said is in {log}:", *faults]))
+    for copy in (draft / "notebooks" / "files").glob("*.ipynb"):
+        shutil.copyfile(copy, draft / HTML / "_sources" / "notebooks" / copy.name)
     mend(draft / HTML)
     problems = check_site(draft / HTML)
     if problems:
@@ -147,7 +142,7 @@ def make_pages(draft: Path, site: Path, log: Path) -> Path:
 
 
 def shown_runs(profile: Profile) -> list[RunSpec]:
-    """The runs that have a page of their own: of a method's seeds the first."""
+    """The runs that have a tab of their own: of a method's seeds the first."""
     return [run for run in profile.runs() if run.seed == profile.seeds_of(run.method)[0]]
 
 
@@ -173,20 +168,71 @@ def _stage_notebook(
     root: Path,
     site: Path,
     name: str,
-    page: str,
     code: Code,
-    machine: str,
-    title_end: str = "",
-    labels: bool = True,
+    machines: str,
 ) -> None:
-    """Write the page `page` from notebook `name`, executed for it."""
-    executed = read_notebook(root / "work" / profile.name / f"{page}.ipynb")
+    """Write the page of notebook `name`."""
+    executed = read_notebook(root / "work" / profile.name / f"{name}.ipynb")
     notebook = with_outputs(read_notebook(source / f"{name}.ipynb"), executed, name, root)
-    header = NOTHING.format(profile.name) if profile.means_nothing else ""
-    header += f"*Profile `{profile.name}`, run on {as_markdown(machine)}{when(executed)}.*"
     records = archive_of(Path(name).name, root / "results", profile.name)
-    path = site / f"{page}.ipynb"
-    write_page(notebook, used_values(executed), path, header, code, records, title_end, labels)
+    header = _drawn_by(profile, machines, executed)
+    write_page(notebook, used_values(executed), site / f"{name}.ipynb", header, code, records)
+
+
+def _stage_methods(
+    profile: Profile, source: Path, root: Path, site: Path, code: Code, machines: str
+) -> None:
+    """Write the page of the notebook that finetunes: one, with a tab for each method.
+
+    To download is the notebook of one run, the last that is shown.
+    """
+    plain = read_notebook(source / f"{METHODS_PAGE}.ipynb")
+    executions, executed = {}, []
+    for run in shown_runs(profile):
+        name = f"{METHODS_PAGE}_{run.run_id}"
+        executed.append(read_notebook(root / "work" / profile.name / f"{name}.ipynb"))
+        drawn = with_outputs(plain, executed[-1], name, root)
+        executions[describe_run(profile, run)] = drawn, used_values(executed[-1])
+    header = _drawn_by(profile, machines, *executed)
+    write_methods(profile, executions, site, header, code)
+
+
+def write_methods(
+    profile: Profile,
+    executions: Mapping[str, tuple[nbformat.NotebookNode, dict[str, Any]]],
+    site: Path,
+    header: str,
+    code: Code,
+) -> None:
+    """Write the page of the notebook that finetunes, with a tab for each execution.
+
+    executions: notebook with outputs, and the values that it was given, by the title of its tab.
+    header: Markdown that says what drew the page. To download is the last execution.
+    """
+    several = any(len(profile.seeds_of(name)) > 1 for name in profile.methods)
+    header += (
+        " One notebook, executed once for each method: the same model, questions and probes, other "
+        f"parameters; a tab for each.{' Of several seeds the first is shown.' if several else ''} "
+        "{doc}`03_results` puts the outcomes side by side, {doc}`/book/rerun` says how to run it "
+        "with parameters of your own."
+    )
+    notebooks, values = (dict(zip(executions, part)) for part in zip(*executions.values()))
+    given = list(values.values())
+    used = {name: _of_all([one.get(name) for one in given]) for name in given[0]}
+    path = site / f"{METHODS_PAGE}.ipynb"
+    page = in_tabs(notebooks, path.with_suffix(""), _code_link(code, path))
+    write_page(page, used, path, header, code, download=list(executions.values())[-1])
+
+
+def _of_all(values: list[Any]) -> Any:
+    """What all executions were given: the one value, or the list of all where they differ."""
+    return values[0] if all(value == values[0] for value in values) else values
+
+
+def _drawn_by(profile: Profile, machines: str, *executed: nbformat.NotebookNode) -> str:
+    """What a page says of itself below its title."""
+    nothing = NOTHING.format(profile.name) if profile.means_nothing else ""
+    return f"{nothing}*Profile `{profile.name}`, run on {as_markdown(machines)}{when(*executed)}.*"
 
 
 def write_page(
@@ -196,37 +242,43 @@ def write_page(
     header: str,
     code: Code,
     records: bytes | None = None,
-    title_end: str = "",
-    labels: bool = True,
+    download: tuple[nbformat.NotebookNode, dict[str, Any]] | None = None,
 ) -> None:
     """Write a notebook as the page `path`, and a copy of it to download; see `as_page`.
 
-    records: an archive of those that the page draws, to download as well.
+    records: an archive of those that the page draws, to download as well. download: notebook and
+    values of the copy, where they are others than the page's.
     """
-    values = {name: without_folders(value) for name, value in values.items()}
     copy = path.parent / "files" / path.name
     copy.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(for_download(notebook, values), copy)
+    taken, used = download or (notebook, values)
+    nbformat.write(for_download(taken, _named(used)), copy)
     header += f" {{download}}`Download this notebook <files/{path.name}>`"
     if records:
         name = f"{path.stem}_records.zip"
         (copy.parent / name).write_bytes(records)
         header += f", {{download}}`and the records that it draws <files/{name}>`"
 
-    def link(file: str, name: str, line: int) -> str:
-        if address := code.link(file, line):
-            return f"[`{name}`]({address})"
-        taken = copy.parent / Path(file).name
-        shutil.copyfile(PACKAGE.parent / file, taken)
-        return f"{{download}}`{name} <files/{taken.name}>`"
-
-    page = as_page(notebook, values, path.stem, header, _in_title(title_end), labels, link)
+    page = as_page(notebook, _named(values), path.stem, header, _code_link(code, path))
     nbformat.write(page, path)
 
 
-def _in_title(text: str) -> str:
-    """A text as part of a page's title, which the theme also writes as HTML, as it stands."""
-    return as_markdown(text.replace("<", "‹").replace(">", "›"))
+def _code_link(code: Code, path: Path) -> Callable[[str, str, int], str]:
+    """What leads from the page `path` to a function: its address, or its file to download."""
+
+    def link(file: str, name: str, line: int) -> str:
+        if address := code.link(file, line):
+            return f"[`{name}`]({address})"
+        taken = path.parent / "files" / Path(file).name
+        taken.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(PACKAGE.parent / file, taken)
+        return f"{{download}}`{name} <files/{taken.name}>`"
+
+    return link
+
+
+def _named(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: without_folders(value) for name, value in values.items()}
 
 
 def _machines(records: Iterable[Record]) -> str:
@@ -240,52 +292,12 @@ def _machines(records: Iterable[Record]) -> str:
     return " and ".join(dict.fromkeys(found))
 
 
-def _methods_page(profile: Profile, shown: list[RunSpec], machines: str) -> str:
-    """The page above those of the runs: what they have in common, and a list of them."""
-    rows = []
-    for run in shown:
-        rate = "" if run.learning_rate is None else f"{run.learning_rate:g}"
-        link = f"[{as_markdown(describe_run(profile, run))}](02_finetune_{run.run_id}.ipynb)"
-        rows.append(f"| {link} | `{run.method}` | {run.seed} | {rate} |")
-    several = any(len(profile.seeds_of(name)) > 1 for name in profile.methods)
-    seeds = " Of several seeds the first is shown." if several else ""
-    return "\n".join(
-        [
-            "# Finetuning, method by method",
-            "",
-            (NOTHING.format(profile.name) if profile.means_nothing else "")
-            + f"*Profile `{profile.name}`, run on {as_markdown(machines)}.*",
-            "",
-            "One notebook, executed once for each method: the same model, questions and probes,",
-            f"other parameters.{seeds} {{doc}}`03_results` puts the outcomes side by side, and",
-            "{doc}`/book/rerun` says how to run the notebook with parameters of your own.",
-            "",
-            "| page | method | seed | learning rate |",
-            "| --- | --- | --- | --- |",
-            *rows,
-            "",
-        ]
-    )
-
-
 def notebook_names(toc: dict) -> list[str]:
     """The notebooks among the chapters, in reading order, without their ending."""
     chapters = list(toc.get("chapters", []))
     for part in toc.get("parts", []):
         chapters += part["chapters"]
     return [c["file"] for c in chapters if c["file"].startswith("notebooks/")]
-
-
-def _expand(toc: dict, profile: Profile, shown: list[RunSpec]) -> dict:
-    """The table of contents with a page a run below the one of all methods."""
-    for chapters in [toc.get("chapters", []), *(p["chapters"] for p in toc.get("parts", []))]:
-        for chapter in chapters:
-            if chapter["file"] == METHODS_PAGE:
-                chapter["sections"] = [
-                    {"file": f"{METHODS_PAGE}_{run.run_id}", "title": describe_run(profile, run)}
-                    for run in shown
-                ]
-    return toc
 
 
 def _write(path: Path, text: str) -> None:

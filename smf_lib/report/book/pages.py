@@ -6,7 +6,6 @@ copy, so text can be corrected without running anything again.
 
 import base64
 import copy
-import re
 from collections.abc import Callable
 from datetime import date, datetime
 from pathlib import Path
@@ -20,8 +19,8 @@ from ..text import as_markdown
 from .parameters import INJECTED_TAG, TAG, fill_in, parameter_table, read_parameters
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
+ASIDE = "remove-cell"  # tag of code that no page shows
 CELL = "{{cell}}"  # in a caption, until the cell that drew the figure has a label
-LABEL_LINE = re.compile(r"^(\([\w-]+\)=|:(label|name): .*)\n?", re.MULTILINE)
 
 
 class BookError(ValueError):
@@ -45,13 +44,13 @@ def used_values(executed: NotebookNode) -> dict[str, Any]:
     return dict(executed.metadata.get("papermill", {}).get("parameters", {}))
 
 
-def when(executed: nbformat.NotebookNode) -> str:
-    """Date and duration of an executed notebook, or "" if papermill did not note them."""
-    noted = executed.metadata.get("papermill", {})
-    if not noted.get("end_time"):
+def when(*executed: NotebookNode) -> str:
+    """Last date and whole duration of executed notebooks, or "" if papermill did not note them."""
+    noted = [notebook.metadata.get("papermill", {}) for notebook in executed]
+    if not all(found.get("end_time") for found in noted):
         return ""
-    ended = datetime.fromisoformat(noted["end_time"])
-    seconds = noted.get("duration") or 0.0
+    ended = max(datetime.fromisoformat(found["end_time"]) for found in noted)
+    seconds = sum(found.get("duration") or 0.0 for found in noted)
     took = f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
     return f", {written(ended)}, in {took}"
 
@@ -76,14 +75,14 @@ def with_outputs(
 
     Raises BookError if the code that was executed is not that of the source.
     """
-    ran = [c for c in executed.cells if c.cell_type == "code" and not _has_tag(c, INJECTED_TAG)]
-    code = [c for c in source.cells if c.cell_type == "code"]
+    ran = [c for c in executed.cells if _is_own(c) and not _has_tag(c, INJECTED_TAG)]
+    code = [c for c in source.cells if _is_own(c)]
     if [c.source for c in ran] != [c.source for c in code]:
         raise BookError(f"{name} was executed with other code than it has now; run it again")
     if any(o.output_type == "error" for c in ran for o in c.outputs):
         raise BookError(f"{name} ended with an error; run it again")
     page = without_outputs(source)
-    targets = [c for c in page.cells if c.cell_type == "code"]
+    targets = [c for c in page.cells if _is_own(c)]
     for cell, done in zip(targets, ran):
         cell.outputs = _clean(done.outputs, root)
         cell.execution_count = done.execution_count
@@ -111,22 +110,17 @@ def as_page(
     values: dict[str, Any],
     stem: str,
     header: str,
-    title_end: str = "",
-    labels: bool = True,
     code_link: Callable[[str, str, int], str] | None = None,
 ) -> NotebookNode:
     """A copy to be shown in the book.
 
     stem: name of the page, from which figures get theirs. header: Markdown shown below the title.
-    title_end: added to the title. labels: False drops the labels of sections and equations, for a
-    notebook of which there are several pages. code_link: Markdown that leads to a function that
-    draws, from its file, name and line; with it every figure leads to its cell and its function.
+    code_link: Markdown that leads to a function that draws, from its file, name and line; with it
+    every figure leads to its cell and its function.
     """
     page = copy.deepcopy(notebook)
     cells: list[NotebookNode] = []
     for cell in page.cells:
-        if cell.cell_type == "markdown" and not labels:
-            cell.source = LABEL_LINE.sub("", cell.source)
         if _has_tag(cell, TAG):
             table = parameter_table(read_parameters(cell.source), values)
             cells.append(nbformat.v4.new_markdown_cell(f":::{{dropdown}} Parameters\n{table}\n:::"))
@@ -134,22 +128,27 @@ def as_page(
             cells += _figures(cell, code_link)
         else:
             cells.append(cell)
-    _head(cells, stem, header, title_end)
+    _head(cells, stem, header)
     _number_figures(cells, stem)
     page.cells = _lead_to_cells(cells, stem) if code_link else cells
     return page
+
+
+def _is_own(cell: NotebookNode) -> bool:
+    """Whether a cell is the notebook's own code: not the one that installs in Colab."""
+    return cell.cell_type == "code" and not _has_tag(cell, ASIDE)
 
 
 def _has_tag(cell: NotebookNode, tag: str) -> bool:
     return tag in cell.metadata.get("tags", [])
 
 
-def _head(cells: list[NotebookNode], stem: str, header: str, title_end: str) -> None:
+def _head(cells: list[NotebookNode], stem: str, header: str) -> None:
     first = cells[0] if cells else None
     if first is None or first.cell_type != "markdown" or not first.source.startswith("# "):
         raise BookError(f"notebook {stem} must begin with a title (`# ...`)")
     title, _, rest = first.source.partition("\n")
-    first.source = f"{title}{title_end}\n\n{header}\n\n{rest.lstrip()}"
+    first.source = f"{title}\n\n{header}\n\n{rest.lstrip()}"
 
 
 def _clean(outputs: list[NotebookNode], root: Path) -> list[NotebookNode]:
@@ -206,14 +205,12 @@ def _figures(
     cells, current, outputs = [], cell, cell.outputs
     current.outputs = []
     for output in outputs:
-        found = _figure(output)
+        found = figure_of(output)
         if found is None:
             current.outputs.append(output)
             continue
         image, caption, alt, drawn_by = found
-        if code_link and drawn_by.count(":") == 2:
-            file, name, line = drawn_by.split(":")
-            caption += f" (Drawn by {code_link(file, name, int(line))} in this {CELL}.)"
+        caption += link_to_drawing(drawn_by, code_link, f" in this {CELL}")
         current.outputs.append(image)
         options = current.metadata.setdefault("mystnb", {})
         options.setdefault("figure", {})["caption"] = caption
@@ -234,7 +231,17 @@ def _number_figures(cells: list[NotebookNode], stem: str) -> None:
         figure.setdefault("name", f"fig-{stem.replace('_', '-')}-{number}")
 
 
-def _figure(output: NotebookNode) -> tuple[NotebookNode, str, str, str] | None:
+def link_to_drawing(
+    drawn_by: str, code_link: Callable[[str, str, int], str] | None, where: str = ""
+) -> str:
+    """What a caption ends with: a link to the function that drew (`file:name:line`), if known."""
+    if code_link is None or drawn_by.count(":") != 2:
+        return ""
+    file, name, line = drawn_by.split(":")
+    return f" (Drawn by {code_link(file, name, int(line))}{where}.)"
+
+
+def figure_of(output: NotebookNode) -> tuple[NotebookNode, str, str, str] | None:
     """Image, caption as Markdown, alternative text and drawing function of a figure's output."""
     html = output.get("data", {}).get("text/html", "")
     if "<figure" not in html:
