@@ -40,7 +40,8 @@ if os.environ.pop(STOPPABLE, None):
     end_with_parent()
 
 SOURCE = Path(os.path.relpath(workflow.basedir))
-VIEWS = ["00_frontier", "03_results", "04_selection", "05_cost", "06_paper", "07_one_after_another"]
+VIEWS = ["00_frontier", "03_results", "04_selection", "05_cost", "06_paper", "06_paper_tables",
+         "07_one_after_another"]
 CURVES = ["frontier", "ablations"]  # profiles whose whole curves are shown, whatever is built
 SEQUENCE = "sequence"  # the profile whose sequences are shown, unless the one that is built has some
 PAPER_STUDIES = ["medmcqa-qwen-coder", "medmcqa-smollm2", "paper"]
@@ -90,7 +91,7 @@ def shown_records(wildcards):
     further = [p for p in found if p.parent.name != "local" or p.parts[1] == PROFILE.name]
     if wildcards.view == "00_frontier":
         further += [p for p in found if p.parts[1] in CURVES]
-    if wildcards.view == "06_paper":
+    if wildcards.view.startswith("06_paper"):
         names = [*PAPER_STUDIES, "medmcqa"]
         further += [p for p in found if p.parts[1] in names]
         further += [source("profiles", f"{name}.yaml") for name in names]
@@ -128,7 +129,7 @@ def start_of(wildcards):
 
 
 def view_parameters(wildcards):
-    if wildcards.view == "06_paper":
+    if wildcards.view.startswith("06_paper"):
         own = PROFILE.is_like_the_paper and PROFILE.name not in PAPER_STUDIES
         return json.dumps({"studies": [*([PROFILE_NAME] if own else []), *PAPER_STUDIES]})
     if wildcards.view == "00_frontier":

@@ -1,4 +1,4 @@
-"""The chapter on the paper's arms: its notebook is clean, and runs whatever is on record."""
+"""The chapter on the paper and its appendix: clean notebooks that run whatever is on record."""
 
 import ast
 
@@ -9,13 +9,13 @@ from helpers_records import paper_records
 from smf_lib.study.profiles import PROFILE_DIR, load_profile
 from smf_lib.study.records.results import write_record
 
-PATH = PROFILE_DIR.parent / "notebooks" / "06_paper.ipynb"
+NOTEBOOKS = PROFILE_DIR.parent / "notebooks"
 MAIN = ("base", "full", "lora", "smf-kl", "additive-kl", "retrofit-additive")
 
 
-@pytest.fixture(scope="module")
-def cells():
-    return nbformat.read(PATH, 4).cells
+@pytest.fixture(scope="module", params=["06_paper", "06_paper_tables"])
+def cells(request):
+    return nbformat.read(NOTEBOOKS / f"{request.param}.ipynb", 4).cells
 
 
 def test_source_has_one_parameters_cell_and_no_outputs(cells):

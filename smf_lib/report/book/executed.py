@@ -25,7 +25,9 @@ from .pages import (
 
 BY_HAND = {"08_patches": "patches"}  # no build waits for it; its profile
 DEFAULT = "quick"  # the profile that the others are for
-FROM_RECORDS = ("00_frontier", "03_results", "05_cost", "06_paper", "07_one_after_another")
+FROM_RECORDS = (
+    "00_frontier", "03_results", "05_cost", "06_paper", "06_paper_tables", "07_one_after_another",
+)  # fmt: skip
 OF_RUNS = "02_finetune"  # executed once a run
 PLACE = Path("reference", "notebooks")
 NOT_RUN = (

@@ -13,13 +13,18 @@ from datetime import date
 from pathlib import Path
 
 from ...study import notebooks
-from .address import code_of
+from ...study.profiles import load_profile
+from .address import Code, code_of
 from .build import (
+    METHODS_PAGE,
+    describe_run,
     make_pages,
     notebook_names,
     read_settings,
+    shown_runs,
     stage_prose,
     stage_settings,
+    write_methods,
     write_page,
 )
 from .drawn import place
@@ -64,12 +69,28 @@ def stage_published(source: Path, work: Path, site: Path) -> Path:
             header = f"*Drawn from recorded runs{when(executed)}.*"
             records = archive_of(page.stem, work / "results", DEFAULT)
             write_page(drawn, used_values(executed), page, header, code, records)
+        elif name == METHODS_PAGE:
+            _stage_methods(source, site, code)
         else:
             drawn, values, header = kept_page(page.stem, source, source / "results")
             write_page(drawn, values, page, header, code)
     place(site, work / "results")
     drawn_on = f"Drawn from recorded studies on {written(date.today())}"
     return stage_settings(source, site, toc, drawn_on, code)
+
+
+def _stage_methods(source: Path, site: Path, code: Code) -> None:
+    """The page of the notebook that finetunes, with a tab for each run that is kept with records."""
+    profile, found = load_profile(DEFAULT), {}
+    for run in shown_runs(profile):
+        name = f"{Path(METHODS_PAGE).name}_{run.run_id}"
+        drawn, values, header = kept_page(name, source, source / "results")
+        if values:
+            found[describe_run(profile, run)] = drawn, values
+    if found:
+        write_methods(profile, found, site, f"*Recorded by profile `{profile.name}`.*", code)
+    else:
+        write_page(drawn, {}, site / f"{METHODS_PAGE}.ipynb", header, code)
 
 
 def _copy_recorded(results: Path, copies: Path) -> None:

@@ -4,6 +4,7 @@ import io
 import zipfile
 from pathlib import Path
 
+PAPER = ("medmcqa-qwen-coder", "medmcqa-smollm2", "medmcqa", "paper")
 # The profiles (or benchmarks) whose records a page draws; "" is the profile that the page is for.
 DRAWN = {
     "00_frontier": ("frontier", "ablations"),
@@ -11,7 +12,8 @@ DRAWN = {
     "04_selection": ("frontier",),
     "05_cost": ("", "benchmarks"),
     "07_one_after_another": ("sequence",),
-    "06_paper": ("medmcqa-qwen-coder", "medmcqa-smollm2", "medmcqa", "paper"),
+    "06_paper": PAPER,
+    "06_paper_tables": PAPER,
 }
 
 
