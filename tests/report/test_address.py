@@ -1,7 +1,11 @@
 """Where the code lives: said by one setting, or by the clone, or by nobody, and never invented."""
 
+import os
 import subprocess
+import sys
+from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
 
@@ -11,6 +15,7 @@ from smf_lib.report.book.pages import BookError
 from smf_lib.study.profiles import PROFILE_DIR
 
 REPOSITORY = PROFILE_DIR.parent
+NOTEBOOKS = sorted(REPOSITORY.glob("notebooks/*.ipynb"))
 
 
 def clone(folder, remote):
@@ -61,6 +66,33 @@ def test_the_repository_has_a_setting_and_citation_names_the_same_address():
     url = read_settings(REPOSITORY)["repository"]["url"]
     cited = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text()).get("repository-code", "")
     assert url == cited
+    cells = {path: nbformat.read(path, 4).cells[1] for path in NOTEBOOKS}
+    assert len(cells) == 10 and len({cell.source for cell in cells.values()}) == 1
+    assert f'REPOSITORY = "{url}"' in cells[NOTEBOOKS[0]].source
+
+
+@pytest.mark.parametrize("address", ["", "the clone's"])
+def test_in_colab_the_first_cell_fetches_and_installs_the_code(address, tmp_path, monkeypatch):
+    cell = nbformat.read(NOTEBOOKS[0], 4).cells[1]
+    assert "remove-cell" in cell.metadata["tags"]  # and no page shows it
+    monkeypatch.chdir(tmp_path)
+    exec(cell.source, {})  # noqa: S102 - not in Colab: nothing
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setitem(sys.modules, "google.colab", object())
+    url = clone(tmp_path / "origin", "").as_posix() if address else ""
+    pip = tmp_path / "bin" / "pip"
+    pip.parent.mkdir()
+    pip.write_text(f"#!/bin/sh\necho $* > {tmp_path}/asked\n")
+    pip.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{pip.parent}{os.pathsep}{os.environ['PATH']}")
+    said = cell.source.replace('REPOSITORY = ""', f'REPOSITORY = "{url}"')
+    if not url:
+        with pytest.raises(SystemExit, match="no public address to install from"):
+            exec(said, {})  # noqa: S102
+        return
+    exec(said, {})  # noqa: S102
+    assert Path.cwd() == tmp_path / "smf" and (Path.cwd() / ".git").is_dir()
+    assert (tmp_path / "asked").read_text() == "install --quiet -e smf[book]\n"
 
 
 def test_pages_have_buttons_and_links_where_the_address_is_known(tmp_path):
