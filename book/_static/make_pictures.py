@@ -1,4 +1,4 @@
-"""Draw the lookup, the book's icon and the picture of links: `python book/_static/make_pictures.py`.
+"""Draw the lookup, the icon and the picture of links: `python book/_static/make_pictures.py`.
 
 All show the example of the chapter "Memory layers and product keys": nine rows, two are read.
 """
@@ -71,7 +71,9 @@ def lookup() -> Figure:
         y = 8 + 4.3 * row + 2
         _arrow(ax, (47.6 + 5.5 * j, 15.9 + 5.5 * i), (67.7, y), DARK)
         _arrow(ax, (83.3, y), (87.6, 38), DARK)
-        ax.text(83.8, y + (-2.6 if row == read[0] else 2.6), f"{weight:.3f}", va="center", color=INK)
+        ax.text(
+            83.8, y + (-2.6 if row == read[0] else 2.6), f"{weight:.3f}", va="center", color=INK
+        )
     _box(ax, 87.9, 35.3, 11.7, 5.4, _numbers(output, ".3f"), "white", DARK)
     return figure
 

@@ -1,4 +1,4 @@
-"""Checks of built pages: links, figures, search, mathematics, and that nothing is fetched from outside."""
+"""Checks of built pages: links, figures, search, mathematics, and no request to another host."""
 
 import json
 import re
