@@ -1,5 +1,7 @@
 """Pages from executed notebooks."""
 
+import copy
+
 import pytest
 from helpers_book import PNG, executed, figure_html, html_output, notebook, write
 from nbformat import v4
@@ -50,6 +52,16 @@ def test_text_of_the_source_is_shown_with_outputs_of_the_run(tmp_path):
 def test_other_code_than_was_run_is_refused(tmp_path):
     with pytest.raises(BookError, match="nb was executed with other code"):
         with_outputs(notebook("## Look", ("print(1)",)), executed(SOURCE), "nb", tmp_path)
+
+
+def test_the_cell_that_installs_in_colab_is_not_compared(tmp_path):
+    install = v4.new_code_cell("import os", metadata={"tags": ["remove-cell"]})
+    source = copy.deepcopy(SOURCE)
+    source.cells.insert(1, install)
+    said = [v4.new_output("stream", name="stdout", text="3\n")]
+    for done in (executed(SOURCE, said), executed(source, said)):
+        page = with_outputs(source, done, "nb", tmp_path)
+        assert page.cells[-1].outputs == said and not page.cells[1].outputs
 
 
 def test_a_run_that_failed_is_refused(tmp_path):

@@ -7,10 +7,12 @@ import sys
 import nbformat
 import pytest
 import yaml
-from helpers_book import PAGES, REPOSITORY, copy_repository, notebook, write
+from helpers_book import PAGES, REPOSITORY, copy_repository, executed, notebook, write
 from helpers_records import make_record
+from nbformat import v4
 
 from smf_lib.report.book import published
+from smf_lib.report.book.address import Code
 from smf_lib.report.book.pages import BookError
 from smf_lib.study.records.results import write_record
 
@@ -58,6 +60,20 @@ def test_notebooks_that_load_a_model_are_shown_and_not_run(edition, name):
     assert found[-1].source == LOADS and not found[-1].outputs
 
 
+def test_runs_that_are_kept_stand_in_tabs(tmp_path):
+    source = notebook(("print(method)",))
+    write(source, tmp_path / "notebooks" / "02_finetune.ipynb")
+    kept = tmp_path / "results" / "quick" / "reference" / "notebooks"
+    for run in ("base", "lora-seed0"):
+        said = v4.new_output("stream", name="stdout", text=f"{run} it was\n")
+        write(executed(source, [said], method=run), kept / f"02_finetune_{run}.ipynb")
+    published._stage_methods(tmp_path, tmp_path / "site", Code("", "main", None, False))
+    page = nbformat.read(tmp_path / "site" / "notebooks" / "02_finetune.ipynb", 4)
+    assert "*Recorded by profile `quick`.*" in page.cells[0].source
+    assert "lora-seed0 it was" in page.cells[-1].source
+    assert page.cells[-1].source.count("{tab-item}") == 2
+
+
 def test_every_chapter_is_there_and_the_footer_says_what_drew_it(edition):
     parts = yaml.safe_load((edition / "_toc.yml").read_text())["parts"]
     files = [chapter["file"] for part in parts for chapter in part["chapters"]]
@@ -81,6 +97,7 @@ def test_jupyter_book_in_a_clone_gives_the_published_edition(tmp_path):
         copy(REPOSITORY / name, tmp_path / name)
     stand_in = """
 from smf_lib.report.book import published
+from smf_lib.report.book.address import Code
 def publish(source, root):
     page = root / "work" / "published" / "site" / "one.html"
     page.parent.mkdir(parents=True)

@@ -80,7 +80,7 @@ def stage_published(source: Path, work: Path, site: Path) -> Path:
 
 
 def _stage_methods(source: Path, site: Path, code: Code) -> None:
-    """The page of the notebook that finetunes, with a tab for each run that is kept with records."""
+    """Write the page of the notebook that finetunes, with a tab for each run that is kept."""
     profile, found = load_profile(DEFAULT), {}
     for run in shown_runs(profile):
         name = f"{Path(METHODS_PAGE).name}_{run.run_id}"
