@@ -74,6 +74,7 @@ def test_outputs_lose_bars_warnings_widgets_and_paths_of_the_machine(tmp_path):
     outputs = [
         v4.new_output("stream", name="stdout", text="0%\r50%\r100%\n"),
         v4.new_output("stream", name="stderr", text="Warning"),
+        v4.new_output("display_data", {"text/markdown": "", "text/plain": "<Markdown object>"}),
         v4.new_output(
             "display_data", {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "bar"}
         ),

@@ -163,7 +163,10 @@ def _clean(outputs: list[NotebookNode], root: Path) -> list[NotebookNode]:
                 kept[-1].text += output.text
                 continue
         else:
-            if WIDGET in output.get("data", {}):
+            if (
+                WIDGET in output.get("data", {})
+                or output.get("data", {}).get("text/markdown") == ""
+            ):
                 continue
             for mime, data in output.get("data", {}).items():
                 if isinstance(data, str) and mime.startswith("text/"):
