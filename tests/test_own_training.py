@@ -9,6 +9,31 @@ import yaml
 from helpers_training import PAGE, PYTHON, REPOSITORY, run, touched, write_folder
 
 SHELL = re.compile(r"^```bash\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+REFERENCE = """
+import torch
+from datasets import load_dataset
+from peft import get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import DPOConfig, DPOTrainer
+
+from smf_lib import SparseMemoryCallback, SparseMemoryConfig, memories
+
+config = SparseMemoryConfig(task_type="CAUSAL_LM", rule="count", trainable="values+scale")
+model = get_peft_model(AutoModelForCausalLM.from_pretrained("model"), config)
+torch.manual_seed(0)
+for name, parameter in model.named_parameters():  # as after a first training
+    if name.endswith((".values", ".smf_scale.default")):
+        torch.nn.init.normal_(parameter.data, std=10)
+trainer = DPOTrainer(
+    model=model,
+    args=DPOConfig("trained-again", logging_steps=1, max_steps=2, report_to=[], bf16=False),
+    train_dataset=load_dataset("json", data_files="preferences.jsonl", split="train"),
+    processing_class=AutoTokenizer.from_pretrained("model"),
+)
+trainer.add_callback(SparseMemoryCallback(trainer, learning_rate=1e-1))
+trainer.train()
+print("losses", *[line["loss"] for line in trainer.state.log_history if "loss" in line])
+"""
 RATES = re.compile(r"^\| ([^|]+) \| (\d\S*) \| (\S+) to (\S+) \|$", re.MULTILINE)
 
 
@@ -20,8 +45,9 @@ def folder(tmp_path_factory):
 
 def test_the_scripts_train_what_they_save(folder):
     scripts = [name for name, _ in PYTHON.findall(PAGE.read_text("utf-8"))]
-    assert scripts == ["trainer.py", "sft.py", "dpo.py", "quantised.py", "loop.py"]
-    scripts.remove("quantised.py")  # tests/quantised
+    assert scripts.pop(scripts.index("quantised.py")) == "quantised.py"  # tests/quantised
+    assert scripts.pop(scripts.index("sharded.py")) == "sharded.py"  # below
+    assert scripts == ["trainer.py", "sft.py", "dpo.py", "loop.py", "exporting.py"]
     code = f"import runpy\nfor name in {scripts}: runpy.run_path(name, run_name='__main__')"
     said = run(folder, "-c", code)
     for name in ("adapter", "adapter-sft", "adapter-dpo"):
@@ -34,13 +60,24 @@ def test_the_scripts_train_what_they_save(folder):
     assert "teaches memory rows next to nothing" not in said
 
 
+def test_the_reference_of_a_trained_memory_is_what_it_was(folder):
+    """The scale is trained too (+S), and TRL keeps a copy of the adapter as the reference."""
+    said = run(folder, "-c", REFERENCE)
+    first, second = map(float, said[said.index("losses") :].split()[1:3])
+    assert first == pytest.approx(0.6931, abs=1e-4) and second != pytest.approx(0.6931, abs=1e-4)
+
+
 def test_two_processes_and_lm_eval_from_the_command_line(folder):
-    torchrun, lm_eval = (block.split() for block in SHELL.findall(PAGE.read_text("utf-8")))
-    assert torchrun[0] == "torchrun" and lm_eval[0] == "lm_eval"
-    run(folder, "-m", "torch.distributed.run", *torchrun[1:])
-    assert touched(folder / "adapter") > 0
-    said = run(folder, "-m", *lm_eval, "--limit", "8", inside="tasks")
-    assert re.search(r"minimal_pairs *\|.*\|acc", said)
+    blocks = [block.split() for block in SHELL.findall(PAGE.read_text("utf-8"))]
+    assert [block[0] for block in blocks] == ["torchrun", "torchrun", "lm_eval", "lm_eval"]
+    for torchrun in blocks[:2]:
+        run(folder, "-m", "torch.distributed.run", *torchrun[1:])
+    assert touched(folder / "adapter") > 0 and touched(folder / "adapter-sharded") > 0
+    assert (folder / "checkpoint" / ".metadata").is_file()
+    run(folder, "exporting.py")
+    scores = [run(folder, "-m", *lm_eval, "--limit", "8", inside="tasks") for lm_eval in blocks[2:]]
+    tables = [re.search(r"minimal_pairs *\|.*\|acc.*", said)[0] for said in scores]
+    assert tables[0] == tables[1]
 
 
 @pytest.mark.parametrize("page", ["README.md", "book/own_training.md"])
