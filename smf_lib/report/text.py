@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 CROWDED = 9  # more methods than this are not named one by one beside marks or as pairs
+MANY = 20  # of more methods than this, intervals would hide the marks of a figure
 
 
 JOINER = "\u2060"  # has no width, and is no letter of a TeX command

@@ -25,7 +25,7 @@ from smf_lib.report.figures.style import (
     FURTHER,
     method_colours,
     method_family,
-    method_shape,
+    method_shapes,
     text_colour,
 )
 from smf_lib.report.measures import DRIFTS, drift_measures
@@ -174,15 +174,58 @@ def test_labels_do_not_overlap(figure, records):
 
 def test_many_methods_are_told_apart_by_hue_and_mark():
     methods = load_profile("medmcqa").methods
-    colours = method_colours(methods)
-    assert len({(colours[m], method_shape(m)) for m in methods}) == len(methods)
+    colours, shapes = method_colours(methods), method_shapes(methods)
+    assert len({(colours[m], shapes[m]) for m in methods}) == len(methods)
     for start in ("smf-", "additive-", "replacement-"):
         family = [method for method in methods if method.startswith(start)]
-        assert len({method_shape(method) for method in family}) == len(family)
+        assert len({shapes[method] for method in family}) == len(family)
     assert method_family("lora") == method_family("base") == "Without a memory"
     legend = drawn("gain", "every arm").fig.legends[0]
     labels = [text.get_text() for text in legend.get_texts()]
     assert sorted(labels) == sorted(method.label for method in methods.values())
+
+
+FIFTY = [f"further-{number}" for number in range(50)]
+
+
+def fifty_methods(rates=(1e-4,)):
+    """Fifty methods that the library does not bring, each with a gain and a drift of its own."""
+    random = np.random.default_rng(0)
+    trained = [
+        make_record(
+            method, rate, exam=random.integers(0, 2, 20), kl=[0.001 * (n + 1)] * 2,
+            loss=(3.0, 2.0 + n / 50),
+        )
+        for n, method in enumerate(FIFTY)
+        for rate in rates
+    ]  # fmt: skip
+    return [make_record("base", exam=[0, 1] * 10), *trained]
+
+
+def drawn_as(line):
+    return matplotlib.colors.to_hex(line.get_color()), line.get_marker()
+
+
+def test_fifty_further_methods_are_told_apart():
+    figure = figures.gain_against_forgetting(fifty_methods())
+    legend = figure.fig.legends[0]
+    handles = {drawn_as(handle) for handle in legend.legend_handles}
+    assert len(handles) == len(legend.get_texts()) == 51
+    points = [line for line in figure.fig.axes[0].lines if line.get_linestyle() == "None"]
+    assert handles == {drawn_as(line) for line in points}
+    assert "Intervals of 50 methods would hide the marks" in figure.caption
+
+
+@pytest.mark.parametrize("figure", ["loss", "rates"])
+def test_lines_of_fifty_methods_are_drawn_a_few_a_panel(figure):
+    drawing = RECORD_FIGURES[figure](fifty_methods((1e-4,) if figure == "loss" else (1e-4, 1e-3)))
+    panels = [ax for ax in drawing.fig.axes if ax.axison]
+    named = [{t.get_text() for t in ax.texts if t.get_text() in FIFTY} for ax in panels]
+    assert sorted(name for names in named for name in names) == sorted(FIFTY)
+    colours = method_colours(FIFTY)
+    for names in named:
+        assert len({colours[name] for name in names}) == len(names) <= len(FURTHER)
+    check_complete(drawing)
 
 
 def published_figure(records, name="medmcqa-smollm2"):

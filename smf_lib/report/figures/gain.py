@@ -1,6 +1,6 @@
 """The main figure: what each method learned against what it forgot."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -14,10 +14,21 @@ from ..analysis.captions import baseline_sentence, seeds_sentence, setting_sente
 from ..analysis.effects import change, drift, level
 from ..analysis.stats import Interval
 from ..measures import EXAM, Measure, drift_measures
-from ..text import CROWDED, listed, signed
+from ..text import CROWDED, MANY, listed, signed
 from .axes import bars, spread_axis, widen
 from .labels import Label, place_labels
-from .style import FAINT, GREY, Figure, mark_style, method_colours, new_figure, study_shapes, styled
+from .style import (
+    FAINT,
+    GREY,
+    MARKERS,
+    Figure,
+    mark_style,
+    method_colours,
+    method_shapes,
+    new_figure,
+    study_shapes,
+    styled,
+)
 
 
 @styled
@@ -26,8 +37,8 @@ def gain_against_forgetting(records: Sequence[Record]) -> Figure:
 
     Several learning rates of a method are joined in their order, starting at the base model.
     Studies differ in the shape of the mark; many methods are told apart by it, named in a legend,
-    and studies then differ in the filling. Raises ValueError if no trained run has both the
-    exam and a probe, ResultsError if a study has no base run.
+    and studies then differ in the filling. Of very many, no intervals are drawn. Raises ValueError
+    if no trained run has both the exam and a probe, ResultsError if a study has no base run.
     """
     arms = [arm for arm in group_arms(records) if arm.has(EXAM)]
     trained = [arm for arm in arms if not arm.is_base]
@@ -37,7 +48,8 @@ def gain_against_forgetting(records: Sequence[Record]) -> Figure:
         raise ValueError(f"records hold no trained run with {EXAM} and a forgetting probe")
     gains = {arm: change(arm, base_of(arm, arms), EXAM) for arm in trained}
     shapes = study_shapes(arm.where for arm in arms)
-    crowded = len({arm.first.method for arm in trained}) > CROWDED
+    crowded = _methods(trained) > CROWDED
+    marks = method_shapes(arm.first.method for arm in trained) if crowded else {}
     columns = min(len(panels), 2)
     rows = -(-len(panels) // columns)
     figure = new_figure((4.4 if rows == 1 else 3.6 * rows) + (1.3 if crowded else 0))
@@ -47,7 +59,7 @@ def gain_against_forgetting(records: Sequence[Record]) -> Figure:
     for ax, (metric, measure) in zip(grid, panels.items(), strict=True):
         shown = [arm for arm in trained if arm.has(metric)]
         drifts[metric] = {arm: drift(arm, base_of(arm, arms), metric) for arm in shown}
-        _gain_panel(ax, measure, gains, drifts[metric], shapes, crowded)
+        _gain_panel(ax, measure, gains, drifts[metric], shapes, marks)
     widen(grid[0], 4.0, "y")
     for ax in grid[::columns]:
         ax.set_ylabel("exam gain (points)")
@@ -64,6 +76,11 @@ def gain_against_forgetting(records: Sequence[Record]) -> Figure:
     for ax, metric in zip(grid, panels, strict=True):
         _name_marks(ax, gains, drifts[metric], _base_label(arms))
     return Figure(figure, *_words(arms, gains, drifts, panels))
+
+
+def _methods(arms: Iterable[Arm]) -> int:
+    """How many methods these arms have."""
+    return len({arm.first.method for arm in arms})
 
 
 def _words(
@@ -83,12 +100,14 @@ def _words(
         " Lines start at the base model and join the learning rates of a method in their order."
     )
     lost = [a for a in gains if any(a in d and not d[a].known for d in drifts.values())]
+    methods = _methods(gains)
+    left_out = f" Intervals of {methods} methods would hide the marks; the tables hold them."
     diverged = f" Diverged, so not drawn: {listed(arm_name(a, arms) for a in lost)}."
     caption = (
         "What was learned against what was forgotten. Up is more learned, right is more "
         f"forgotten; the base model is at the origin.{joined if sweep else ''}"
-        f"{diverged if lost else ''} {setting_sentence(arms)} {seeds_sentence(arms)} "
-        f"{baseline_sentence(arms)}"
+        f"{diverged if lost else ''}{left_out if methods > MANY else ''} "
+        f"{setting_sentence(arms)} {seeds_sentence(arms)} {baseline_sentence(arms)}"
     )
     against = listed(measure.drift_axis for measure in panels.values())
     alt = f"Scatter plots of exam gain against {against}. "
@@ -106,7 +125,7 @@ def _gain_panel(
     gains: dict[Arm, Interval],
     drifts: dict[Arm, Interval],
     shapes: dict[str, str],
-    crowded: bool,
+    marks: dict[str, str],
 ) -> None:
     """Marks, intervals, zero lines and sweep lines of one probe."""
     colours = method_colours(arm.first.method for arm in gains)
@@ -117,8 +136,9 @@ def _gain_panel(
             continue
         x, y = interval.value, gains[arm].value
         colour = colours[arm.first.method]
-        bars(ax, interval, gains[arm], colour)
-        ax.plot(x, y, color=colour, **_mark(arm, shapes, crowded, colour))
+        if _methods(gains) <= MANY:
+            bars(ax, interval, gains[arm], colour)
+        ax.plot(x, y, color=colour, **_mark(arm, shapes, marks, colour))
     for method, points in _sweep_lines(gains, drifts):
         xs, ys = zip(*points, strict=True)
         ax.plot(xs, ys, color=colours[method], linewidth=0.9, alpha=0.7, zorder=2)
@@ -128,14 +148,14 @@ def _gain_panel(
     ax.xaxis.set_major_locator(MaxNLocator(5))
     widen(ax, measure.least_span, "x")
     known = [interval for interval in drifts.values() if interval.known]
-    spread_axis(ax, known, 8 if crowded else 20)
+    spread_axis(ax, known, 8 if marks else 20)
 
 
-def _mark(arm: Arm, shapes: dict[str, str], crowded: bool, colour: str) -> dict:
+def _mark(arm: Arm, shapes: dict[str, str], marks: dict[str, str], colour: str) -> dict:
     """The arm's mark: shaped by study, or, with many methods, by method and filled by study."""
-    if not crowded:
-        return mark_style("") | {"marker": shapes[arm.where]}
-    style = mark_style(arm.first.method)
+    if not marks:
+        return mark_style(MARKERS[0]) | {"marker": shapes[arm.where]}
+    style = mark_style(marks[arm.first.method])
     if list(shapes).index(arm.where):
         style |= {"markerfacecolor": "white", "markeredgecolor": colour, "markeredgewidth": 1.3}
     return style
@@ -230,8 +250,9 @@ def _method_legend(figure: Canvas, arms: Sequence[Arm]) -> None:
     """The mark of each method, below the panels."""
     colours = method_colours(arm.first.method for arm in arms)
     names = {arm.first.method: arm.first.label for arm in arms}
+    marks = method_shapes(names)
     handles = [
-        Line2D([], [], color=colours[method], label=label, **mark_style(method))
+        Line2D([], [], color=colours[method], label=label, **mark_style(marks[method]))
         for method, label in names.items()
     ]
     figure.legend(

@@ -17,6 +17,7 @@ from ..analysis.captions import (
 )
 from ..analysis.effects import level
 from ..analysis.rates import equal_gain_rates
+from ..analysis.stats import Interval
 from ..measures import EXAM
 from ..text import CROWDED, rate_text
 from .axes import beside, log_scale
@@ -33,6 +34,7 @@ from .style import (
     study_shapes,
     styled,
     text_colour,
+    told_apart,
 )
 
 
@@ -119,8 +121,8 @@ def learning_rate_sweep(
 ) -> Figure:
     """Exam accuracy (%) against learning rate, one line a method, the chosen rate ringed.
 
-    The rate is chosen as `equal_gain_rates` does. Raises ValueError if no trained run holds the
-    exam.
+    The rate is chosen as `equal_gain_rates` does. Many methods are drawn a few a panel. Raises
+    ValueError if no trained run holds the exam.
     """
     arms = [arm for arm in group_arms(records) if arm.has(EXAM)]
     trained = [arm for arm in arms if not arm.is_base]
@@ -128,54 +130,27 @@ def learning_rate_sweep(
         raise ValueError(f"records hold no trained run with {EXAM}")
     levels = {arm: level(arm, EXAM) for arm in arms}
     chosen = equal_gain_rates(records)
-    colours = method_colours(arm.first.method for arm in trained)
-    figure = new_figure(4.4)
-    ax = figure.subplots()
-    log_scale(ax, "x")
-    labels, boxes = [], []
-    shapes = study_shapes(arm.where for arm in trained)
-    groups: dict[tuple[str, str], list[Arm]] = {}
-    for arm in trained:
-        groups.setdefault((arm.where, arm.first.method), []).append(arm)
-    for (study, method), line in groups.items():
-        rates = [arm.rate for arm in line]
-        values = [levels[arm].value for arm in line]
-        colour, shape = colours[method], shapes[study]
-        ax.plot(rates, values, f"{shape}-", color=colour, markersize=6, markeredgecolor="white")
-        for arm, rate in zip(line, rates, strict=True):
-            ax.plot([rate] * 2, [levels[arm].low, levels[arm].high], color=colour, alpha=0.4)
-            boxes.append((rate, levels[arm].low, rate, levels[arm].high))
-            if chosen.get(method) is not None and math.isclose(rate, chosen[method]):
-                ax.plot(
-                    rate,
-                    levels[arm].value,
-                    "o",
-                    markersize=13,
-                    markerfacecolor="none",
-                    markeredgecolor=colour,
-                    markeredgewidth=1.5,
-                )
-        peak = int(np.argmax(values))
-        if study == trained[0].where:
-            labels.append(Label(rates[peak], values[peak], line[0].first.label, colour))
-    bases = [arm for arm in arms if arm.is_base]
-    for rank, value in enumerate(dict.fromkeys(levels[arm].value for arm in bases)):
-        ax.axhline(value, color=GREY, linewidth=1, linestyle="--", zorder=1)
-        ax.annotate(
-            f"{bases[0].first.label} {value:.1f}",
-            (0.3 * rank, value),
-            xycoords=("axes fraction", "data"),
-            xytext=(4, 3),
-            textcoords="offset points",
-            color=GREY,
-            size=8.5,
-        )
-    ax.set(xlabel="learning rate", ylabel="exam accuracy (%)")
-    ax.margins(x=0.12, y=0.12)
-    ax.grid()
-    marks = [(arm.rate, levels[arm].value) for arm in trained]
-    lines = [[(arm.rate, levels[arm].value) for arm in line] for line in groups.values()]
-    place_labels(ax, labels, marks, boxes, lines, clear=8)
+    panels = told_apart(list(dict.fromkeys(arm.first.method for arm in trained)))
+    columns = min(2, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure = new_figure(4.4 if rows == 1 else 3.4 * rows)
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for ax in grid[len(panels) :]:
+        ax.axis("off")
+    log_scale(grid[0], "x")
+    shown = [[arm for arm in trained if arm.first.method in methods] for methods in panels]
+    for ax, members in zip(grid, shown, strict=False):
+        _rate_lines(ax, members, levels, chosen)
+        _base_lines(ax, arms, levels)
+        ax.margins(x=0.12, y=0.12)
+        ax.grid()
+    for ax in grid[max(0, len(panels) - columns) : len(panels)]:
+        ax.set_xlabel("learning rate")
+        ax.xaxis.set_tick_params(labelbottom=True)
+    for ax in grid[::columns]:
+        ax.set_ylabel("exam accuracy (%)")
+    for ax, members in zip(grid, shown, strict=False):
+        _name_rate_lines(ax, members, levels)
     ringed = ", ".join(
         f"{_label_of(method, trained)} {rate_text(rate)}"
         for method, rate in sorted(chosen.items(), key=lambda item: method_rank(item[0]))
@@ -190,9 +165,68 @@ def learning_rate_sweep(
         f"{line[0].first.label}: "
         + ", ".join(f"{levels[a].value:.1f} % at {rate_text(a.rate)}" for a in line)
         + "."
-        for line in groups.values()
+        for line in _rates_of(trained).values()
     )
     return Figure(figure, caption, alt)
+
+
+def _rates_of(arms: Sequence[Arm]) -> dict[tuple[str, str], list[Arm]]:
+    """Arms by their study and method, in the order of their learning rates."""
+    lines: dict[tuple[str, str], list[Arm]] = {}
+    for arm in arms:
+        lines.setdefault((arm.where, arm.first.method), []).append(arm)
+    return lines
+
+
+def _rate_lines(
+    ax: Axes, arms: Sequence[Arm], levels: dict[Arm, Interval], chosen: dict[str, float]
+) -> None:
+    """A line a method and study through its rates, each with its interval; rings where chosen."""
+    colours = method_colours(arm.first.method for arm in levels)
+    shapes = study_shapes(arm.where for arm in levels if not arm.is_base)
+    for (study, method), line in _rates_of(arms).items():
+        rates, values = [arm.rate for arm in line], [levels[arm].value for arm in line]
+        colour = colours[method]
+        ax.plot(
+            rates, values, f"{shapes[study]}-", color=colour, markersize=6, markeredgecolor="white"
+        )
+        for arm in line:
+            ax.plot([arm.rate] * 2, [levels[arm].low, levels[arm].high], color=colour, alpha=0.4)
+            if chosen.get(method) is not None and math.isclose(arm.rate, chosen[method]):
+                ax.plot(
+                    arm.rate, levels[arm].value, "o", markersize=13, markerfacecolor="none",
+                    markeredgecolor=colour, markeredgewidth=1.5,
+                )  # fmt: skip
+
+
+def _base_lines(ax: Axes, arms: Sequence[Arm], levels: dict[Arm, Interval]) -> None:
+    """A dashed line where each study's base model is."""
+    bases = [arm for arm in arms if arm.is_base]
+    for rank, value in enumerate(dict.fromkeys(levels[arm].value for arm in bases)):
+        ax.axhline(value, color=GREY, linewidth=1, linestyle="--", zorder=1)
+        ax.annotate(
+            f"{bases[0].first.label} {value:.1f}",
+            (0.3 * rank, value),
+            xycoords=("axes fraction", "data"),
+            xytext=(4, 3),
+            textcoords="offset points",
+            color=GREY,
+            size=8.5,
+        )
+
+
+def _name_rate_lines(ax: Axes, arms: Sequence[Arm], levels: dict[Arm, Interval]) -> None:
+    """Write each method's name once, at the rate at which it learns most in its first study."""
+    colours = method_colours(arm.first.method for arm in levels)
+    lines, labels = _rates_of(arms), {}
+    for (_, method), line in lines.items():
+        best = max(line, key=lambda arm: levels[arm].value)
+        label = Label(best.rate, levels[best].value, best.first.label, colours[method])
+        labels.setdefault(method, label)
+    boxes = [(arm.rate, levels[arm].low, arm.rate, levels[arm].high) for arm in arms]
+    marks = [(arm.rate, levels[arm].value) for arm in arms]
+    drawn = [[(arm.rate, levels[arm].value) for arm in line] for line in lines.values()]
+    place_labels(ax, list(labels.values()), marks, boxes, drawn, clear=8)
 
 
 def _label_of(method: str, arms: Sequence[Arm]) -> str:
@@ -204,8 +238,8 @@ def training_loss(records: Sequence[Record]) -> Figure:
     """Training loss (nats a token) against optimizer step, a running mean over a twentieth.
 
     A method with several learning rates gets a panel of its own, with a line a rate; many methods
-    get a panel a family. Of several studies the first is drawn solid. Raises ValueError if no
-    record holds a training log.
+    get a panel a family, large families several. Of several studies the first is drawn solid.
+    Raises ValueError if no record holds a training log.
     """
     arms = [arm for arm in group_arms(records) if arm.first.training_log]
     if not arms:
@@ -214,7 +248,7 @@ def training_loss(records: Sequence[Record]) -> Figure:
     sweep = any(arm_name(arm, arms) != arm.first.label for arm in arms)
     titles = {arm: arm.first.label for arm in arms} if sweep else dict.fromkeys(arms, "")
     if not sweep and len(methods) > CROWDED:
-        titles = {arm: method_family(arm.first.method) for arm in arms}
+        titles = {arm: _family(arm.first.method, methods) for arm in arms}
     panels = [[a for a in arms if titles[a] == title] for title in dict.fromkeys(titles.values())]
     columns = min(2, len(panels))
     rows = math.ceil(len(panels) / columns)
@@ -245,6 +279,14 @@ def training_loss(records: Sequence[Record]) -> Figure:
         for arm in arms
     )
     return Figure(figure, caption, alt)
+
+
+def _family(method: str, methods: Sequence[str]) -> str:
+    """The family of a method, with its part of it where a family is too large for one panel."""
+    family = method_family(method)
+    parts = told_apart([other for other in methods if method_family(other) == family])
+    place = next(i for i, part in enumerate(parts, 1) if method in part)
+    return family if len(parts) == 1 else f"{family} ({place} of {len(parts)})"
 
 
 def _smooth(arm: Arm) -> tuple[np.ndarray, np.ndarray]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 Drawn = ParamSpec("Drawn")
 
-from ..text import as_html
+from ..text import CROWDED, as_html
 
 WIDTH = 8.0
 DPI = 160
@@ -65,6 +65,7 @@ FAMILIES = {
 }  # fmt: skip
 DASHES = {"-": "solid", "--": "dashed", ":": "dotted"}
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+SHAPES = (*MARKERS, "*", "p", "<", "h", ">")  # with FURTHER, enough for 84 further methods
 STYLE: dict[RcKeyType, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
@@ -161,15 +162,23 @@ def method_colours(methods: Iterable[str]) -> dict[str, str]:
     return COLOURS | extra
 
 
-def method_shape(method: str) -> str:
-    """The mark of a method among those of its family; further methods have a dot."""
-    return RULE_MARKERS.get(method, "o")
+def method_shapes(methods: Iterable[str]) -> dict[str, str]:
+    """A mark a method: it tells those of one family apart, and further ones of one colour."""
+    further = sorted(set(methods) - COLOURS.keys())
+    extra = {name: SHAPES[i // len(FURTHER) % len(SHAPES)] for i, name in enumerate(further)}
+    return dict.fromkeys(COLOURS, SHAPES[0]) | RULE_MARKERS | extra
 
 
-def mark_style(method: str) -> dict[str, Any]:
-    """How a method's mark is drawn where the mark tells methods apart."""
-    shape = method_shape(method)
-    size = {"X": 8, "P": 8, "^": 8, "v": 8, "D": 6.2}.get(shape, 7)
+def told_apart(methods: Sequence[str]) -> list[Sequence[str]]:
+    """Methods in groups, within which colours tell them apart: all of them, or a few at a time."""
+    if len(methods) <= CROWDED:
+        return [methods]
+    return [methods[i : i + len(FURTHER)] for i in range(0, len(methods), len(FURTHER))]
+
+
+def mark_style(shape: str) -> dict[str, Any]:
+    """How a mark of this shape is drawn where marks tell methods apart."""
+    size = {"X": 8, "P": 8, "^": 8, "v": 8, "D": 6.2, "*": 11, "p": 8, "h": 8}.get(shape, 7)
     return {
         "marker": shape, "linestyle": "", "markersize": size, "markeredgecolor": "white",
         "markeredgewidth": 0.7, "zorder": 4,

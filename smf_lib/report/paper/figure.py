@@ -14,7 +14,15 @@ from ..analysis.effects import change
 from ..analysis.stats import Interval
 from ..figures.axes import bars, spread_axis, widen
 from ..figures.labels import Label, place_labels
-from ..figures.style import FAINT, Figure, mark_style, method_colours, new_figure, styled
+from ..figures.style import (
+    FAINT,
+    Figure,
+    mark_style,
+    method_colours,
+    method_shapes,
+    new_figure,
+    styled,
+)
 from ..text import CROWDED, listed, signed
 from .arms import arms_of, label_of, paper_order
 from .published import Published
@@ -110,13 +118,15 @@ def _measured_points(records: Sequence[Record]) -> list[Point]:
 
 def _panel(ax: Axes, title: str, points: Sequence[Point], first: bool) -> None:
     colours = method_colours(point.method for point in points)
+    marks = method_shapes(point.method for point in points)
     ax.axhline(0, color=FAINT, linewidth=1, zorder=1)
     ax.axvline(0, color=FAINT, linewidth=1, zorder=1)
     for point in points:
         colour = colours[point.method]
         bars(ax, point.drift, point.gain, colour)
-        ax.plot(point.drift.value, point.gain.value, color=colour, **mark_style(point.method))
-    ax.plot(0, 0, color=colours["base"], **mark_style("base"))
+        mark = mark_style(marks[point.method])
+        ax.plot(point.drift.value, point.gain.value, color=colour, **mark)
+    ax.plot(0, 0, color=colours["base"], **mark_style(marks["base"]))
     ax.set_title(f"Published: {title}" if first else f"Measured: {title}")
     ax.set(xlabel="perplexity change (%)", ylabel="exam gain (points)")
     ax.margins(0.14)
@@ -128,10 +138,10 @@ def _panel(ax: Axes, title: str, points: Sequence[Point], first: bool) -> None:
 
 def _handles(methods: Sequence[str], names: Mapping[str, str]) -> list[Line2D]:
     """The mark of every method with its name, in the paper's order, the base first."""
-    colours = method_colours(methods)
+    colours, marks = method_colours(methods), method_shapes(methods)
     shown = [("base", "Base"), *((method, names[method]) for method in methods)]
     return [
-        Line2D([], [], color=colours[method], label=label, **mark_style(method))
+        Line2D([], [], color=colours[method], label=label, **mark_style(marks[method]))
         for method, label in shown
     ]
 
