@@ -10,6 +10,7 @@ import shutil
 
 import pytest
 import yaml
+from helpers_hub import medmcqa_row, trivia_row, write_data
 
 from smf_lib import SparseMemoryConfig
 from smf_lib.report.book.plan import check_pages
@@ -272,6 +273,14 @@ MODELS = [  # a file of a model's folder and what stands in it instead
     ("generation_config.json", b"{'", "generation_config.json is damaged"),
     ("model.safetensors", b"", "model.safetensors is truncated"),
     ("model.safetensors", b"x" * 100, "model.safetensors is truncated"),
+    ("config.json", None, "model.source: the folder .* needs config.json"),
+    ("model.safetensors", None, "model.source: the folder .* needs config.json and at least one"),
+    ("tokenizer.json", None, "its tokenizer cannot be used"),
+    ("tokenizer.json", b"{}", "its tokenizer cannot be used"),
+    ("config.json", {"hidden_size": -1}, "no model can be as its config.json says .*size"),
+    ("config.json", {"hidden_act": "nosuch"}, "no model can be as its config.json says .*nosuch"),
+    ("config.json", {"vocab_size": 10**9}, r"has the shape \[259, .* and \[1000000000, .* by conf"),
+    ("config.json", {"intermediate_size": 8}, "mlp.* has the shape .* by config.json"),
 ]  # fmt: skip
 
 
@@ -281,7 +290,7 @@ def test_the_folder_of_a_model(file, content, match, tmp_path):
     shutil.copytree(resolve_model(ModelSettings(source="tiny-random")).path, folder)
     if isinstance(content, dict):
         content = json.dumps(json.loads((folder / file).read_text()) | content).encode()
-    (folder / file).write_bytes(content)
+    (folder / file).unlink() if content is None else (folder / file).write_bytes(content)
     (folder / "m.py").write_text("raise SystemExit('ran')")
     path = changed(tmp_path, "model.source", str(folder))
     refused(match, Study.load, path)
@@ -325,3 +334,95 @@ def test_the_file_of_an_exam(name, content, match, tmp_path, datasets_cache):
     exam = {"name": "choice", "source": str(tmp_path / name), "test_rows": 2}
     settings = load_profile(changed(tmp_path, "exam", exam)).exam
     refused(match, build_exam, settings, tmp_path)
+
+
+SETS = "data sets"  # a folder that is named after the set, with a file a split
+
+
+def lines(*rows):
+    """Rows as lines of JSON."""
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def medmcqa(**changes):
+    return lines(*(medmcqa_row(n, **changes) for n in range(4)))
+
+
+def trivia(**changes):
+    return lines(*(trivia_row(n, **changes) for n in range(4)))
+
+
+DATA_SETS = [  # the file of a data set, and what the line says
+    ("medmcqa/train.jsonl", None, "exam.source='data sets/medmcqa'.*no rows of split 'train'"),
+    ("medmcqa/train.jsonl", b"", "exam.source='data sets/medmcqa'"),
+    ("medmcqa/train.jsonl", medmcqa()[:-9], "exam.source=.*no rows of split 'train'"),
+    ("medmcqa/train.jsonl", b"\xff\xfe\x00", "exam.source=.*no rows of split 'train'"),
+    ("medmcqa/train.jsonl", b"[1, 2]\n", "exam.source='data sets/medmcqa'"),
+    ("medmcqa/train.jsonl", lines({"question": "a", "cop": 1}), "exam.source=.*lacks opa, opb"),
+    ("medmcqa/train.jsonl", medmcqa(cop=4), "exam.train_split: row 0 has cop=4; labels are 0 to 3"),
+    ("medmcqa/validation.jsonl", medmcqa(cop=-1), "exam.test_split: row 0 has cop=-1"),
+    ("medmcqa/train.jsonl", medmcqa(cop="b"), "exam.train_split: row 0 has cop='b'"),
+    ("medmcqa/train.jsonl", medmcqa(cop=1.5), "exam.train_split: row 0 has cop=1.5"),
+    ("medmcqa/train.jsonl", medmcqa(cop=True), "exam.train_split: row 0 has cop=True"),
+    ("medmcqa/train.jsonl", medmcqa(cop=None), "exam.train_split: row 0 has cop=None"),
+    ("medmcqa/train.jsonl", medmcqa(opb=None), "exam.train_split='train': no row of .* has a"),
+    ("medmcqa/validation.jsonl", medmcqa(question=None), "exam.test_split='validation': no row"),
+    ("medmcqa/validation.jsonl", medmcqa(opa="", opb=""), "test_rows=2 is more than the 0"),
+    ("medmcqa/train.jsonl", medmcqa(choice_type="multi"), "or set exam.single_choice to false"),
+    ("trivia_qa/validation.jsonl", None, "probes.triviaqa.source='data sets/trivia_qa'"),
+    ("trivia_qa/validation.jsonl", b"{", "probes.triviaqa.source=.*no rows of split"),
+    ("trivia_qa/validation.jsonl", lines({"question": "a"}), "probes.triviaqa.source=.*lacks ans"),
+    ("trivia_qa/validation.jsonl", trivia()[:50], "probes.triviaqa.source=.*no rows of split"),
+    ("trivia_qa/validation.jsonl", trivia(answer=None), "probes.triviaqa: row 0 of 'validation'"),
+    ("trivia_qa/validation.jsonl", trivia(answer="Rome"), "probes.triviaqa: row 0 of 'validation'"),
+    ("trivia_qa/validation.jsonl", trivia(answer=["a"]), "probes.triviaqa: row 0 of 'validation'"),
+    (
+        "trivia_qa/validation.jsonl", trivia(answer={"value": "<unk>", "aliases": []}),
+        "probes.triviaqa: row 0 of 'validation' .*name a split with answers",
+    ),
+    (
+        "trivia_qa/validation.jsonl", trivia(answer={"value": "a", "aliases": "a"}),
+        "probes.triviaqa: row 0 of 'validation'",
+    ),
+    (
+        "trivia_qa/validation.jsonl", trivia(answer={"value": "a", "aliases": [1, 2]}),
+        "probes.triviaqa: row 0 of 'validation'",
+    ),
+    (
+        "trivia_qa/validation.jsonl", trivia(answer={"value": 5, "aliases": ["a"]}),
+        "probes.triviaqa: row 0 of 'validation'",
+    ),
+    ("trivia_qa/validation.jsonl", trivia(question=None), "probes.triviaqa: row 0"),
+    ("trivia_qa/validation.jsonl", trivia(question=7), "probes.triviaqa: row 0"),
+    ("trivia_qa/train.jsonl", lines(trivia_row(1)), "probes.triviaqa.shots=2 is more than the 1"),
+    ("wikitext/test.jsonl", None, "probes.wikitext.source='data sets/wikitext'"),
+    ("wikitext/test.jsonl", b"\x00\xff", "probes.wikitext.source=.*no rows of split 'test'"),
+    ("wikitext/test.jsonl", lines({"texts": "a"}), "probes.wikitext.source=.*lacks text"),
+    ("wikitext/test.jsonl", lines({"text": ""}), "probes.wikitext.lines=4 is more than the 0"),
+    ("wikitext/test.jsonl", lines({"text": None}), "probes.wikitext.lines=4 is more than the 0"),
+    ("wikitext/test.jsonl", lines({"text": 5}), "probes.wikitext.lines=4 is more than the 0"),
+    ("wikitext/test.parquet", b"PAR1", "probes.wikitext.source=.*formats"),
+    ("oasst1/train.jsonl", lines({"answer": "a"}), "background.text.source=.*`text` or `response`"),
+    ("oasst1/train.jsonl", lines({"text": "a" * 99}), "background.sequences=8 is more than the 1"),
+    ("oasst1/train.jsonl", lines({"text": None}), "background.sequences=8 is more than the 0"),
+    ("oasst1/train.jsonl", lines({"text": ["a"]}), "background.sequences=8 is more than the 0"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("file", "content", "match"), DATA_SETS)
+def test_the_file_of_a_public_data_set(file, content, match, tmp_path, datasets_cache):
+    write_data(tmp_path / SETS)
+    path = tmp_path / SETS / file
+    path.unlink() if content is None else path.write_bytes(content)
+    profile = changed(
+        tmp_path, "exam",
+        {"name": "medmcqa", "source": f"{SETS}/medmcqa", "train_rows": 2, "test_rows": 2},
+    )  # fmt: skip
+    whole = yaml.safe_load(profile.read_text())
+    whole["probes"] |= {
+        "wikitext": {"source": f"{SETS}/wikitext", "lines": 4},
+        "triviaqa": {"source": f"{SETS}/trivia_qa", "questions": 2, "shots": 2},
+    }
+    whole["background"]["text"] = {"source": f"{SETS}/oasst1"}
+    profile.write_text(yaml.safe_dump(whole))
+    refused(match, Study.load, str(profile), tmp_path)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import ClassVar, Self, TypeAlias, cast
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
 
@@ -145,10 +146,20 @@ class Materials:
         return kept[place]
 
     def empty_model(self) -> nn.Module:
-        """The base model's modules without their weights."""
-        config = AutoConfig.from_pretrained(self.model_files.path)
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config)
+        """The base model's modules without their weights.
+
+        Raises ValueError if no model can be as its configuration says.
+        """
+        try:
+            config = AutoConfig.from_pretrained(self.model_files.path)
+            with torch.device("meta"):
+                return AutoModelForCausalLM.from_config(config)
+        except (StrictDataclassError, KeyError, TypeError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"model.source={self.profile.model.source!r}: no model can be as its config.json "
+                f"says ({reason}); fetch it again"
+            ) from error
 
     def load_base(self) -> LoadedModel:
         """The base model in float32 on this machine's device, and its tokenizer."""

@@ -1,4 +1,4 @@
-"""What a model's folder must be before anything of it is loaded: whole files, and no code."""
+"""What a model's folder must be before long work: whole files that fit together, and no code."""
 
 from __future__ import annotations
 
@@ -7,8 +7,13 @@ from pathlib import Path
 
 import transformers
 from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from .models import ModelFiles, load_tokenizer
+from .names import first_line
 
 MOST_LAYERS = 1000
+FLOATS = ("F64", "F32", "F16", "BF16")  # of other types are the weights of quantised models
 
 
 def check_model_folder(folder: Path, source: str) -> None:
@@ -57,6 +62,40 @@ def check_model_folder(folder: Path, source: str) -> None:
                 f"model.source={source!r}: {weights.name} is truncated or no safetensors file "
                 f"({error}); fetch it again"
             ) from None
+
+
+def check_tokenizer(files: ModelFiles) -> None:
+    """Load the tokenizer once, so that what is wrong with it is said before anything long.
+
+    Raises:
+        ValueError: it cannot be loaded, or cannot pad.
+    """
+    try:
+        load_tokenizer(files)
+    except Exception as error:
+        raise ValueError(
+            f"model.source={files.source!r}: its tokenizer cannot be used ({type(error).__name__}: "
+            f"{first_line(error)}); fetch it again, or choose another model"
+        ) from error
+
+
+def check_shapes(files: ModelFiles, empty: nn.Module) -> None:
+    """Refuse weights of another shape than the configuration says; `empty` has that shape.
+
+    Raises:
+        ValueError: a tensor's shape in a weights file is not that of the empty model's parameter.
+    """
+    wanted = {name: list(tensor.shape) for name, tensor in empty.state_dict().items()}
+    for weights in sorted(files.path.glob("*.safetensors")):
+        with safe_open(weights, framework="pt") as file:
+            for name in wanted.keys() & set(file.keys()):
+                found = file.get_slice(name)
+                shape = found.get_shape()
+                if found.get_dtype() in FLOATS and shape != wanted[name]:
+                    raise ValueError(
+                        f"model.source={files.source!r}: {name} has the shape {shape} in "
+                        f"{weights.name}, and {wanted[name]} by config.json; fetch both again"
+                    )
 
 
 def _json(path: Path, source: str) -> dict:

@@ -44,6 +44,7 @@ from .kept import RunFiles, load_weights, save_patch, save_weights
 from .keys import parent_of
 from .materials import Materials
 from .metrics import METRICS, describe_data, metric_names
+from .model_check import check_shapes, check_tokenizer
 from .models import ModelFiles, load_model
 from .names import check_text
 from .precision import resolve_precision
@@ -81,6 +82,8 @@ class Study(Materials):
             study.texts("retrofit")
         describe_data(study, [n for n in metric_names(study.profile) if not METRICS[n].is_shipped])
         shape = study.empty_model()
+        check_shapes(study.model_files, shape)
+        check_tokenizer(study.model_files)
         check_readable(shape)
         study._check_lengths(shape)
         for name, method in study.profile.methods.items():

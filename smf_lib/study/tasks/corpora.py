@@ -94,17 +94,23 @@ def load_triviaqa(
 
 
 def _trivia(row: dict, number: int, split: str) -> KnowledgeQuestion:
-    answer = row["answer"] or {}
-    aliases = [alias for alias in answer.get("aliases") or [] if alias and alias.strip()]
-    if not row["question"] or not answer.get("value") or not aliases:
+    answer = row["answer"] if isinstance(row["answer"], dict) else {}
+    named = answer.get("aliases")
+    aliases = [alias for alias in named if _is_text(alias)] if isinstance(named, list) else []
+    if not (_is_text(row["question"]) and _is_text(answer.get("value")) and aliases):
         raise ValueError(
             f"probes.triviaqa: row {number} of {split!r} has question={row['question']!r} and "
-            f"answer={answer!r}; without an alias no answer can be right: name a split with "
+            f"answer={row['answer']!r}; a question is a text and an answer holds a text `value` "
+            "and a list of texts `aliases`, without which none can be right: name a split with "
             "answers (the test split on the Hub hides them)"
         )
     return KnowledgeQuestion(
         row["question_id"], "trivia", row["question"], answer["value"], aliases
     )
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
 
 
 def load_texts(

@@ -68,6 +68,13 @@ def build_medmcqa(settings: MedMCQASettings, root: str | Path) -> MedMCQA:
             "exam.source", settings.source, split, COLUMNS, root, revision=settings.revision
         )
         found, without = _questions(field, rows, settings.single_choice)
+        if not found:
+            kind = "single-choice question" if settings.single_choice else "question"
+            raise ValueError(
+                f"exam.{field}={split!r}: no row of {settings.source!r} has a {kind} with four "
+                "options; name another split or source"
+                + (", or set exam.single_choice to false" if settings.single_choice else "")
+            )
         missing.append(without)
         return found
 
@@ -113,7 +120,7 @@ def _questions(
         if single_choice and row.get("choice_type") != "single":
             continue
         label = row["cop"]
-        if not isinstance(label, int) or not 0 <= label < len(OPTION_COLUMNS):
+        if type(label) is not int or not 0 <= label < len(OPTION_COLUMNS):
             raise ValueError(
                 f"exam.{field}: row {number} has cop={label!r}; labels are 0 to 3, so name a "
                 "split with answers (the test split on the Hub hides them)"
