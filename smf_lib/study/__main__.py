@@ -91,7 +91,8 @@ def run_all(options: argparse.Namespace, started: float) -> None:
         jobs = []
         for profile in dict.fromkeys(options.profile):
             study = Study.load(profile)
-            processes.check_share("training.batch_size", study.profile.training.batch_size)
+            training, rows = study.profile.training, len(study.exam.train)
+            processes.check_share("training.batch_size", training.batch_size, rows)
             runs = chosen_runs(study.profile, options.method, options.seed, options.learning_rate)
             check_room(study, runs)
             jobs += [Job(profile, study, spec) for spec in runs]

@@ -38,6 +38,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from .model_cache import cached_folder, check_sha256, file_sha256
+from .names import first_line
 
 if TYPE_CHECKING:
     from .settings import ModelSettings
@@ -198,11 +199,10 @@ def hub_model(repo_id: str, revision: str | None = None) -> ModelFiles:
             etag_timeout=5,
         )
     except Exception as error:
-        reason = (str(error).strip().splitlines() or ["no message"])[0]
         raise ValueError(
             f"model.source: {repo_id!r} (revision {revision or 'main'!r}) is not a local file or "
             f"folder and could not be had from the Hugging Face Hub "
-            f"({type(error).__name__}: {reason}); {LOCAL_ALTERNATIVES}"
+            f"({type(error).__name__}: {first_line(error)}); {LOCAL_ALTERNATIVES}"
         ) from error
     return directory_model(path, name=repo_id)
 

@@ -23,6 +23,7 @@ from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
+from ..names import first_line
 from ..tasks.hub import locate
 from ..tasks.probes import DATA
 from .measurement import Measurement
@@ -73,10 +74,9 @@ def find_task(named: str, root: str | Path) -> Task:
             manager = TaskManager(include_path=include, include_defaults=not narrow)
             found = manager.load(str(place) if place.is_file() else named)["tasks"]
     except Exception as error:
-        reason = (str(error).strip().splitlines() or ["no message"])[0]
         raise ValueError(
             f"evaluation.lm_eval_tasks: {named!r} cannot be loaded ({type(error).__name__}: "
-            f"{reason}); name a task of lm-eval or the path of a YAML file"
+            f"{first_line(error)}); name a task of lm-eval or the path of a YAML file"
         ) from error
     if len(found) != 1:
         raise ValueError(

@@ -18,12 +18,22 @@ def is_first() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def check_share(field: str, batch_size: int) -> None:
-    """Raise ValueError unless the processes can share a batch evenly; `field` names its size."""
+def check_share(field: str, batch_size: int, rows: int | None = None) -> None:
+    """Raise ValueError unless the processes can share each batch of an epoch evenly.
+
+    field: the name of the batch's size. rows: how many there are in an epoch; of a last batch that
+    is smaller, several processes would train on some rows twice.
+    """
     if batch_size % count():
         raise ValueError(
             f"{field}={batch_size} cannot be shared by {count()} processes; make it a multiple, "
             "or start fewer"
+        )
+    left = 0 if rows is None else rows % batch_size
+    if count() > 1 and left:
+        raise ValueError(
+            f"{field}={batch_size}: the last {left} of {rows} rows are no whole batch, which "
+            f"{count()} processes cannot share; train on {rows - left} rows, or start one process"
         )
 
 

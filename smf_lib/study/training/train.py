@@ -71,13 +71,13 @@ def finetune(
     precision "bf16" the forward and backward passes run under bfloat16 autocast. What a step need
     not compute it leaves out, for all methods alike (`shortcuts`, `frozen`). Batches hold texts of
     similar length. A run that was killed and started again gives the same weights as one that was
-    not. Started by `torchrun` or `accelerate launch`, the processes share each batch; one process
-    uses one GPU, however many it sees.
+    not. Started by `torchrun` or `accelerate launch`, the processes share the batches that one
+    alone trains on; one process uses one GPU, however many it sees.
 
     Raises:
-        ValueError: training.batch_size is not a multiple of the number of processes.
+        ValueError: several processes cannot share each batch evenly (`processes.check_share`).
     """
-    processes.check_share("training.batch_size", settings.batch_size)
+    processes.check_share("training.batch_size", settings.batch_size, len(rows))
     per_epoch = -(-len(rows) // (settings.batch_size * settings.gradient_accumulation))
     steps = per_epoch * settings.epochs
     warmup = settings.warmup_steps
@@ -181,7 +181,9 @@ class _ResumableTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset=None) -> _SeededOrder:
         rows = self.train_dataset if train_dataset is None else train_dataset
-        group = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        # of all processes together, so that they train on the batches that one trains on
+        shared = self.args.train_batch_size * processes.count()
+        group = shared * self.args.gradient_accumulation_steps
         return _SeededOrder(group, rows, self)
 
 
