@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from .config import SparseMemoryConfig
 from .padding import PaddingMask, real_tokens
 from .rules import BackgroundReads, check_background
-from .tape import ReadTape, RecordReads, check_recording
+from .tape import ReadTape, RecordReads, check_recording, number_reader
 
 
-@lru_cache
+@torch.compiler.assume_constant_result
 def candidate_pairs(k: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Ranks (from 0) in the two halves whose sums can be among the k largest.
 
@@ -30,6 +30,11 @@ def candidate_pairs(k: int, device: torch.device) -> tuple[Tensor, Tensor]:
     These are i * j pairs, so with i * j > k there are k others at least as large: for k = 16, 50
     of the 256 pairs are left.
     """
+    return _candidate_pairs(k, device)
+
+
+@lru_cache  # apart, since the compiler would look through a cache, into shapes made by data
+def _candidate_pairs(k: int, device: torch.device) -> tuple[Tensor, Tensor]:
     rank = torch.arange(1, k + 1)
     first, second = (rank[:, None] * rank <= k).nonzero(as_tuple=True)
     return first.to(device), second.to(device)
@@ -131,6 +136,7 @@ class ProductKeyMemory(nn.Module):
         self.table.readers.append(self)
 
         self.tape = ReadTape()
+        self.number = number_reader(self)
         self.padding = PaddingMask()
         self._background: tuple[Tensor, tuple[int, int], BackgroundReads] | None = None
         self.observer: Callable[[Tensor, Tensor | None], None] | None = None
@@ -201,15 +207,13 @@ class ProductKeyMemory(nn.Module):
                 mode="sum",
             ).float()
             if recording:
-                read = RecordReads.apply(
-                    read, self.anchor, indices, weights, mask, self._write_down
-                )
+                read = RecordReads.apply(read, self.anchor, indices, weights, mask, self.number)
             if self.gate_weight is not None and self.output_weight is not None:
                 gate = F.silu(F.linear(flat, self.gate_weight.float()))
                 read = F.linear(read * gate, self.output_weight.float())
         return read.view(x.shape).to(x.dtype)
 
-    def _write_down(
+    def write_down(
         self, indices: Tensor, weights: Tensor, grad: Tensor, mask: Tensor | None
     ) -> None:
         """Put one forward's reads by real tokens, and their gradients, on the tape.
@@ -225,6 +229,11 @@ class ProductKeyMemory(nn.Module):
         if real is not None:
             indices, weights, grad = indices[real], weights[real], grad[real]
         self.tape.write((indices, weights, grad), goes_on=self.anchor.grad is not None)
+
+    def __setstate__(self, state: dict) -> None:
+        """A copy, or what another process sent, writes on a tape of its own."""
+        super().__setstate__(state)
+        self.number = number_reader(self)
 
     def extra_repr(self) -> str:
         """What `repr` says of the layer, as in torch."""

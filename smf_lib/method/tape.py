@@ -8,9 +8,10 @@ optimizer step (`row_adam`) learns which rows were read, and the gradient of tho
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import count
+from typing import Any, Protocol
+from weakref import WeakValueDictionary
 
 import torch
 import torch.nn.functional as F
@@ -95,6 +96,47 @@ class ReadTape:
         return total
 
 
+class Reader(Protocol):
+    """What reads rows, and writes down who read what."""
+
+    def write_down(
+        self, indices: Tensor, weights: Tensor, grad: Tensor, mask: Tensor | None
+    ) -> None:
+        """Take what one forward pass read, and the gradient of it."""
+
+
+READERS: WeakValueDictionary[int, Reader] = WeakValueDictionary()
+_numbers = count()
+
+
+def number_reader(reader: Reader) -> int:
+    """A number by which `write_down` finds the reader, as long as there is one."""
+    number = next(_numbers)
+    READERS[number] = reader
+    return number
+
+
+@torch.library.custom_op("smf_lib::write_down", mutates_args=(), tags=torch.Tag.cudagraph_unsafe)
+def write_down(
+    number: int, indices: Tensor, weights: Tensor, grad: Tensor, mask: Tensor | None, copy: bool
+) -> Tensor:
+    """Have the reader of that number write down its reads; returns the anchor's gradient, 0.
+
+    An operator of its own, so that `torch.compile` keeps the call in its graph and does not look
+    inside. That the anchor's gradient comes from here keeps it from being left out. copy: whether
+    the memory of these tensors is used again, as a compiled graph does.
+    """
+    if copy:
+        indices, weights, grad = indices.clone(), weights.clone(), grad.clone()
+    READERS[number].write_down(indices, weights, grad, mask)
+    return grad.new_zeros(())
+
+
+@write_down.register_fake
+def _(number, indices, weights, grad, mask, copy):  # type: ignore[no-untyped-def]
+    return grad.new_zeros(())
+
+
 class RecordReads(torch.autograd.Function):
     """Identity on the read; its backward hands the read and its gradient to `write_down`.
 
@@ -111,14 +153,14 @@ class RecordReads(torch.autograd.Function):
         indices: Tensor,
         weights: Tensor,
         mask: Tensor | None,
-        write_down: Callable[[Tensor, Tensor, Tensor, Tensor | None], None],
+        number: int,
     ) -> Tensor:
         """The read, unchanged. mask: (batch, length) of this forward pass's real tokens, or None.
 
-        write_down: called in the backward pass with indices, weights, gradient and mask.
+        number: of the reader, from `number_reader`.
         """
         ctx.save_for_backward(indices, weights)
-        ctx.mask, ctx.write_down = mask, write_down
+        ctx.mask, ctx.number = mask, number
         return read.view_as(read)
 
     @staticmethod
@@ -126,8 +168,9 @@ class RecordReads(torch.autograd.Function):
         """The gradient, unchanged, after it was written down."""
         (grad,) = grads
         indices, weights = ctx.saved_tensors
-        ctx.write_down(indices, weights.detach(), grad, ctx.mask)
-        return grad, grad.new_zeros(()), None, None, None, None
+        copy = torch.compiler.is_compiling()
+        zero = write_down(ctx.number, indices, weights.detach(), grad, ctx.mask, copy)
+        return grad, zero, None, None, None, None
 
 
 def check_recording(anchor: Tensor, device_type: str) -> None:
