@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .config import SparseMemoryConfig
 from .padding import PaddingMask, real_tokens
 from .rules import BackgroundReads, check_background
-from .tape import ReadTape, RecordReads, check_recording, number_reader
+from .tape import ReadTape, RecordReads, check_recording, number_reader, waits
 
 
 @torch.compiler.assume_constant_result
@@ -226,7 +226,10 @@ class ProductKeyMemory(nn.Module):
             check_background(self.rule, self.background)
         _mark(self.table.values, self.table)
         grad, real = grad.float(), real_tokens(mask, len(grad))
-        if real is not None:
+        if real is not None and waits(grad):  # how many are real is not asked
+            real = real[:, None]
+            indices, grad = indices.where(real, self.table.num_rows), grad.where(real, 0.0)
+        elif real is not None:
             indices, weights, grad = indices[real], weights[real], grad[real]
         self.tape.write((indices, weights, grad), goes_on=self.anchor.grad is not None)
 

@@ -40,10 +40,12 @@ from torch.optim.optimizer import (
 )
 
 from .layer import ProductKeyMemory, memory_of
-from .rules import Reads, count_reads, select_rows
+from .rules import Reads, count_reads, get_rule, select_on_device, select_rows
+from .tape import waits
 
 Closure = Callable[[], float]
-RowStep = Callable[[Tensor, Tensor, Tensor, dict, dict], None]
+RowStep = Callable[[Tensor, Tensor, Tensor, dict, dict, Tensor | None], None]
+MOST_ON_DEVICE = 4096  # rows a step; beyond, a product with every token costs more than waiting
 
 
 class RowAdamW(torch.optim.AdamW):
@@ -188,16 +190,14 @@ def step_rows(optimizer: torch.optim.Optimizer) -> None:
         state = optimizer.state[memory.values]
         if "exp_avg" in state and "slots" not in state:
             state.clear()  # moments of a whole table, which checkpointing tools may put there
-        reads = _all_reads(memory, step=int(state.get("step", 0)))
-        rows = select_rows(reads, memory.rule, memory.rows_per_step, memory.background)
-        rows = rows.to(memory.values.device)
-        updates.append((memory, group, state, rows, _row_gradient(memory, rows)))
+        rows, read = _choose(memory, memory.rule, state)
+        updates.append((memory, group, state, rows, read, _row_gradient(memory, rows, read)))
     _clip([(memory.max_grad_norm, grad) for memory, *_, grad in updates])
-    for memory, group, state, rows, grad in updates:
+    for memory, group, state, rows, read, grad in updates:
         grad = -grad if group.get("maximize") else grad
-        _row_step(optimizer)(memory.values, rows, grad, state, group)
+        _row_step(optimizer)(memory.values, rows, grad, state, group, read)
         state["step"] = state.get("step", torch.zeros(())) + 1
-        memory.row_updates[rows] += 1
+        memory.row_updates[rows] += 1 if read is None else read
         for reader in memory.readers:
             reader.tape.use()
 
@@ -220,10 +220,37 @@ def _has_reads(memory: ProductKeyMemory) -> bool:
     return any(reader.tape.entries for reader in memory.readers)
 
 
+def _choose(memory: ProductKeyMemory, rule: str, state: dict) -> tuple[Tensor, Tensor | None]:
+    """The rows to move, and which of them were read, or None where all were.
+
+    On a GPU nothing is asked of the device, where the rule and the number of rows allow.
+    """
+    table, few = memory.values, min(memory.rows_per_step, memory.num_rows) <= MOST_ON_DEVICE
+    if waits(table) and few and get_rule(rule).by_row:
+        counts = _counts(memory)
+        return select_on_device(counts, rule, memory.rows_per_step, memory.background)
+    reads = _all_reads(memory, step=int(state.get("step", 0)))
+    rows = select_rows(reads, rule, memory.rows_per_step, memory.background)
+    return rows.to(table.device), None
+
+
+def _counts(memory: ProductKeyMemory) -> Tensor:
+    """Reads of each row of a table by all readers and processes, on the table's device."""
+    counts = memory.row_updates.new_zeros(memory.num_rows + 1, dtype=torch.int64)
+    for reader in memory.readers:
+        for indices, *_ in reader.tape.entries:
+            counts.index_add_(0, indices.flatten(), torch.ones_like(indices).flatten())
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(counts)
+    return counts[:-1]  # the last counts padding
+
+
 def _all_reads(memory: ProductKeyMemory, step: int) -> Reads:
     """Reads of a table by all readers and processes, on the CPU, the same in every process."""
     reads = count_reads([e[0] for reader in memory.readers for e in reader.tape.entries], step)
-    reads = Reads(reads.rows.cpu(), reads.counts.cpu(), step)
+    if waits(memory.values):
+        real = reads.rows < memory.num_rows
+        reads = Reads(reads.rows[real].cpu(), reads.counts[real].cpu(), step)
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return reads
     everyone: list[Any] = [None] * dist.get_world_size()
@@ -234,12 +261,16 @@ def _all_reads(memory: ProductKeyMemory, step: int) -> Reads:
     return Reads(rows, counts, step)
 
 
-def _row_gradient(memory: ProductKeyMemory, rows: Tensor) -> Tensor:
-    """Gradient of the given rows over all readers and processes (mean over processes, as DDP)."""
+def _row_gradient(memory: ProductKeyMemory, rows: Tensor, read: Tensor | None) -> Tensor:
+    """Gradient of the chosen rows over all readers and processes (mean over processes, as DDP)."""
     grad = torch.zeros(len(rows), memory.values.shape[1], device=rows.device)
     for reader in memory.readers:
-        if reader.tape.entries and len(rows):
+        if not reader.tape.entries or not len(rows):
+            continue
+        if read is None:
             grad += reader.tape.row_gradient(rows)
+        else:
+            grad += reader.tape.row_gradient_on_device(rows, memory.num_rows)
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(grad)
         grad /= dist.get_world_size()
@@ -260,59 +291,100 @@ def _slots(state: dict, rows: Tensor, values: Tensor) -> Tensor:
 
     The state is: used (), the places taken; slots (N,), each row's place or -1; row_steps
     (capacity,) and exp_avg, exp_avg_sq (capacity, d); beside them step (), the optimizer steps of
-    this table. The capacity grows by half when it is full, so that growing costs little per step.
+    this table, and used_at_most, which is known without asking the device. The capacity grows by
+    half when it is full, so that growing costs little per step. A GPU is asked, and waited for,
+    only when used_at_most reaches the capacity, which then grows unless a quarter is free.
     `Optimizer.load_state_dict` turns everything into float32, which holds places exactly up to
     2**24; SparseMemoryConfig refuses larger tables.
     """
     if "slots" not in state:
         table, width = values.shape
-        state["used"] = torch.zeros(())
+        state["used"] = values.new_zeros(())
         state["slots"] = values.new_full((table,), -1, dtype=torch.int32)
-        state["row_steps"] = values.new_zeros(0)
-        state["exp_avg"] = values.new_zeros(0, width)
-        state["exp_avg_sq"] = values.new_zeros(0, width)
+        state["row_steps"] = values.new_zeros(len(rows))
+        state["exp_avg"] = values.new_zeros(len(rows), width)
+        state["exp_avg_sq"] = values.new_zeros(len(rows), width)
+        state["used_at_most"] = 0
     slots = state["slots"]
-    new = rows[slots[rows] < 0]
-    used, capacity = int(state["used"]), len(state["row_steps"])
-    needed = used + len(new)
-    if needed > capacity:
-        capacity = min(max(needed, capacity * 3 // 2), len(values))
-        for name in ("row_steps", "exp_avg", "exp_avg_sq"):
-            grown = state[name].new_zeros(capacity, *state[name].shape[1:])
-            grown[:used] = state[name][:used]
-            state[name] = grown
-    slots[new] = torch.arange(used, needed, device=slots.device).to(slots.dtype)
-    state["used"].fill_(needed)
+    new = slots[rows] < 0
+    capacity = len(state["row_steps"])
+    at_most = state.get("used_at_most", capacity)
+    if capacity < len(values) and at_most + len(rows) > capacity:
+        at_most = used = int(state["used"])
+        room = max(len(rows), used // 4) if waits(slots) else int(new.sum())
+        if used + room > capacity:
+            grown = min(max(used + room, capacity * 3 // 2), len(values))
+            for name in ("row_steps", "exp_avg", "exp_avg_sq"):
+                larger = state[name].new_zeros(grown, *state[name].shape[1:])
+                larger[:capacity] = state[name]
+                state[name] = larger
+    state["used_at_most"] = at_most + len(rows)
+    places = state["used"] + new.cumsum(0) - 1
+    slots[rows] = slots[rows].where(~new, places.to(slots.dtype))
+    state["used"] += new.sum()
     return slots[rows].long()
 
 
-def _adamw_rows(values: Tensor, rows: Tensor, grad: Tensor, state: dict, group: dict) -> None:
-    """One Adam step of `rows` of `values` with gradient `grad` (len(rows), d); decay decoupled."""
+def _put(tensor: Tensor, places: Tensor, new: Tensor, read: Tensor | None) -> None:
+    """Write `new` to different places of a tensor, or to those of them that were `read`."""
+    if read is not None:
+        new = new.where(read.view(-1, *[1] * (new.dim() - 1)), tensor[places])
+    tensor[places] = new
+
+
+def _adamw_rows(
+    values: Tensor,
+    rows: Tensor,
+    grad: Tensor,
+    state: dict,
+    group: dict,
+    read: Tensor | None = None,
+) -> None:
+    """One Adam step of `rows` of `values` with gradient `grad` (len(rows), d); decay decoupled.
+
+    read: which of the rows move, bool, or None for all.
+    """
     slots = _slots(state, rows, values)
     beta1, beta2 = map(float, group["betas"])
-    state["row_steps"][slots] += 1
-    steps = state["row_steps"][slots].unsqueeze(1)
+    row_steps = state["row_steps"][slots] + 1
+    steps = row_steps.unsqueeze(1)
     exp_avg = state["exp_avg"][slots].lerp_(grad, 1 - beta1)
     exp_avg_sq = state["exp_avg_sq"][slots].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-    state["exp_avg"][slots], state["exp_avg_sq"][slots] = exp_avg, exp_avg_sq
+    _put(state["row_steps"], slots, row_steps, read)
+    _put(state["exp_avg"], slots, exp_avg, read)
+    _put(state["exp_avg_sq"], slots, exp_avg_sq, read)
     denominator = (exp_avg_sq / (1 - beta2**steps)).sqrt_().add_(group["eps"])
     lr = float(group["lr"])
     current = values[rows] * (1 - lr * group["weight_decay"])
-    values[rows] = current - lr * (exp_avg / (1 - beta1**steps)) / denominator
+    _put(values, rows, current - lr * (exp_avg / (1 - beta1**steps)) / denominator, read)
 
 
-def _adam_rows(values: Tensor, rows: Tensor, grad: Tensor, state: dict, group: dict) -> None:
+def _adam_rows(
+    values: Tensor,
+    rows: Tensor,
+    grad: Tensor,
+    state: dict,
+    group: dict,
+    read: Tensor | None = None,
+) -> None:
     """The same with weight decay as Adam means it: an L2 penalty, which enters the gradient."""
     if not group.get("decoupled_weight_decay"):
         grad = grad + group["weight_decay"] * values[rows]
         group = group | {"weight_decay": 0.0}
-    _adamw_rows(values, rows, grad, state, group)
+    _adamw_rows(values, rows, grad, state, group, read)
 
 
-def _sgd_rows(values: Tensor, rows: Tensor, grad: Tensor, state: dict, group: dict) -> None:
+def _sgd_rows(
+    values: Tensor,
+    rows: Tensor,
+    grad: Tensor,
+    state: dict,
+    group: dict,
+    read: Tensor | None = None,
+) -> None:
     """One step of gradient descent of `rows` of `values`, with weight decay as an L2 penalty."""
     grad = grad + group["weight_decay"] * values[rows]
-    values[rows] -= float(group["lr"]) * grad
+    _put(values, rows, values[rows] - float(group["lr"]) * grad, read)
 
 
 ROW_STEPS: dict[type[torch.optim.Optimizer], RowStep] = {

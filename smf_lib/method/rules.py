@@ -23,7 +23,8 @@ from torch import Tensor
 class Reads:
     """Reads of one optimizer step: row ids (n,) int64 ascending, counts (n,) int64, step number.
 
-    Rows are chosen on the CPU, so that they do not depend on the device.
+    On the CPU; for a rule that is `by_row`, on a GPU too, where all rows of the table are listed
+    and a row that was not read has the count 0.
     """
 
     rows: Tensor
@@ -55,6 +56,17 @@ class BackgroundReads:
         """Reads of all rows together."""
         return int(self.counts.sum())
 
+    @cached_property
+    def _by_device(self) -> dict[torch.device, BackgroundReads]:
+        return {self.counts.device: self}
+
+    def on(self, device: torch.device) -> BackgroundReads:
+        """The same on that device, copied once."""
+        if device not in self._by_device:
+            tensors = self.counts.to(device), self.documents.to(device)
+            self._by_device[device] = BackgroundReads(*tensors, self.n_documents)
+        return self._by_device[device]
+
 
 Score = Callable[..., Tensor]  # (Reads, BackgroundReads or None) -> one score per read row, (n,)
 
@@ -68,19 +80,22 @@ class Rule:
         score: takes (Reads, BackgroundReads or None), returns one score per read row, (n,).
         needs_background: whether it cannot do without background reads.
         unlimited: whether it takes every row that was read, whatever `rows_per_step`.
+        by_row: whether a row's score depends on its own counts and on sums over the table alone,
+            so that rows that were not read may be asked for too, on any device.
     """
 
     name: str
     score: Score
     needs_background: bool
     unlimited: bool
+    by_row: bool
 
 
 RULES: dict[str, Rule] = {}
 
 
 def register_rule(
-    name: str, needs_background: bool = False, unlimited: bool = False
+    name: str, needs_background: bool = False, unlimited: bool = False, by_row: bool = False
 ) -> Callable[[Score], Score]:
     """Decorator that makes a scoring function known as selection rule `name`.
 
@@ -93,6 +108,10 @@ def register_rule(
         name: what configurations call the rule: `SparseMemoryConfig(rule=name)`.
         needs_background: refuse to train with it before `collect_background` was called.
         unlimited: update every row that was read, whatever `rows_per_step`.
+        by_row: the score of a row depends on its own counts and on sums over the table alone. The
+            function may then be given tensors on a GPU, and rows with the count 0, whose scores
+            are passed over; training on a GPU waits for no result. Otherwise reads are brought
+            to the CPU in each step.
 
     Raises:
         ValueError: another function is registered under that name.
@@ -101,7 +120,7 @@ def register_rule(
     def register(function: Score) -> Score:
         if name in RULES and not _same_function(RULES[name].score, function):
             raise ValueError(f"rule {name!r} is registered already; choose another name")
-        RULES[name] = Rule(name, function, needs_background, unlimited)
+        RULES[name] = Rule(name, function, needs_background, unlimited, by_row)
         return function
 
     return register
@@ -131,7 +150,7 @@ def get_rule(name: str) -> Rule:
     return RULES[name]
 
 
-@register_rule("kl", needs_background=True)
+@register_rule("kl", needs_background=True, by_row=True)
 def kl(reads: Reads, background: BackgroundReads) -> Tensor:
     """Row i's term of KL(p || q): p(i) log(p(i) / q(i)), q add-one smoothed (arXiv 2605.03229)."""
     counts = background.counts[reads.rows].double()
@@ -139,14 +158,14 @@ def kl(reads: Reads, background: BackgroundReads) -> Tensor:
     return reads.share * torch.log(reads.share / q)
 
 
-@register_rule("tfidf", needs_background=True)
+@register_rule("tfidf", needs_background=True, by_row=True)
 def tfidf(reads: Reads, background: BackgroundReads) -> Tensor:
     """p(i) log((N + 1) / (df(i) + 1)), N background sequences (Lin et al., arXiv 2510.15103)."""
     documents = background.documents[reads.rows].double()
     return reads.share * torch.log((background.n_documents + 1) / (documents + 1))
 
 
-@register_rule("count")
+@register_rule("count", by_row=True)
 def count(reads: Reads, background: BackgroundReads | None) -> Tensor:
     """The most read rows, whatever the background: a control for the two rules above."""
     return reads.counts.double()
@@ -213,3 +232,34 @@ def select_rows(
         )
     order = torch.sort(scores, descending=True, stable=True).indices
     return reads.rows[order[:rows_per_step]].sort().values
+
+
+def select_on_device(
+    counts: Tensor, rule: str, rows_per_step: int, background: BackgroundReads | None = None
+) -> tuple[Tensor, Tensor]:
+    """The rows of `select_rows`, by operations whose shapes depend on no data: a GPU never waits.
+
+    Scores are float64 here and there. Two rows whose scores differ in the last bit alone may be
+    ordered otherwise by a device that rounds logarithms otherwise.
+
+    Args:
+        counts: (N,) int64 on any device, reads of each row of the table in this step.
+        rule: name of a registered rule that is `by_row`.
+        rows_per_step: T, how many rows to take.
+        background: reads of background text, on any device, for rules that compare with them.
+
+    Raises:
+        ValueError: unknown rule, or one that needs background reads and got none.
+
+    Returns:
+        rows (min(T, N),) int64 ascending, and which of them were read, bool: where fewer than T
+        were, the others fill up the number, and must not be moved.
+    """
+    check_background(rule, background)
+    background = None if background is None else background.on(counts.device)
+    every = torch.arange(len(counts), device=counts.device)
+    scores = get_rule(rule).score(Reads(every, counts), background)
+    scores = scores.where(counts > 0, -torch.inf)
+    order = torch.sort(scores, descending=True, stable=True).indices
+    rows = order[:rows_per_step].sort().values
+    return rows, counts[rows] > 0

@@ -27,7 +27,8 @@ class ReadTape:
     Attributes:
         entries: (indices (n, r) int64, weights (n, r) float32, grad (n, d) float32) for each
             forward pass: token t read row indices[t, j] with weight weights[t, j], and grad[t] is
-            the loss gradient of the read.
+            the loss gradient of the read. Of padding there is nothing, or, on a GPU, a row id past
+            the table and a gradient of zero.
         backward_pass: autograd's number of the backward pass that wrote last.
         unused: how often in a row entries were dropped before an optimizer step used them.
     """
@@ -73,6 +74,9 @@ class ReadTape:
         Row r's gradient is the sum over its readers t of weight * grad[t]: an embedding bag over
         tokens, whose cost follows the reads and never the table. With the reads in the order of
         the rows, those of one row are one stretch. The tape must hold entries.
+
+        How many reads there are is asked of the device: on a GPU `row_gradient_on_device` is for
+        few rows.
         """
         parts = []
         for indices, weights, grad in self.entries:
@@ -90,10 +94,39 @@ class ReadTape:
                 mode="sum",
             )
             parts.append(part)
-        total = parts[0]
-        for part in parts[1:]:
-            total = total + part
-        return total
+        return _sum(parts)
+
+    def row_gradient_on_device(self, rows: Tensor, num_rows: int) -> Tensor:
+        """The same, by operations whose shapes depend on no data: a GPU never waits.
+
+        A matrix of weights, tokens by rows, times the gradients of the reads. That is a
+        multiplication for every pair of a token and a row, read or not: little for a GPU, and more
+        than a processor has to spare.
+
+        Args:
+            rows: (T,) row ids, sorted, unique.
+            num_rows: N, rows of the table.
+        """
+        column = rows.new_full((num_rows + 1,), len(rows))  # where nothing else is said: the last
+        column[rows] = torch.arange(len(rows), device=rows.device)
+        parts = []
+        for indices, weights, grad in self.entries:
+            matrix = grad.new_zeros(len(grad), len(rows) + 1)
+            matrix.scatter_add_(1, column[indices], weights)
+            parts.append(matrix[:, :-1].T @ grad)
+        return _sum(parts)
+
+
+def _sum(parts: list[Tensor]) -> Tensor:
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
+
+
+def waits(tensor: Tensor) -> bool:
+    """Whether Python would wait for the tensor's device (a GPU) when it asks for a result."""
+    return tensor.device.type != "cpu"
 
 
 class Reader(Protocol):

@@ -91,7 +91,8 @@ class ReleasedAdamW(torch.optim.AdamW):
                 memory.values.grad = None
             else:
                 state = self.state[memory.values]
-                ROW_STEPS[torch.optim.AdamW](memory.values, rows, grad, state, group)
+                # all rows were read
+                ROW_STEPS[torch.optim.AdamW](memory.values, rows, grad, state, group)  # type: ignore[call-arg]
                 state["step"] = state.get("step", torch.zeros(())) + 1
             memory.row_updates[rows] += 1
             for reader in memory.readers:
@@ -131,7 +132,8 @@ class ReleasedAdamW(torch.optim.AdamW):
 
 def _selected(memory: ProductKeyMemory, tapes: list[ReadTape], step: int) -> tuple[Tensor, Tensor]:
     """The rows that the memory's rule chooses by the reads on these tapes, and their gradient."""
-    reads = count_reads([indices.cpu() for tape in tapes for indices, _, _ in tape.entries], step)
+    read = [indices for tape in tapes for indices, _, _ in tape.entries]
+    reads = count_reads([rows[rows < memory.num_rows].cpu() for rows in read], step)
     rows = select_rows(reads, memory.rule, memory.rows_per_step, memory.background)
     rows = rows.to(memory.values.device)
     grad = torch.zeros(len(rows), memory.values.shape[1], device=rows.device)
