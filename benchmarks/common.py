@@ -24,24 +24,42 @@ PRECISION = "bf16" if native_bfloat16("cpu") else "fp32"  # as in the study on a
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "benchmarks"
 
 
-def options(description: str, argv: list[str] | None) -> argparse.Namespace:
-    """The command line that every benchmark has, parsed; None stands for that of the process."""
+def options(description: str, argv: list[str] | None, device: bool = False) -> argparse.Namespace:
+    """The command line that every benchmark has, parsed; None stands for that of the process.
+
+    device: whether there is `--device`, for benchmarks that run on a GPU as well.
+    """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--small", action="store_true", help="tiny shapes, seconds: a test")
     parser.add_argument("--record", action="store_true", help="write results/benchmarks/*.json")
+    if device:
+        parser.add_argument("--device", default="cpu", help="cpu (the default) or cuda")
     arguments = parser.parse_args(argv)
+    arguments.device = torch.device(arguments.device if device else "cpu")
+    if arguments.device.type == "cuda" and not torch.cuda.is_available():
+        parser.error(f"--device {arguments.device}: this torch sees no GPU; use --device cpu")
     if arguments.small and arguments.record:
         parser.error("--record with --small: a small run measures nothing; leave one out")
     return arguments
 
 
-def timed(action: Callable[[], object]) -> float:
-    """Seconds that one call takes."""
+def timed(action: Callable[[], object], device: torch.device | None = None) -> float:
+    """Seconds that one call takes, on a GPU until the device is done."""
+    on_gpu = device is not None and device.type == "cuda"
+    if on_gpu:
+        torch.cuda.synchronize(device)
     start = time.perf_counter()
     action()
+    if on_gpu:
+        torch.cuda.synchronize(device)
     return time.perf_counter() - start
+
+
+def precision(device: torch.device) -> str:
+    """What a model's passes run in on that device."""
+    return PRECISION if device.type == "cpu" else "bf16"
 
 
 def interleave(
@@ -109,12 +127,13 @@ def invent_background(memory: ProductKeyMemory) -> None:
 
 def report(name: str, arguments: argparse.Namespace, settings: dict, results: dict) -> None:
     """Print the benchmark's JSON, and write it if `--record` was given, whole or not at all."""
+    device = arguments.device
     record = {
         "benchmark": name,
         "small": arguments.small,
         "settings": settings,
         "results": results,
-        "device": "cpu",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         **provenance(),
@@ -122,4 +141,5 @@ def report(name: str, arguments: argparse.Namespace, settings: dict, results: di
     text = json.dumps(record, indent=2, allow_nan=False)
     print(text)
     if arguments.record:
-        write_whole(RESULTS / f"{name}.json", text + "\n")
+        suffix = "" if device.type == "cpu" else f"_{device.type}"
+        write_whole(RESULTS / f"{name}{suffix}.json", text + "\n")

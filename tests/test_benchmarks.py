@@ -68,6 +68,28 @@ def test_layer_vs_pkm(run_small):
     assert_ratio(shape["package_against_smf_lib"]["values"])
 
 
+def test_on_device(run_small):
+    results = run_small("on_device")
+    assert set(results["step"]["smf_against"]) == {"floor", "ln_tuning", "lora", "full"}
+    for found in results["step"]["smf_against"].values():
+        assert_ratio(found)
+    seconds = results["layer"].pop("median_seconds")
+    assert len(seconds) == 10 and {name.partition(", ")[2] for name in seconds} == {
+        "256 rows",
+        "4096 rows",
+    }
+    for found in results["layer"].values():
+        assert_ratio(found)
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(ROOT)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(SystemExit):
+        importlib.import_module("benchmarks.on_device").main(["--device", "cuda"])
+    assert "--device cuda: this torch sees no GPU; use --device cpu" in capsys.readouterr().err
+
+
 def test_rows_read(run_small):
     for table in run_small("rows_read").values():
         for found in table.values():
