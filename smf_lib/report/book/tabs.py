@@ -24,8 +24,8 @@ def in_tabs(
     """The notebook of the first execution with the outputs of all.
 
     executions: the same notebook with the outputs of each execution (`pages.with_outputs`), by the
-    title of its tab. folder: figures are put there; the page is to lie beside it. code_link: as in
-    `pages.as_page`.
+    title of its tab; the last is open. folder: figures are put there, and the page is to lie beside
+    it. code_link: as in `pages.as_page`.
     """
     cells: list[NotebookNode] = []
     for number, same in enumerate(zip(*(page.cells for page in executions.values()), strict=True)):
@@ -42,9 +42,8 @@ def in_tabs(
                 _shown(o, folder.parent / f"{name}-{i}", code_link) for i, o in enumerate(found)
             ]
             text = "\n\n".join(shown) or "Nothing."
-            tabs.append(
-                f":::::{{tab-item}} {as_markdown(title)}\n:sync: run-{place}\n\n{text}\n:::::"
-            )
+            options = f":sync: run-{place}" + ("\n:selected:" if place == len(outputs) - 1 else "")
+            tabs.append(f":::::{{tab-item}} {as_markdown(title)}\n{options}\n\n{text}\n:::::")
         text = "\n".join(["::::::{tab-set}", ":sync-group: run", "", *tabs, "::::::"])
         cells.append(nbformat.v4.new_markdown_cell(text))
     first = next(iter(executions.values()))
