@@ -9,7 +9,6 @@ import typing as _typing
 
 from .method.background import collect_background, memories, read_rows
 from .method.config import SparseMemoryConfig
-from .method.export import export
 from .method.layer import ProductKeyMemory
 from .method.patches.compose import compose
 from .method.patches.patch import RowPatch
@@ -21,6 +20,7 @@ from .method.tuner import SparseMemoryModel as _registered_with_peft  # noqa: F4
 if _typing.TYPE_CHECKING:
     from .method.callback import SparseMemoryCallback
     from .method.distributed import TrainingState, shard_base
+    from .method.export import export
 
 __version__ = "0.1.0"
 
@@ -45,6 +45,7 @@ __all__ = [
 _LATER = {
     "SparseMemoryCallback": "callback",
     "TrainingState": "distributed",
+    "export": "export",
     "shard_base": "distributed",
 }
 
@@ -53,7 +54,7 @@ def __getattr__(name: str) -> _typing.Any:
     """What is imported once it is asked for.
 
     The callback is made of transformers' Trainer, which imports PEFT, and PEFT this package
-    (`_smf_lib_startup`), which then can have no Trainer. What several processes need takes a while.
+    (`_smf_lib_startup`), which then can have no Trainer. The others take a while to import.
     """
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
