@@ -24,6 +24,7 @@ from smf_lib.report.book.plan import (
     describe_plan,
     other_builds,
 )
+from smf_lib.report.book.sums import remove_damaged
 from smf_lib.study.code import code_digest, notebook_digest
 from smf_lib.study.keys import memory_key, parent_of, run_keys
 from smf_lib.study.many import ALLOCATION, check_limits
@@ -68,7 +69,7 @@ except ValueError as error:
 
 WORK = f"work/{PROFILE.name}"
 RESULTS = f"results/{PROFILE.name}"
-SITE = f"{WORK}/site"
+PAGES = f"{WORK}/site/_build/html"
 RECORDS = [f"{RESULTS}/local/{run_id}.json" for run_id in RUNS]
 EXECUTED = [
     f"{WORK}/notebooks/{name}.ipynb"
@@ -180,6 +181,11 @@ if busy:
         f"process {busy[0]} is building in this folder; wait until it is done, or end it, and "
         "start again"
     )
+if workflow.is_main_process:
+    try:
+        remove_damaged(map(Path, EXECUTED), Path(PAGES))
+    except OSError as error:
+        raise WorkflowError(str(error))
 
 # A file and not a module is run here, so that the package is imported by the kernel alone. `exec`
 # makes it a child of Snakemake, with which it ends, however that ends.
@@ -194,7 +200,7 @@ RUN_NOTEBOOK = (
 rule book:
     input:
         RECORDS,
-        f"{SITE}/_build/html/index.html",
+        f"{PAGES}/index.html",
 
 
 rule study:
@@ -258,7 +264,7 @@ rule pages:
         EXECUTED,
         pages(),
     output:
-        f"{SITE}/_build/html/index.html",
+        f"{PAGES}/index.html",
     params:
         code=code_digest("report/book/*.py"),
         profile=PROFILE.model_dump_json(),

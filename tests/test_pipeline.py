@@ -17,6 +17,7 @@ from bs4 import BeautifulSoup
 from helpers_book import copy_repository, environment_of
 
 from smf_lib.report.book.site_check import check_site
+from smf_lib.study.notebooks import is_whole
 from smf_lib.study.profiles import load_profile
 from smf_lib.study.records.results import read_records
 
@@ -25,19 +26,25 @@ FLAGS += ["--rerun-triggers", "mtime", "params", "input"]
 QUIET = ["--quiet", "host", "progress", "rules", "reason"]
 
 
+USER = "ada-of-this-machine"
+
+
 class Study:
     """A copy of the repository and the command that builds its book."""
 
     def __init__(self, root: Path):
         self.root = root
         self.html = root / "work" / "smoke" / "site" / "_build" / "html"
+        self.home = root / f"the 'home' of $HOME \"é\" {'y' * 170}" / USER
 
     def start(self, *flags: str, profile: str = "smoke") -> subprocess.Popen:
         command = [sys.executable, "-m", "snakemake", *FLAGS, *flags]
         return subprocess.Popen(
             [*command, "--config", f"profile={profile}", "--", "book"],
             cwd=self.root,
-            env=environment_of(self.root) | {"XDG_CACHE_HOME": str(self.root / "a cache's")},
+            env=environment_of(self.root)
+            | {"XDG_CACHE_HOME": str(self.root / "a cache's")}
+            | {"HOME": str(self.home), "LOGNAME": USER},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -128,13 +135,14 @@ def test_the_papers_chapter_stands_where_no_study_is_on_record(study):
         assert "no study of these profiles is on record yet" in text and shown in text
 
 
-def test_no_path_of_the_machine_is_in_what_is_published(study):
-    places = {str(study.root), json.dumps(str(study.root))[1:-1], sys.prefix, str(Path.home())}
-    found = [*study.root.glob("work/smoke/notebooks/*.ipynb"), *study.html.rglob("*.ipynb")]
+def test_what_is_published_names_no_folder_of_the_machine_and_no_user(study):
+    places = {str(study.root), json.dumps(str(study.root))[1:-1], sys.prefix, str(study.home)}
+    found = [*study.root.glob("work/smoke/notebooks/*.ipynb")]
+    found += [path for path in study.html.rglob("*") if path.suffix in (".html", ".ipynb", ".js")]
     found += study.root.glob("results/smoke/local/*.json")
-    for path in [*found, *study.html.rglob("*.html")]:
+    for path in found:
         text = path.read_text("utf-8")
-        assert not [place for place in places if f"{place}/" in text], path
+        assert not [name for name in {*places, USER} if name in text], path
 
 
 def test_no_injected_cell_and_no_path_of_the_machine_is_shown(study):
@@ -276,6 +284,40 @@ def test_a_second_build_is_refused_but_not_the_jobs_of_a_cluster(study):
         status, output = study.build("--dry-run", "--mode", "remote")
         assert status == 0, output
         other.kill()
+
+
+def test_a_damaged_notebook_of_a_run_is_told_and_the_run_repeated(study):
+    path = study.root / "work" / "smoke" / "notebooks" / "02_finetune_lora-seed0.ipynb"
+    before, times = path.read_bytes(), path.stat()
+    path.write_bytes(before.replace(b"self_kl", b"self_kk", 1))
+    plan = study.planned()
+    path.write_bytes(before)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    told = "02_finetune_lora-seed0.ipynb is damaged; what it held is made again"
+    assert told in plan and "output: results/smoke/local/lora-seed0.json" in plan, plan
+    assert plan.count("rule finetune:") == 1, plan
+
+
+def test_damaged_pages_and_a_damaged_notebook_are_made_again_by_the_same_command(study):
+    executed = study.root / "work" / "smoke" / "notebooks" / "05_cost.ipynb"
+    executed.write_bytes(executed.read_bytes()[:-100])
+    page = study.html / "book" / "limits.html"
+    page.write_text("")
+    records = study.records()
+    status, output = study.build()
+    assert status == 0, output[-6000:]
+    assert output.count("is damaged; what it held is made again") == 2, output
+    assert is_whole(executed) and page.stat().st_size > 1000 and check_site(study.html) == []
+    assert study.records() == records
+
+
+def test_a_profile_by_its_path_is_read_wherever_it_lies(study):
+    path = study.root / "a profile's $folder é" / "mine.yaml"
+    path.parent.mkdir()
+    smoke = (study.root / "profiles" / "smoke.yaml").read_text("utf-8")
+    path.write_text(smoke.replace("name: smoke", "name: mine", 1), "utf-8")
+    status, plan = study.build("--dry-run", profile=str(path))
+    assert status == 0 and plan.count("rule finetune:") == 5, plan
 
 
 def test_a_lost_record_is_computed_again(study):

@@ -7,7 +7,7 @@ control characters, and the marks by which a text turns the direction of what st
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 from pydantic import AfterValidator
@@ -85,6 +85,17 @@ def texts_in(content: Any, place: tuple = ()) -> Iterator[tuple[str, str]]:
     elif isinstance(content, (list, tuple)):
         for index, value in enumerate(content):
             yield from texts_in(value, (*place, index))
+
+
+def map_texts(content: Any, change: Callable[[str], str]) -> Any:
+    """JSON-like content with each text as `change` returns it; keys stay."""
+    if isinstance(content, str):
+        return change(content)
+    if isinstance(content, dict):
+        return {key: map_texts(value, change) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [map_texts(value, change) for value in content]
+    return content
 
 
 def _shown(value: str) -> str:

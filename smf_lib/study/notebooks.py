@@ -10,8 +10,11 @@ The workflow calls this file as a script, so it imports nothing of the package: 
 
 import argparse
 import ast
+import getpass
+import hashlib
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -30,6 +33,9 @@ SECONDS_BETWEEN_TICKS = 15.0
 ORPHANED = 3
 # Without it every kernel warns that it talks to this process over a local port.
 KERNEL_ARGUMENTS = ["--IPKernelApp.log_level=ERROR"]
+SUM = "sha256"  # in an executed copy's metadata: the sum of all else in it
+# A file or folder by its whole path, which no word, address or encoded picture runs into.
+ABSOLUTE = re.compile(r"(?<![\w./~)+=-])(?:/[^/\s'\"<>|:;,)]+){2,}")
 
 
 class PlainLines:
@@ -136,7 +142,7 @@ def run_notebook(
 
     What cells print goes to standard output and to `log`. The copy appears under its name when
     all cells are done; a run that fails leaves it as `<name>.failed.ipynb` beside it. Of a progress
-    bar the copy keeps how it ended.
+    bar the copy keeps how it ended. It carries its sum, and names no folder of this machine.
 
     Raises:
         PapermillExecutionError: a cell failed.
@@ -165,7 +171,7 @@ def run_notebook(
                 extra_arguments=KERNEL_ARGUMENTS,
             )
             _tidy(scratch)
-            _write_without_places(scratch)
+            _finish(scratch)
             os.replace(scratch, target)
         except PapermillExecutionError as error:
             _tidy(scratch)
@@ -185,20 +191,69 @@ def run_notebook(
         lines.say(f"done in {time.monotonic() - started:.0f} s")
 
 
-def _write_without_places(path: Path) -> None:
-    """Put names in the place of this machine's folders in what the cells of a notebook print."""
+def sum_of(notebook: dict) -> str:
+    """The SHA-256 of a notebook's JSON without the sum in its metadata, as 64 digits."""
+    metadata = {name: value for name, value in notebook["metadata"].items() if name != SUM}
+    content = json.dumps({**notebook, "metadata": metadata}, sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def is_whole(path: Path) -> bool:
+    """Whether an executed copy is as `run_notebook` wrote it."""
+    try:
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        return notebook["metadata"][SUM] == sum_of(notebook)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return False
+
+
+def _finish(path: Path) -> None:
+    """Name no folder and no user of this machine in an executed copy, and note its sum."""
     notebook = json.loads(path.read_text(encoding="utf-8"))
-    places = {os.environ.get("SMF_ROOT") or os.getcwd(): ".", sys.prefix: "(environment)"}
-    places |= {sys.base_prefix: "(python)", str(Path.home()): "~"}
     for cell in notebook["cells"]:
+        if "injected-parameters" in cell["metadata"].get("tags", []):
+            cell["source"] = without_places(cell["source"])
         if "outputs" in cell:
-            text = json.dumps(cell["outputs"], ensure_ascii=False)
-            for place in sorted(places, key=len, reverse=True):
-                if len(place) > 1:
-                    quoted = json.dumps(place, ensure_ascii=False)[1:-1]
-                    text = text.replace(f"{quoted}/", f"{places[place]}/")
-            cell["outputs"] = json.loads(text)
+            cell["outputs"] = without_places(cell["outputs"])
+    notebook["metadata"] = without_places(notebook["metadata"])
+    notebook["metadata"][SUM] = sum_of(notebook)
     path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def without_places(content: Any) -> Any:
+    """JSON-like content whose texts name no folder of this machine and not its user.
+
+    The folder of the study becomes ".", the home folder "~", the environment "(environment)", any
+    other path of a file or folder that there is its last name; in paths of what is gone the
+    user's name becomes "(user)".
+    """
+    if isinstance(content, dict):
+        return {name: without_places(value) for name, value in content.items()}
+    if isinstance(content, list):
+        return [without_places(value) for value in content]
+    if not isinstance(content, str):
+        return content
+    places = {os.environ.get("SMF_ROOT") or os.getcwd(): ".", os.getcwd(): "."}
+    places |= {sys.prefix: "(environment)", sys.base_prefix: "(python)", str(Path.home()): "~"}
+    for place in sorted(places, key=len, reverse=True):
+        injected = place.encode("unicode_escape").decode().replace('"', '\\"')  # as papermill does
+        for written in {place, repr(place)[1:-1], injected} if len(place) > 1 else ():
+            whole = rf"(?<![\w./~-]){re.escape(written)}(?![\w-])"
+            content = re.sub(whole, places[place], content)
+    return ABSOLUTE.sub(_last_name, content)
+
+
+def _last_name(found: re.Match) -> str:
+    if os.path.lexists(found[0]):
+        return os.path.basename(found[0])
+    return "/".join("(user)" if part == _user() else part for part in found[0].split("/"))
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a process whose user has no name
+        return ""
 
 
 def _tidy(path: Path) -> None:

@@ -17,7 +17,13 @@ from papermill.exceptions import PapermillExecutionError
 
 from smf_lib.report.book.parameters import read_parameters
 from smf_lib.study import notebooks
-from smf_lib.study.notebooks import PlainLines, heading, run_notebook
+from smf_lib.study.notebooks import (
+    PlainLines,
+    heading,
+    is_whole,
+    run_notebook,
+    without_places,
+)
 
 
 def test_progress_bar_becomes_few_lines(monkeypatch):
@@ -60,16 +66,43 @@ def test_executed_copy_and_log(tmp_path, capsys):
     assert log.read_text() == capsys.readouterr().out
 
 
-def test_what_cells_print_holds_no_folder_of_the_machine(tmp_path, monkeypatch):
+def test_the_executed_copy_names_no_folder_of_the_machine_and_carries_its_sum(
+    tmp_path, monkeypatch
+):
     monkeypatch.setenv("SMF_ROOT", str(tmp_path / 'a "b"'))
+    monkeypatch.setenv("LOGNAME", "ada")
     code = """import os, sys
-print(os.environ['SMF_ROOT'] + '/x', sys.prefix + '/lib/y')
+print(os.environ['SMF_ROOT'] + '/x', sys.prefix + '/lib/y', os.environ['SMF_ROOT'])
 os.path.expanduser('~/z')"""
     source = write(notebook("## Part", (code,)), tmp_path / "nb.ipynb")
-    run_notebook(source, tmp_path / "out.ipynb", {}, tmp_path / "log")
-    printed, value = nbformat.read(tmp_path / "out.ipynb", 4).cells[-1].outputs
-    assert printed.text == "./x (environment)/lib/y\n"
+    out = tmp_path / "out.ipynb"
+    run_notebook(source, out, {"profile": str(tmp_path / 'a "b"' / "mine.yaml")}, tmp_path / "log")
+    done = nbformat.read(out, 4)
+    printed, value = done.cells[-1].outputs
+    assert printed.text == "./x (environment)/lib/y .\n"
     assert value.data["text/plain"] == "'~/z'"
+    assert done.metadata.papermill.parameters == {"profile": "./mine.yaml"}
+    assert str(tmp_path) not in out.read_text("utf-8")
+    assert is_whole(out)
+
+
+def test_paths_of_the_machine_are_named_by_their_ends(tmp_path, monkeypatch):
+    home, root = tmp_path / "home" / "ada", tmp_path / "a study"
+    (tmp_path / "data").mkdir()
+    monkeypatch.setenv("LOGNAME", "ada")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("SMF_ROOT", str(root))
+    told = {
+        f"{root}": ".",
+        f"in {root}, {home}": "in ., ~",
+        f"{root}/work/x {root}-other": f"./work/x {root}-other",
+        f"read {home}/models/m.gguf.": "read ~/models/m.gguf.",
+        f"({tmp_path}/data)": "(data)",
+        "at /gone/ada/cache": "at /gone/(user)/cache",
+        "and/or 1/2/3 https://ada.org/ada/x ./ada/x": "and/or 1/2/3 https://ada.org/ada/x ./ada/x",
+    }
+    assert without_places({"a": [*told]}) == {"a": [*told.values()]}
+    assert without_places([1, None, 2.5, True]) == [1, None, 2.5, True]
 
 
 def test_failure_leaves_no_copy_under_its_name(tmp_path, capsys):

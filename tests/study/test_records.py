@@ -8,6 +8,7 @@ import pytest
 from helpers_records import make_record
 
 from smf_lib.study.records import results
+from smf_lib.study.records.record import Record
 from smf_lib.study.records.results import (
     ResultsError,
     paired_key,
@@ -162,6 +163,27 @@ def test_a_record_that_was_changed_by_hand_is_told(tmp_path):
     del content["sha256"]  # on purpose, as the message says
     path.write_text(json.dumps(content))
     assert read_record(path)
+
+
+def test_what_a_profile_names_by_absolute_paths_is_recorded_by_its_last_name(tmp_path):
+    record = make_record("base", run_id="base")
+    content = record.model_dump()
+    model, questions = "/scratch/ada/models/qwen 2", "/scratch/ada/x.jsonl"
+    content["model"] |= {"source": model}
+    content["data"]["exam"] |= {"notes": f"{questions}: 5 rows were left out"}
+    content["settings"] |= {
+        "exam": {"source": [questions, "~/y.jsonl", "data/z.jsonl"]},
+        "evaluation": {"lm_eval_tasks": ["/scratch/ada/sums.yaml", "arc_easy"]},
+        "probes": {"triviaqa": {"source": "mandarjoshi/trivia_qa"}},
+    }
+    path = write_record(tmp_path / "base.json", Record.model_validate(content))
+    assert "ada" not in path.read_text() and "~" not in path.read_text()
+    read = read_record(path)
+    assert read.model.source == "qwen 2" and read.label == record.label
+    assert read.data.exam.notes == "x.jsonl: 5 rows were left out"
+    assert read.settings["exam"]["source"] == ["x.jsonl", "y.jsonl", "data/z.jsonl"]
+    assert read.settings["evaluation"]["lm_eval_tasks"] == ["sums.yaml", "arc_easy"]
+    assert read.settings["probes"]["triviaqa"]["source"] == "mandarjoshi/trivia_qa"
 
 
 def test_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):

@@ -34,6 +34,7 @@ from .pages import (
 from .records_files import archive_of
 from .site_check import check_site
 from .slides import make_slides
+from .sums import note_sums
 from .tabs import in_tabs
 
 HTML = Path("_build") / "html"
@@ -137,6 +138,7 @@ def make_pages(draft: Path, site: Path, log: Path) -> Path:
     problems = check_site(draft / HTML)
     if problems:
         raise BookError("\n".join(["the built pages have faults:", *problems]))
+    note_sums(draft / HTML)
     put_in_place(draft, site)
     return site / HTML / "index.html"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from ..files import find_root, write_whole
-from ..names import check_text, texts_in
+from ..names import check_text, map_texts, texts_in
 from .provenance import provenance
 from .record import SCHEMA_VERSION, Metric, MetricName, Record
 
@@ -30,6 +30,8 @@ __all__ = [
     "write_record",
 ]
 
+# where a record says which files a profile names
+FILES = re.compile(r"(settings|model)\.(.*\.)?(source|lm_eval_tasks)(\.\d+)?")
 SUM = "sha256"  # of all else in a record; those that were written before have none
 
 
@@ -73,6 +75,9 @@ def paired_key(record: Record, metric: MetricName) -> tuple:
 def write_record(path: str | Path, record: Record) -> Path:
     """Write `record` to `path`, whole or not at all; `study` becomes the folder's name.
 
+    What a profile names by an absolute path (a model, data, a task) stands in it by its last name,
+    since the folders of this machine are nobody else's.
+
     Raises ResultsError if the file name is not `<run_id>.json`.
     """
     path = Path(path)
@@ -81,10 +86,21 @@ def write_record(path: str | Path, record: Record) -> Path:
             f"{path}: a record with run_id {record.run_id!r} is named {record.run_id}.json"
         )
     record = record.model_copy(update={"study": path.resolve().parent.name})
-    content = record.model_dump(mode="json")
+    content = _without_folders(record.model_dump(mode="json"))
     summed = {**content, SUM: _sum(content)}
     write_whole(path, _compact(json.dumps(summed, indent=2, allow_nan=False)) + "\n")
     return path
+
+
+def _without_folders(content: dict) -> dict:
+    """A record's content in which every file and folder has its last name alone."""
+    named = {text for place, text in texts_in(content) if FILES.fullmatch(place)}
+    absolute = [text for text in named if Path(text).is_absolute() or text.startswith("~")]
+    if not absolute:
+        return content
+    paths = "|".join(re.escape(path) for path in sorted(absolute, key=len, reverse=True))
+    whole = re.compile(rf"(?<![\w./~-])(?:{paths})(?!\w)")
+    return map_texts(content, lambda text: whole.sub(lambda found: Path(found[0]).name, text))
 
 
 def _sum(content: dict) -> str:
