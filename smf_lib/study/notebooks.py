@@ -171,7 +171,7 @@ def run_notebook(
                 extra_arguments=KERNEL_ARGUMENTS,
             )
             _tidy(scratch)
-            _finish(scratch)
+            finish(scratch)
             os.replace(scratch, target)
         except PapermillExecutionError as error:
             _tidy(scratch)
@@ -207,7 +207,7 @@ def is_whole(path: Path) -> bool:
         return False
 
 
-def _finish(path: Path) -> None:
+def finish(path: Path) -> None:
     """Name no folder and no user of this machine in an executed copy, and note its sum."""
     notebook = json.loads(path.read_text(encoding="utf-8"))
     for cell in notebook["cells"]:

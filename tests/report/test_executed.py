@@ -6,7 +6,7 @@ from nbformat import v4
 
 from smf_lib.report.book.__main__ import main
 from smf_lib.report.book.executed import BY_HAND, kept_page
-from smf_lib.report.book.pages import read_notebook
+from smf_lib.report.book.pages import BookError, read_notebook
 
 CODE = "print('rows')"
 PAGES = {
@@ -62,6 +62,17 @@ def test_what_other_code_gave_is_not_shown(kept):
     assert "by other code than it has now" in line and runs in line
     write(notebook((CODE,), "More text."), root / "notebooks" / f"{name}.ipynb")
     assert page_of(root, page)[0].cells[-2].outputs  # words may change
+
+
+def test_what_was_changed_since_it_was_kept_is_told(kept):
+    root, profile, page, _ = kept
+    path = root / "results" / profile / "reference" / "notebooks" / f"{page}.ipynb"
+    path.write_text(path.read_text().replace("12 rows", "13 rows"))
+    with pytest.raises(BookError, match=f"{page}.ipynb was changed .* keep --profile {profile}"):
+        page_of(root, page)
+    path.write_text(path.read_text()[:-50])
+    with pytest.raises(BookError, match=f"{page}.ipynb is not a whole notebook"):
+        page_of(root, page)
 
 
 def test_nothing_to_keep_is_said(tmp_path, capsys):

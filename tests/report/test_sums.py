@@ -7,14 +7,14 @@ import pytest
 from helpers_book import executed, notebook, write
 
 from smf_lib.report.book.sums import note_sums, remove_damaged
-from smf_lib.study.notebooks import _finish, is_whole
+from smf_lib.study.notebooks import finish, is_whole
 
 
 @pytest.fixture
 def run(tmp_path):
     """An executed notebook as `run_notebook` leaves it."""
     path = write(executed(notebook(("print(1)",)), seed=1), tmp_path / "notebooks" / "run.ipynb")
-    _finish(path)
+    finish(path)
     return path
 
 

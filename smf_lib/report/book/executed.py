@@ -13,6 +13,7 @@ from typing import Any
 import nbformat
 
 from ...method.files import whole
+from ...study.notebooks import SUM, finish, is_whole
 from .pages import (
     BookError,
     read_notebook,
@@ -64,6 +65,7 @@ def keep(profile: str, source: Path, root: Path) -> list[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         with whole(target) as scratch:
             nbformat.write(page, scratch)
+            finish(scratch)
         kept.append(target)
     if not kept:
         raise BookError(f"work/{profile}/notebooks holds no executed notebook that loads the model")
@@ -82,6 +84,9 @@ def kept_page(
         page: the page's name, which is the notebook's or, of a run, its name and the run's id.
         source: the repository.
         results: the folder of records.
+
+    Raises:
+        BookError: what is kept is damaged, or was changed since.
     """
     name = OF_RUNS if page.startswith(f"{OF_RUNS}_") else page
     profile, notebook = BY_HAND.get(name, DEFAULT), _source(source, name)
@@ -89,6 +94,11 @@ def kept_page(
     if not path.is_file():
         return without_outputs(notebook), {}, NOT_RUN.format(_runs(name))
     executed = read_notebook(path)
+    if SUM in executed.metadata and not is_whole(path):
+        raise BookError(
+            f"{path} was changed since it was kept (its sum is another); put the file back, or "
+            f"keep it again: python -m smf_lib.report.book keep --profile {profile}"
+        )
     try:
         drawn = with_outputs(notebook, executed, name, results)
     except BookError:
