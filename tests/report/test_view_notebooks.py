@@ -1,12 +1,14 @@
 """Notebooks that only draw: they need records, and neither model nor data."""
 
 import ast
+import math
 import re
 import shutil
 
 import nbformat
+import numpy as np
 import pytest
-from helpers_records import ablation_records, frontier_records, study_records
+from helpers_records import ablation_records, frontier_records, make_record, study_records
 from helpers_sequences import LORA, SMF, record, way
 from IPython.display import Markdown
 
@@ -46,6 +48,34 @@ def test_a_recorded_study_is_drawn_without_its_model_and_data(name, tmp_path, mo
         Study.load(STUDY)
     methods = {record.method for record in executed(name, profile=STUDY)["records"]}
     assert {"base", "lora", "smf-kl"} <= methods <= set(load_profile(STUDY).methods)
+
+
+def invented(name):
+    """A record of each run of a shipped profile's first seeds; the last one has diverged."""
+    profile, random = load_profile(name), np.random.default_rng(0)
+    runs = [r for r in profile.runs() if r.seed == profile.seeds_of(r.method)[0]]
+    return [
+        make_record(
+            run.method, run.learning_rate or 0.0, run.seed, profile=name,
+            label=run.settings.label, run_id=run.run_id, exam=random.integers(0, 2, 24),
+            kl=[math.nan] * 4 if run is runs[-1] else random.uniform(0.01, 0.1, 4),
+        )
+        for run in runs
+    ]  # fmt: skip
+
+
+SHIPPED = sorted(path.stem for path in PROFILE_DIR.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_profile_is_drawn_beside_a_sweep_of_ones_own(name, results):
+    results(invented(name))
+    if name != "sweep":
+        results(invented("sweep"))
+    for notebook in ("03_results", "05_cost"):
+        shown = executed(notebook, profile=name)["shown"].values()
+        assert [value for value in shown if isinstance(value, Figure)]
+    executed("00_frontier", own=None if name in ("frontier", "ablations") else name)
 
 
 def test_the_frontier_is_drawn_from_records_alone(results):

@@ -241,7 +241,7 @@ def chosen_gain(
 ) -> float:
     """The gain, in points, at which drift is compared: as given, or where most curves can be.
 
-    NaN where there is no curve at all.
+    NaN where there is no curve at all, or none that passes a whole number of points.
 
     Raises:
         ValueError: a method, a reference or a gain that the records do not have.
@@ -255,7 +255,10 @@ def chosen_gain(
                 )
     curves = frontier.measured()
     if gain is None:
-        return float(frontier.common_gain([method, *references])) if curves else math.nan
+        try:
+            return float(frontier.common_gain([method, *references]))
+        except NotOnRecord:
+            return math.nan
     reached = [100 * end for c in curves.values() for end in (c.lowest, c.highest)]
     if curves and not min(reached) <= gain <= max(reached):
         raise ValueError(

@@ -160,10 +160,13 @@ def comparison_table(records: Sequence[Record]) -> pd.DataFrame:
 
     The p-value is McNemar's exact one; it is given for single runs, not over several seeds, and
     beside it what Holm's procedure makes of it over all pairs of the table.
-    Methods with several learning rates are left out; of many methods only the pairs with the base
-    model, full finetuning or LoRA are listed. Raises ValueError if no pair is left.
+    Methods with several learning rates are left out, so a sweep has no rows; of many methods only
+    the pairs with the base model, full finetuning or LoRA are listed. Raises ValueError if there
+    are no two arms of one study.
     """
     arms = [arm for arm in group_arms(records) if arm.has(EXAM)]
+    if len(arms) == len({arm.where for arm in arms}):
+        raise ValueError(f"records hold no two methods of one study with {EXAM}")
     single = [arm for arm in arms if arm_name(arm, arms) == arm.first.label]
     several = len({arm.where for arm in single}) > 1
     crowded = len({arm.first.method for arm in single}) > CROWDED
@@ -185,8 +188,6 @@ def comparison_table(records: Sequence[Record]) -> pd.DataFrame:
         }
         rows.append(row)
         p_values += [test.p_value] if test else []
-    if not rows:
-        raise ValueError(f"records hold no two methods of one study with {EXAM}")
     corrected = map(p_text, holm_p(p_values))
     for row in rows:
         row["Corrected p"] = DASH if row["McNemar p"] == DASH else next(corrected)
