@@ -36,6 +36,7 @@ class Study:
         self.root = root
         self.html = root / "work" / "smoke" / "site" / "_build" / "html"
         self.home = root / f"the 'home' of $HOME \"é\" {'y' * 170}" / USER
+        self.home.mkdir(parents=True)
 
     def start(self, *flags: str, profile: str = "smoke") -> subprocess.Popen:
         command = [sys.executable, "-m", "snakemake", *FLAGS, *flags]
