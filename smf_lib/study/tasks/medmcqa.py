@@ -143,7 +143,7 @@ def _clear(questions: list) -> tuple[list, int]:
     return kept, len(questions) - len(kept)
 
 
-def _shuffled(questions: list, seed: int) -> list:
+def _shuffled(questions: list, seed: int | str) -> list:
     """In an order that depends on the seed and on what the questions are, not on their rows."""
     ordered = sorted(questions, key=question_key)
     return random.Random(f"medmcqa {seed}").sample(ordered, len(ordered))
