@@ -93,6 +93,9 @@ def rule_digest(name: str) -> str:
     if function.__module__ == get_rule.__module__:
         for node in _registered(ast.parse((PACKAGE / RULES).read_text(encoding="utf-8"))):
             if node.name == function.__name__:
+                calls = [call for call in node.decorator_list if isinstance(call, ast.Call)]
+                for call in calls:  # where it may be computed is not what it is
+                    call.keywords = [k for k in call.keywords if k.arg != "by_row"]
                 return short_hash(_plain(node))
     return function_digest(function)
 

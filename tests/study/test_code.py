@@ -106,6 +106,9 @@ def test_a_rule_counts_where_it_is_used(package):
     own = '\n\n@register_rule("ratio")\ndef ratio(reads, background):\n    return reads.share\n'
     path.write_text(text + own)
     assert (code_digest(*keys.METHOD), [rule_digest(name) for name in names]) == before
+    assert '("kl", needs_background=True, by_row=True)' in text  # where it may be computed
+    path.write_text(text.replace(", by_row=True)", ")"))
+    assert [rule_digest(name) for name in names] == before[1]
     path.write_text(text.replace("stable=True", "stable=False"))
     assert code_digest(*keys.METHOD) != before[0]
 

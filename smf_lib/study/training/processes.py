@@ -33,7 +33,7 @@ def check_share(field: str, batch_size: int, rows: int | None = None) -> None:
     if count() > 1 and left:
         raise ValueError(
             f"{field}={batch_size}: the last {left} of {rows} rows are no whole batch, which "
-            f"{count()} processes cannot share; train on {rows - left} rows, or start one process"
+            f"{count()} processes cannot share; train on {rows - left} rows, or start one process"  # type: ignore[operator]
         )
 
 
