@@ -218,7 +218,8 @@ def _base_lines(ax: Axes, arms: Sequence[Arm], levels: dict[Arm, Interval]) -> N
 def _name_rate_lines(ax: Axes, arms: Sequence[Arm], levels: dict[Arm, Interval]) -> None:
     """Write each method's name once, at the rate at which it learns most in its first study."""
     colours = method_colours(arm.first.method for arm in levels)
-    lines, labels = _rates_of(arms), {}
+    lines = _rates_of(arms)
+    labels: dict[str, Label] = {}
     for (_, method), line in lines.items():
         best = max(line, key=lambda arm: levels[arm].value)
         label = Label(best.rate, levels[best].value, best.first.label, colours[method])
