@@ -215,7 +215,7 @@ rule build_memory:
         notebook=f"{WORK}/notebooks/01_build_memory.ipynb",
     params:
         key=notebook_key("01_build_memory"),
-        parameters=notebook_parameters(),
+        parameters=lambda w: notebook_parameters(),
         log=f"{WORK}/logs/01_build_memory.log",
     priority: 2
     threads: CORES
@@ -268,7 +268,8 @@ rule pages:
     params:
         code=code_digest("report/book/*.py"),
         profile=PROFILE.model_dump_json(),
-        arguments=["--profile", PROFILE_NAME, "--source", str(SOURCE)],
+        # a function, since a path may hold braces
+        arguments=lambda w: ["--profile", PROFILE_NAME, "--source", str(SOURCE)],
         log=f"{WORK}/logs/book.log",
     shell:
         "{sys.executable:q} -m smf_lib.report.book build {params.arguments:q} --log {params.log:q}"

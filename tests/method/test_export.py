@@ -160,7 +160,7 @@ def test_what_cannot_be_written_is_refused_and_leaves_nothing(tmp_path):
         (tiny_model(), "has no memory"),
         (both, r"active adapters=\['default', 'other'\] are 2 memories"),
         (with_tokens, "weights that export cannot write"),
-        (memory_model(model=lora), "weights that export cannot write"),
+        (memory_model(model=lora, adapter_name="memory"), "weights that export cannot write"),
         (memory_model("OPT"), "is no module of its own"),
     ]
     for model, says in cases:

@@ -239,12 +239,13 @@ def test_a_child_starts_from_its_parents_trained_memory_bit_for_bit(runs):
 
 def test_the_background_is_read_by_the_trained_memory(runs, hub):
     study = runs[0]
+    drawn = study.at(study.profile.run("additive-kl", 1))  # the paper's texts, drawn by the seed
     model, tokenizer = study.build(study.profile.run("additive-kl", 1))
     kept = [memory.background_counts.clone() for memory in memories(model).values()]
     assert [int(counts.sum()) for counts in kept] == [6 * 24 * 2 * 4] * 2  # texts, tokens, heads, k
 
     def counted(model):
-        collect_background(model, study.background_text((None, tokenizer)))
+        collect_background(model, drawn.background_text((None, tokenizer)))
         return [memory.background_counts for memory in memories(model).values()]
 
     assert all(torch.equal(first, second) for first, second in zip(kept, counted(model)))
