@@ -1,6 +1,5 @@
 """What a build has made and was changed since: noticed by its sum, removed, and made again."""
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,17 +19,17 @@ def remove_damaged(executed: Iterable[Path], pages: Path) -> None:
     """Remove executed notebooks, and a folder of pages, that are not as they were written.
 
     So they are as good as missing, and the workflow makes them again; each is told in a line.
-    Files that were put beside the pages do no harm. Pages count as older than a notebook that was
-    removed, since a workflow makes nothing that all who need it are newer than.
+    Files that were put beside the pages do no harm. With a notebook the first page goes too: a
+    workflow makes what is missing only for something that it has to make.
     """
     damaged = [path for path in executed if _is_there(path) and not is_whole(path)]
-    if damaged and (pages / "index.html").is_file():
-        os.utime(pages / "index.html", (0, 0))
     if _is_there(pages) and not _pages_are_whole(pages):
         damaged.append(pages)
     for path in damaged:
         say_damaged(path)
         remove(path)
+    if damaged:
+        (pages / "index.html").unlink(missing_ok=True)
 
 
 def _is_there(path: Path) -> bool:
