@@ -98,6 +98,11 @@ def build_record(
     retrofitted = method.stage == "retrofit" or goes_on
     parts = ("exam", "probes", "memory", "evaluation")
     files = study.model_files
+    questions = exam.split(profile.evaluation.split)
+    accuracies = [
+        name for name in metrics
+        if METRICS[name].data == "exam" and METRICS[name].unit == "accuracy"
+    ]  # fmt: skip
     return Record(
         schema_version=1,
         run_id=spec.run_id,
@@ -131,11 +136,8 @@ def build_record(
         },
         data=_data(study, own, method, metrics, retrofitted),
         metrics=metrics,
-        by_answer={
-            name: right_by_answer(exam.split(profile.evaluation.split), metrics[name].items)
-            for name in metrics
-            if METRICS[name].data == "exam" and METRICS[name].unit == "accuracy"
-        },
+        by_answer={name: right_by_answer(questions, metrics[name].items) for name in accuracies},
+        answers={name: [q.answer for q in questions[: metrics[name].n]] for name in accuracies},
         baselines=_baselines(own.of_task(profile.exam.name), metrics["exam_accuracy"].n),
         task_baselines={
             task: _baselines(own.of_task(task), metrics[task_metric(task)].n)

@@ -76,6 +76,50 @@ def test_seeds_that_differ_widen_the_interval():
     assert width(same) == pytest.approx(width(same[:1])) and width(apart) > 1.5 * width(same)
 
 
+def lettered_arm(outcomes, letters, method):
+    """An arm of one run a row of `outcomes`, (seeds, n), whose record says each question's letter."""
+    runs = []
+    for seed, items in enumerate(outcomes):
+        record = make_record(method, exam=items.tolist(), seed=seed)
+        asked = np.bincount(letters).tolist()
+        counts = np.bincount(letters, weights=items).astype(int).tolist()
+        record.by_answer[EXAM], record.answers[EXAM] = list(zip(counts, asked)), letters.tolist()
+        runs.append(Record.model_validate(record.model_dump()))
+    (made,) = group_arms(runs)
+    return made
+
+
+def test_differences_paired_by_question_cover_and_are_narrower():
+    """Two models that agree on most questions, three quarters of which have the answer A."""
+    rng = np.random.default_rng(0)
+    letters = np.repeat([0, 1, 2], (150, 30, 20))
+    chance, gain = np.array([0.7, 0.3, 0.2]), np.array([0.05, 0.2, 0.3])
+    truth, covered, narrower = 100 * gain.mean(), 0, 0
+    for _ in range(300):
+        before = rng.random(200) < chance[letters]
+        turned = rng.random(200) < (gain / (1 - chance))[letters]
+        both = [
+            lettered_arm(x[None].astype(int), letters, name)
+            for x, name in ((before | turned, "lora"), (before, "base"))
+        ]
+        change = balanced_change(*both, EXAM)
+        covered += change.low <= truth <= change.high
+        for made in both:
+            made.first.answers.clear()
+        apart = balanced_change(*both, EXAM)
+        assert apart.value == change.value
+        narrower += change.high - change.low < apart.high - apart.low
+    assert 0.93 * 300 <= covered and narrower == 300
+
+
+def test_letters_that_do_not_fit_the_counts_are_refused():
+    made = lettered_arm(np.array([[1, 0, 1]]), np.array([0, 1, 1]), "lora").first
+    assert '"answers":{"exam_accuracy":"011"}' in made.model_dump_json()
+    assert Record.model_validate_json(made.model_dump_json()).answers == made.answers
+    with pytest.raises(ValueError, match="answers.exam_accuracy are not those"):
+        Record.model_validate(made.model_dump() | {"answers": {EXAM: [0, 0, 1]}})
+
+
 def test_an_arm_without_counts_is_one_clear_error():
     (bare,) = group_arms([make_record("lora")])
     assert not has_answers(bare, EXAM)

@@ -4,8 +4,8 @@ Where one letter is right more often than the others, always giving it earns mor
 does. Balanced accuracy is the mean, over the answers that can be right, of the share of questions
 with that answer that are answered right (the macro-averaged recall; Brodersen et al., The balanced
 accuracy and its posterior distribution, ICPR 2010): whoever always gives one of k answers has 1/k.
-Records hold the counts and not which answer each question has, so differences are not paired by
-question. Units: per cent and points.
+Differences are paired by question where the records say which answer each question has; older ones
+hold the counts alone. Units: per cent and points.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import numpy as np
 
 from ...study.records.results import ResultsError
 from .arms import Arm
-from .stats import Estimate, Interval, interval_of, spread_of_seeds
+from .effects import are_paired
+from .stats import Estimate, Interval, combine, interval_of, spread_of_seeds
 
 
 def has_answers(arm: Arm, metric: str) -> bool:
@@ -41,19 +42,45 @@ def balanced_level(arm: Arm, metric: str) -> Interval:
 
 
 def balanced_change(arm: Arm, other: Arm, metric: str, level: float = 0.95) -> Interval:
-    """How far an arm's balanced accuracy lies above another's, in points, as if not paired.
+    """How far an arm's balanced accuracy lies above another's, in points.
 
-    The interval is that of two samples: that both arms answered the same questions is not used.
-    Raises ResultsError, see above.
+    Paired by question if all runs answered the same questions and say which answer each has;
+    otherwise the interval is that of two samples. Raises ResultsError, see above.
     """
     (first, n), (second, _) = _estimate(arm, metric), _estimate(other, metric)
+    if _same_questions(arm, other, metric):
+        over_items = _paired_variance(arm, other, metric)
+    else:
+        over_items = first.variances[0] + second.variances[0]
     luck = spread_of_seeds([_by_seed(x, metric) for x in (arm, other)])
     difference = Estimate(
-        first.value - second.value,
-        np.array([first.variances[0] + second.variances[0], luck[0]]),
-        np.array([math.inf, luck[1]]),
+        first.value - second.value, np.array([over_items, luck[0]]), np.array([math.inf, luck[1]])
     )
     return interval_of(difference, n, len(arm.records), level).scaled(100)
+
+
+def _same_questions(arm: Arm, other: Arm, metric: str) -> bool:
+    """Whether all runs of both answered the same questions and say which answer each has."""
+    runs = (*arm.records, *other.records)
+    return all(metric in record.answers for record in runs) and are_paired(arm, other, metric)
+
+
+def _paired_variance(arm: Arm, other: Arm, metric: str) -> float:
+    """Variance by questions of a difference of balanced accuracies (shares) on the same questions.
+
+    That of a mean of independent differences, one of each answer; as in `accuracy_difference` one
+    answer more is counted in each direction, so that few differing answers are not taken for
+    certain (Bonett and Price, J. Educ. Behav. Stat. 37, 2012).
+    """
+    right, answers = (arm.items(metric), other.items(metric)), np.array(arm.first.answers[metric])
+    parts = []
+    for answer in np.unique(answers):
+        eased = [
+            (weight, np.c_[items[:, answers == answer], np.tile(more, (len(items), 1))])
+            for weight, items, more in zip((1.0, -1.0), right, ((1, 0), (0, 1)))
+        ]
+        parts.append(combine(eased).variances[0])
+    return float(np.sum(parts)) / len(parts) ** 2
 
 
 def _counts(arm: Arm, metric: str) -> tuple[np.ndarray, np.ndarray]:

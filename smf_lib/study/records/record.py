@@ -35,6 +35,13 @@ Number = Annotated[
     PlainSerializer(lambda value: value if math.isfinite(value) else None, when_used="json"),
 ]
 
+# The place of the right option of each question, from 0 (at most ten options): digits in the file.
+Places = Annotated[
+    list[int],
+    BeforeValidator(lambda value: list(value) if isinstance(value, str) else value),
+    PlainSerializer(lambda value: "".join(map(str, value)), when_used="json"),
+]
+
 
 class Part(BaseModel):
     """Base of all parts of a record: a key that is not known is an error."""
@@ -255,8 +262,9 @@ class Record(Part):
     """One complete run. `study` is the folder that the file lies in.
 
     `by_answer` splits an accuracy by the place of the right option: [questions answered right,
-    questions asked] for the first place, the second, and so on. `keys` is absent in records that
-    were made before keys were kept. `task_baselines` are those of the profile's further tasks.
+    questions asked] for the first place, the second, and so on; `answers` says that place for each
+    item of the metric (absent in older records). `keys` is absent in records that were made before
+    keys were kept. `task_baselines` are those of the profile's further tasks.
     """
 
     schema_version: Literal[1]
@@ -273,6 +281,7 @@ class Record(Part):
     data: DataPart
     metrics: dict[MetricName, Metric]
     by_answer: dict[AccuracyName, list[tuple[int, int]]] = {}
+    answers: dict[AccuracyName, Places] = {}
     baselines: Baselines
     task_baselines: dict[str, Baselines] = {}
     cost: Cost
@@ -308,6 +317,10 @@ class Record(Part):
                     f"by_answer.{name} counts {right} of {asked} questions right, not what "
                     f"metrics.{name}.items holds"
                 )
+        for name, places in self.answers.items():
+            counts = [places.count(place) for place in range(len(self.by_answer.get(name, [])))]
+            if counts != [place[1] for place in self.by_answer.get(name, [])]:
+                raise ValueError(f"answers.{name} are not those that by_answer.{name} counts")
         return self
 
     def spec(self, metric: str) -> MetricSpec:
