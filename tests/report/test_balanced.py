@@ -77,7 +77,7 @@ def test_seeds_that_differ_widen_the_interval():
 
 
 def lettered_arm(outcomes, letters, method):
-    """An arm of one run a row of `outcomes`, (seeds, n), whose record says each question's letter."""
+    """An arm of a run a row of `outcomes`, (seeds, n); records say each question's letter."""
     runs = []
     for seed, items in enumerate(outcomes):
         record = make_record(method, exam=items.tolist(), seed=seed)

@@ -145,6 +145,8 @@ def test_a_run_is_recorded_and_what_was_measured_is_not_measured_again(tmp_path,
     kept = read_record(path)
     assert kept.metrics["exam_accuracy"].items == metrics["exam_accuracy"].items
     assert kept.metrics["exam_accuracy"].n == 12 and record.cost.steps == 6
+    asked = study.exam.split(study.profile.evaluation.split)[:12]
+    assert kept.answers["exam_accuracy"] == [question.answer for question in asked]
     layers = {layer: s.rows_touched for layer, s in kept.selection.items()}
     assert layers.keys() == {"1", "2"} and all(0 < n <= 64 for n in layers.values())
     assert kept.cost.updated_parameters == 32 * sum(layers.values())

@@ -38,7 +38,7 @@ Number = Annotated[
 # The place of the right option of each question, from 0 (at most ten options): digits in the file.
 Places = Annotated[
     list[int],
-    BeforeValidator(lambda value: list(value) if isinstance(value, str) else value),
+    BeforeValidator(lambda value: [int(c) for c in value] if isinstance(value, str) else value),
     PlainSerializer(lambda value: "".join(map(str, value)), when_used="json"),
 ]
 
