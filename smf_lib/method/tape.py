@@ -58,8 +58,8 @@ class ReadTape:
                 "row gradients were dropped three times without an optimizer step: give the "
                 "optimizer the memory's `values` parameters, and let it be smf_lib.RowAdamW if no "
                 "SparseMemoryConfig put the memory into the model. Wrappers that replace "
-                "parameters (FSDP, DeepSpeed ZeRO) cannot train memory rows; use data parallelism "
-                "(DDP)",
+                "parameters (the first FSDP, DeepSpeed ZeRO) cannot train memory rows; use data "
+                "parallelism (DDP), or share the base model out with smf_lib.shard_base (FSDP2)",
                 stacklevel=2,
             )
 

@@ -37,8 +37,8 @@ def edition(tmp_path_factory):
         path = root / "results" / "smoke" / study / "base.json"
         write_record(path, make_record("base", profile="smoke", run_id="base"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(published, "make_pages", lambda draft, site, log: draft)
-        patch.setattr(published, "add_files", lambda draft, logs: {})
+        patch.setattr(published, "make_pages", lambda draft, site, log, files: draft)
+        patch.setattr(published, "Files", lambda draft, logs: None)
         return published.publish(root, root)
 
 

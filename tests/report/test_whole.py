@@ -1,6 +1,7 @@
 """The book in one file: an ePub that is XML with MathML, and a PDF where there is Chromium."""
 
 import json
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -52,13 +53,22 @@ def draft(folder):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """(staged book, its files by kind)"""
+    """(the chapter that offers the files, what stands for the built pages)"""
     site = draft(tmp_path_factory.mktemp("book"))
-    return site, whole.add_files(site, site.parent)
+    files = whole.Files(site, site.parent)
+    chapter = (site / "book" / "intro.md").read_text()
+    html = site / "html"
+    (html / "book").mkdir(parents=True)
+    (html / "book" / "intro.html").write_text(chapter)
+    for kind in ("epub", "pdf"):
+        (html / "_downloads" / kind).mkdir(parents=True)
+        (html / "_downloads" / kind / f"{whole.NAME}.{kind}").touch()
+    files.put_into(html)
+    return chapter, html
 
 
 def test_the_epub_is_xml_with_mathematics_and_without_scripts(made):
-    with zipfile.ZipFile(made[0] / "book" / f"{whole.NAME}.epub") as archive:
+    with zipfile.ZipFile(made[1] / "_downloads" / "epub" / f"{whole.NAME}.epub") as archive:
         assert archive.namelist()[0] == "mimetype"
         pages = {n: archive.read(n).decode() for n in archive.namelist() if n.endswith("xhtml")}
         package = archive.read("content.opf").decode()
@@ -71,16 +81,18 @@ def test_the_epub_is_xml_with_mathematics_and_without_scripts(made):
 
 
 def test_chapters_offer_the_files_that_there_are(made):
-    site, files = made
-    text = (site / "book" / "intro.md").read_text()
-    assert set(files) == {"ePub"} | (set() if missing() else {"PDF"})
+    text, html = made
     assert "The whole book in one file: {download}`ePub </book/" in text
-    assert ("`PDF </book/" in text) == ("PDF" in files)
-    assert "data-move" in text
+    assert ("`PDF </book/" in text) == (not missing()) and "data-move" in text
+    shown = (html / "book" / "intro.html").read_text()
+    (megabytes,) = re.findall(r"ePub </book/[^>]*>` \((\d+\.\d) MB\)", shown)
+    size = (html / "_downloads" / "epub" / f"{whole.NAME}.epub").stat().st_size
+    assert float(megabytes) == pytest.approx(size / 1e6, abs=0.05) and "size-of" not in shown
+    site = html.parent
     assert [p.name for p in site.parent.iterdir() if p.name.startswith(".site")] == [".site"]
 
 
 @pytest.mark.skipif(bool(missing()), reason=f"missing: {missing()}")
 def test_the_pdf_has_all_chapters(made):
-    content = (made[0] / "book" / f"{whole.NAME}.pdf").read_bytes()
+    content = (made[1] / "_downloads" / "pdf" / f"{whole.NAME}.pdf").read_bytes()
     assert content.startswith(b"%PDF") and b"/Outlines" in content

@@ -36,6 +36,7 @@ from .site_check import check_site
 from .slides import make_slides
 from .sums import note_sums
 from .tabs import in_tabs
+from .whole import Files
 
 HTML = Path("_build") / "html"
 PACKAGE = Path(__file__).resolve().parents[2]
@@ -116,10 +117,11 @@ def build(profile: Profile, source: Path, root: Path, log: Path) -> Path:
     return make_pages(stage(profile, source, root, work / ".site"), work / "site", log)
 
 
-def make_pages(draft: Path, site: Path, log: Path) -> Path:
+def make_pages(draft: Path, site: Path, log: Path, files: Files | None = None) -> Path:
     """Build and check the staged book `draft`; it becomes `site` when all is well.
 
-    Returns and raises as `build`.
+    files: the book in one file, begun before, to be put into the pages. Returns and raises as
+    `build`.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     start = "from jupyter_book.cli.main import main; main()"
@@ -134,6 +136,8 @@ def make_pages(draft: Path, site: Path, log: Path) -> Path:
         raise BookError("\n".join([f"Jupyter Book failed; all it said is in {log}:", *faults]))
     for copy in (draft / "notebooks" / "files").glob("*.ipynb"):
         shutil.copyfile(copy, draft / HTML / "_sources" / "notebooks" / copy.name)
+    if files:
+        files.put_into(draft / HTML)
     mend(draft / HTML)
     problems = check_site(draft / HTML)
     if problems:

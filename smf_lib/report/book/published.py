@@ -31,7 +31,7 @@ from .drawn import place
 from .executed import DEFAULT, FROM_RECORDS, kept_page
 from .pages import BookError, read_notebook, used_values, when, with_outputs, written
 from .records_files import archive_of
-from .whole import add_files
+from .whole import Files
 
 
 def publish(source: Path, root: Path) -> Path:
@@ -50,8 +50,8 @@ def publish(source: Path, root: Path) -> Path:
     with ThreadPoolExecutor(min(len(FROM_RECORDS), os.cpu_count() or 1)) as pool:
         list(pool.map(lambda name: _run(name, source, work), FROM_RECORDS))
     draft = stage_published(source, work, work / ".site")
-    add_files(draft, work / "logs")
-    return make_pages(draft, work / "site", work / "logs" / "book.log")
+    files = Files(draft, work / "logs")
+    return make_pages(draft, work / "site", work / "logs" / "book.log", files)
 
 
 def stage_published(source: Path, work: Path, site: Path) -> Path:

@@ -24,6 +24,7 @@ NAME = "sparse-memory-finetuning"
 MOVING = re.compile(r"^```\{raw\} html\n<section class=\"move\".*?^```$", re.DOTALL | re.MULTILINE)
 IN_A_BROWSER = "*(A piece that moves stands here on the pages that a browser shows.)*"
 OFFER = "<!-- files -->"
+SIZE = "size-of-the-{}"
 # Before printing: solutions are open; what a kernel was told and links to headings are left out.
 PREPARE = """
 () => {
@@ -38,36 +39,56 @@ FOOT = (
 )
 
 
-def add_files(draft: Path, logs: Path) -> dict[str, Path]:
-    """Build the files of the staged book `draft` and offer them in its chapters.
+class Files:
+    """The files of the staged book `draft`, made while its pages are.
 
-    Chapters offer them where they have the comment `<!-- files -->`. Returns the files by kind.
+    Chapters offer them where they have the comment `<!-- files -->`: in the draft an empty file of
+    unknown size stands for each, until `put_into` puts the files into the built pages.
 
-    Raises:
-        BookError: a builder fails; what it said is in `logs`.
+    Args:
+        draft: the staged book.
+        logs: a folder for what the builders say.
     """
-    copy = draft.with_name(f"{draft.name}-files")
-    shutil.rmtree(copy, ignore_errors=True)
-    shutil.copytree(draft, copy)
-    for chapter in (copy / "book").rglob("*.md"):
-        chapter.write_text(MOVING.sub(IN_A_BROWSER, chapter.read_text("utf-8")), "utf-8")
-    makers = {"ePub": _epub, **({} if missing() else {"PDF": _pdf})}
-    with ThreadPoolExecutor(len(makers)) as pool:
-        made = {kind: pool.submit(make, copy, logs) for kind, make in makers.items()}
-    files = {kind: done.result() for kind, done in made.items()}
-    links = []
-    for kind, path in files.items():
-        shutil.copyfile(path, draft / "book" / path.name)
-        size = path.stat().st_size / 1e6
-        links.append(f"{{download}}`{kind} </book/{path.name}>` ({size:.1f} MB)")
-    for chapter in (draft / "book").rglob("*.md"):
-        text = chapter.read_text("utf-8")
-        if OFFER in text:
+
+    def __init__(self, draft: Path, logs: Path):
+        self._copy = draft.with_name(f"{draft.name}-files")
+        shutil.rmtree(self._copy, ignore_errors=True)
+        shutil.copytree(draft, self._copy)
+        for chapter in (self._copy / "book").rglob("*.md"):
+            chapter.write_text(MOVING.sub(IN_A_BROWSER, chapter.read_text("utf-8")), "utf-8")
+        makers = {"ePub": _epub, **({} if missing() else {"PDF": _pdf})}
+        links = []
+        for kind in makers:
+            name = f"{NAME}.{kind.lower()}"
+            (draft / "book" / name).touch()
+            links.append(f"{{download}}`{kind} </book/{name}>` ({SIZE.format(kind)})")
+        for chapter in (draft / "book").rglob("*.md"):
             said = f"The whole book in one file: {' or '.join(links)}."
-            chapter.write_text(text.replace(OFFER, said), "utf-8")
-    for folder in draft.parent.glob(f"{copy.name}*"):
-        shutil.rmtree(folder)
-    return files
+            chapter.write_text(chapter.read_text("utf-8").replace(OFFER, said), "utf-8")
+        pool = ThreadPoolExecutor(len(makers))
+        self._made = {kind: pool.submit(make, self._copy, logs) for kind, make in makers.items()}
+        pool.shutdown(wait=False)
+
+    def put_into(self, html: Path) -> None:
+        """Wait for the files and put them, and their sizes, into the built pages under `html`.
+
+        Raises:
+            BookError: a builder fails; its log says why.
+        """
+        sizes = {}
+        for kind, made in self._made.items():
+            path = made.result()
+            for target in html.glob(f"_downloads/*/{path.name}"):
+                shutil.copyfile(path, target)
+            sizes[SIZE.format(kind)] = f"{path.stat().st_size / 1e6:.1f} MB"
+        for page in (*html.glob("book/**/*.html"), *html.glob("_sources/book/**/*.md")):
+            before = after = page.read_text("utf-8")
+            for unknown, size in sizes.items():
+                after = after.replace(unknown, size)
+            if after != before:
+                page.write_text(after, "utf-8")
+        for folder in self._copy.parent.glob(f"{self._copy.name}*"):
+            shutil.rmtree(folder)
 
 
 def _epub(site: Path, logs: Path) -> Path:
