@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from safetensors import safe_open
 
@@ -80,9 +81,17 @@ def numbers(root: Path, profile: Path, work: Path) -> dict[str, object]:
     return found
 
 
-def differing(first: dict[str, object], second: dict[str, object]) -> list[str]:
-    """What is not the same in two `numbers`."""
-    return [p for p in sorted({*first, *second}) if first.get(p) != second.get(p)]
+def differing(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """What is not the same in two `numbers`; a field of records that is new is no difference."""
+    places = sorted({*before, *after})
+    return [p for p in places if before.get(p) != _fields_of(before.get(p), after.get(p))]
+
+
+def _fields_of(before: Any, after: Any) -> Any:
+    """`after`, if both are records those fields of it alone that `before` has."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        return {name: value for name, value in after.items() if name in before}
+    return after
 
 
 def changes(before: Path, after: Path, commit: str, why: str) -> list[EqualCode]:

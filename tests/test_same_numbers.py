@@ -56,3 +56,7 @@ def test_equal_numbers_and_others(copies, tmp_path, monkeypatch):
     places = differing(found[before], found[other])
     assert "record smf-tfidf-seed0" in places and "record base" not in places
     assert any(place.startswith("weights smf-tfidf ") for place in places)
+    more = {place: x | {"a new field": 1} if "record" in place else x
+            for place, x in found[before].items()}  # fmt: skip
+    assert differing(found[before], more) == []
+    assert set(differing(more, found[before])) == {place for place in more if "record" in place}
