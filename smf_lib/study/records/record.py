@@ -317,9 +317,9 @@ class Record(Part):
                     f"by_answer.{name} counts {right} of {asked} questions right, not what "
                     f"metrics.{name}.items holds"
                 )
-        for name, places in self.answers.items():
-            counts = [places.count(place) for place in range(len(self.by_answer.get(name, [])))]
-            if counts != [place[1] for place in self.by_answer.get(name, [])]:
+        for name, answers in self.answers.items():
+            asked = [count for _, count in self.by_answer.get(name, [])]
+            if asked != [answers.count(place) for place in range(len(asked))] or not asked:
                 raise ValueError(f"answers.{name} are not those that by_answer.{name} counts")
         return self
 
