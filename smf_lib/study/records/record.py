@@ -318,8 +318,8 @@ class Record(Part):
                     f"metrics.{name}.items holds"
                 )
         for name, answers in self.answers.items():
-            asked = [count for _, count in self.by_answer.get(name, [])]
-            if asked != [answers.count(place) for place in range(len(asked))] or not asked:
+            counts = [count for _, count in self.by_answer.get(name, [])]
+            if not counts or counts != [answers.count(place) for place in range(len(counts))]:
                 raise ValueError(f"answers.{name} are not those that by_answer.{name} counts")
         return self
 
