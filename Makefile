@@ -52,7 +52,7 @@ help:
 	@echo "make study           run the study and write its records, but build no pages"
 	@echo "make study PROFILE=x JOBS=4   the same with four runs side by side"
 	@echo "make test            make the environment and pass all tests"
-	@echo "make slow            pass the tests that need the real model (a minute)"
+	@echo "make slow            pass the tests that need the real model or a minute each"
 	@echo "make lint            check format, style, docstrings, types, dead code and dependencies"
 	@echo "make lock            write requirements*.lock again from pyproject.toml (needs uv)"
 	@echo "make clean           remove pages and notebooks that were run (work/PROFILE); what was trained is"
@@ -78,7 +78,7 @@ study: $(READY)
 	@$(SNAKEMAKE) -- study
 
 test: $(READY) $(QUANTISED)/.installed
-	@$(RUN)python -m pytest -n 2 --dist loadfile --ignore tests/quantised
+	@$(RUN)python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/quantised
 	@PYTHONPATH=$(QUANTISED) $(RUN)python -m pytest tests/quantised
 
 slow: $(READY)

@@ -17,9 +17,21 @@ import pytest
 import torch
 from hypothesis import settings
 
+# Files that take longest come first, so that none of them is left to the end for one process alone.
+LONGEST = [
+    *("test_pipeline", "test_many_runs", "test_study", "test_own_training", "test_stages"),
+    *("test_main", "test_packaging", "test_room", "test_baselines"),
+]
+
 torch.set_num_threads(1)
 settings.register_profile("smf", deadline=None, derandomize=True, max_examples=20)
 settings.load_profile("smf")
+
+
+def pytest_collection_modifyitems(items):
+    """Put the tests of the longest files first, in that order."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONGEST)))
 
 
 @pytest.fixture(autouse=True)

@@ -14,6 +14,7 @@ from smf_lib.study.__main__ import main
 from smf_lib.study.records.results import read_record
 
 RUNS = ["base", "smf-kl-seed0"]
+pytestmark = pytest.mark.slow  # a minute; without Snakemake: tests/study/test_many_runs.py
 
 
 @pytest.fixture(scope="module")

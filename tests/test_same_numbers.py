@@ -35,6 +35,7 @@ def copies(tmp_path):
     return copy
 
 
+@pytest.mark.slow
 def test_equal_numbers_and_others(copies, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(REPOSITORY)
     from benchmarks.same_numbers import changes, differing, numbers

@@ -99,7 +99,7 @@ def test_a_last_batch_that_is_not_whole_is_refused_to_several_processes(monkeypa
         processes.check_share("training.batch_size", 8, 1001)
 
 
-def test_a_batch_that_cannot_be_shared_is_refused(profile):
-    done = launch(profile, 3)
-    assert done.returncode != 0
-    assert "training.batch_size=4 cannot be shared by 3 processes" in done.stderr
+def test_a_batch_that_cannot_be_shared_is_refused(profile, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(SystemExit, match="training.batch_size=4 cannot be shared by 3 processes"):
+        main(["run", "--profile", str(profile), "--method", "smf-kl"])
