@@ -50,6 +50,19 @@ def test_a_recorded_study_is_drawn_without_its_model_and_data(name, tmp_path, mo
     assert {"base", "lora", "smf-kl"} <= methods <= set(load_profile(STUDY).methods)
 
 
+@pytest.mark.parametrize("notebook", ["03_results", "05_cost"])
+def test_one_study_is_drawn_and_others_are_folded(notebook, results):
+    for study in ("local", "reference"):
+        results([record.model_copy(update={"study": study}) for record in invented("smoke")])
+    given = {"profile": "smoke"} | ({} if notebook == "05_cost" else {"sweep": None})
+    names = executed(notebook, **given)
+    assert {record.study for record in names["records"]} == {"local"}
+    folded = [table for place, table in names["shown"].items() if "others" in place]
+    assert folded and all(table.caption == "Study smoke/reference." for table in folded)
+    with pytest.raises(ValueError, match="study='mine' has no records; there are: local, refere"):
+        executed(notebook, study="mine", **given)
+
+
 def invented(name):
     """A record of each run of a shipped profile's first seeds; the last one has diverged."""
     profile, random = load_profile(name), np.random.default_rng(0)

@@ -34,7 +34,7 @@ def precision_notes(arms: Sequence[Arm]) -> list[str]:
     if len(methods) < 2:
         return []
     *few, (most, _) = sorted(methods.items(), key=lambda item: len(item[1]))
-    told = [f"{name} ({', '.join(labels)})" for name, labels in few]
+    told = [f"{name} ({', '.join(dict.fromkeys(labels))})" for name, labels in few]
     return [f"Number formats differ: {', '.join(told)}, {most} (the rest)."]
 
 

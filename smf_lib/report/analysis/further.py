@@ -1,8 +1,36 @@
-"""Records of a further profile, which a page shows beside those of its own."""
+"""Which records a page shows: one study of its profile, and what stands beside it."""
+
+from collections.abc import Sequence
 
 from ...study.profiles import load_profile
 from ...study.records.record import Record
 from ...study.records.results import ResultsError, read_records, records_folder
+from ..text import listed
+
+OWN = "local"  # the study that is run on the reader's machine
+
+
+def one_study(
+    records: Sequence[Record], study: str | None = None
+) -> tuple[list[Record], list[Record]]:
+    """The records of one study of a profile, and those of all its others.
+
+    study: a folder below the profile's, None for `local`, the reader's own, or else the first.
+
+    Raises ResultsError if the study is not among them.
+    """
+    names = sorted({record.study for record in records})
+    chosen = study or (OWN if OWN in names else names[0])
+    if chosen not in names:
+        raise ResultsError(f"study={study!r} has no records; there are: {', '.join(names)}")
+    shown = [record for record in records if record.study == chosen]
+    return shown, [record for record in records if record.study != chosen]
+
+
+def named(records: Sequence[Record]) -> str:
+    """Which studies these records are of, in words, for the caption of a table."""
+    places = dict.fromkeys(f"{record.profile}/{record.study}" for record in records)
+    return f"{'Studies' if len(places) > 1 else 'Study'} {listed(places)}."
 
 
 def read_further(parameter: str, profile: str | None) -> list[Record]:

@@ -14,10 +14,9 @@ from .axes import log_scale
 from .labels import Label, place_labels
 from .style import COLOURS, FURTHER, GREY, Figure, new_figure, styled
 
-RULE_COLOURS = {
-    "kl": COLOURS["smf-kl"],
-    "tfidf": COLOURS["lora"],
-    "random": COLOURS["base"],
+TASK = "#222222"
+RULE_COLOURS = {  # a rule has the colour of the method that trains by it
+    **{rule: COLOURS[f"smf-{rule}"] for rule in ("kl", "tfidf", "random", "all")},
     "count": FURTHER[0],
 }
 
@@ -77,7 +76,7 @@ def read_frequency(
     rank = np.empty(task.size, dtype=np.int64)
     rank[order] = np.arange(1, task.size + 1)
     labels, marks = [], []
-    for counts, name, colour in ((background, "background", GREY), (task, "task", "#222222")):
+    for counts, name, colour in ((background, "background", GREY), (task, "task", TASK)):
         ordered = np.sort(counts[counts > 0])[::-1]
         ax.plot(np.arange(1, ordered.size + 1), ordered, color=colour, linewidth=1.6)
         at = ordered.size // 8 if name == "task" else ordered.size // 3
@@ -248,7 +247,7 @@ def hub_rows(counts: Mapping[str, ArrayLike]) -> Figure:
     ax = figure.subplots()
     even = np.geomspace(0.01, 100, 200)
     ax.plot(even, even, color=GREY, linewidth=0.9, linestyle="--")
-    colours = dict(zip(counts, (GREY, *RULE_COLOURS.values(), *FURTHER), strict=False))
+    colours = dict(zip(counts, (GREY, TASK, *FURTHER), strict=False))
     labels, marks, facts = [Label(30, 30, "equal use", GREY)], [], []
     marks += list(zip(even[::4], even[::4], strict=True))
     for place, (name, values) in enumerate(counts.items()):
