@@ -9,32 +9,28 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
 from itertools import islice
 from math import hypot
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from peft import PeftModel
 from torch import Tensor, nn
-from tqdm import tqdm  # type: ignore[import-untyped]
 from transformers import TrainerCallback
 
 from .background import collect_background, memories
-from .distributed import keep_together, refuse_deepspeed
+from .distributed import keep_together, prepare_sharding
 from .layer import ProductKeyMemory
 from .mlp import MemoryMLP
 from .row_adam import check_row_step
 from .rules import check_background, get_rule
 from .tape import Entry, ReadTape
+from .writing import write_text
 
 if TYPE_CHECKING:  # it brings data sets and tables with it, which the method does without
     from transformers import Trainer
 
 LEAST_RATE = 1e-3  # an Adam step moves a value by at most about the rate; rows want 3e-3 to 1
-WRITING_BATCH = 64
-MEMORY_MODULES = r".*\.smf_(memory|scale)"  # by accelerate's rule: whole names of modules
 
 
 class SparseMemoryCallback(TrainerCallback):
@@ -113,7 +109,7 @@ class SparseMemoryCallback(TrainerCallback):
                     "give the memories' `values` a parameter group of their own in it"
                 )
             _give_rows_a_rate(trainer, learning_rate)
-        self.sharded = _prepare_sharding(trainer)
+        self.sharded = prepare_sharding(trainer)
         _keep_float32(trainer.model)
         self.trainer, self.background = trainer, background
         self.sequences, self.tokens = sequences, tokens
@@ -202,7 +198,7 @@ class SparseMemoryCallback(TrainerCallback):
         if needing and self.background is not None and not (resumed and there):
             if isinstance(self.background, str):
                 seed = self.trainer.args.seed
-                documents = _write(model, self._tokenizer(), self.sequences, self.tokens, seed)
+                documents = write_text(model, self._tokenizer(), self.sequences, self.tokens, seed)
             else:
                 documents = self._documents(self.background)
             collect_background(model, documents)
@@ -316,86 +312,6 @@ def _give_rows_a_rate(trainer: Trainer, learning_rate: float) -> None:
         return optimizer
 
     trainer.create_optimizer = create_optimizer
-
-
-def _prepare_sharding(trainer: Trainer) -> bool:
-    """Whether the trainer shards its model; by FSDP2, which is told to ignore memories, or refused.
-
-    Raises:
-        ValueError: DeepSpeed; the first version of FSDP; or FSDP that loads weights later.
-    """
-    if trainer.is_deepspeed_enabled:
-        refuse_deepspeed()
-    if not trainer.is_fsdp_enabled:
-        return False
-    plugin = trainer.accelerator.state.fsdp_plugin
-    for setting, wanted in (("fsdp_version", 2), ("cpu_ram_efficient_loading", False)):
-        if getattr(plugin, setting) != wanted:
-            raise ValueError(
-                f"{setting}={getattr(plugin, setting)} of FSDP cannot train a memory, which stays "
-                f"whole in each process; set it to {wanted}"
-            )
-    given = plugin.ignored_modules
-    if given is None or isinstance(given, str):
-        plugin.ignored_modules = "|".join(filter(None, [given, MEMORY_MODULES]))
-    else:
-        layers = [m for m in trainer.model.modules() if isinstance(m, MemoryMLP)]
-        own: list[Any] = [part for m in layers for part in (m.smf_memory, m.smf_scale)]
-        plugin.ignored_modules = [*given, *own]
-    return True
-
-
-@torch.no_grad()
-def _write(
-    model: nn.Module, tokenizer: Any, sequences: int, tokens: int, seed: int
-) -> list[list[int]]:
-    """Texts of at most `tokens` token ids that the model writes with its adapters switched off.
-
-    Drawn from its own distribution (temperature 1, nothing cut off), beginning with the token that
-    parts documents; a text ends where the model ends it. The random numbers of the training that
-    follows are left as they were.
-    """
-    start = tokenizer.get_vocab().get("<|endoftext|>", tokenizer.bos_token_id)
-    start = tokenizer.eos_token_id if start is None else start
-    if start is None:
-        raise ValueError(
-            "background='model' needs a token to begin a text with and the tokenizer has none; "
-            "set its bos_token or eos_token, or give texts"
-        )
-    device = next(model.parameters()).device
-    on_cpu = device.type == "cpu"
-    forked = {} if on_cpu else {"device_type": device.type}
-    was_training, written = model.training, []
-    model.eval()
-    try:
-        with (
-            torch.random.fork_rng([] if on_cpu else [device], **forked),
-            model.disable_adapter() if isinstance(model, PeftModel) else nullcontext(),
-        ):
-            torch.manual_seed(seed)
-            for begin in tqdm(range(0, sequences, WRITING_BATCH), desc="writing text"):
-                ids = torch.full((min(WRITING_BATCH, sequences - begin), 1), start, device=device)
-                texts = model.generate(
-                    input_ids=ids,
-                    attention_mask=torch.ones_like(ids),
-                    do_sample=True,
-                    temperature=1.0,
-                    top_k=0,
-                    top_p=1.0,
-                    repetition_penalty=1.0,
-                    max_new_tokens=tokens - 1,
-                    eos_token_id=start,
-                    pad_token_id=start,
-                )
-                written += [_until(text, start) for text in texts.tolist()]
-    finally:
-        model.train(was_training)
-    return written
-
-
-def _until(text: list[int], end: int) -> list[int]:
-    """The text without what stands after its end token, the first of which begins it."""
-    return text[: text.index(end, 1)] if end in text[1:] else text
 
 
 def _keep_float32(model: nn.Module) -> None:

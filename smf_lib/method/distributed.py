@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -24,6 +24,11 @@ from .layer import ProductKeyMemory, memory_of
 from .mlp import MemoryMLP
 from .sites import decoder_layers
 from .text_part import text_part
+
+if TYPE_CHECKING:  # it brings data sets and tables with it, which the method does without
+    from transformers import Trainer
+
+MEMORY_MODULES = r".*\.smf_(memory|scale)"  # by accelerate's rule: whole names of modules
 
 # ------------------------------------------------------------------ FSDP2
 
@@ -69,6 +74,33 @@ def shard_base(model: nn.Module, **settings: Any) -> nn.Module:
     device = next(p.device for p in model.parameters() if p not in ignored)
     keep_together(model, device)
     return model
+
+
+def prepare_sharding(trainer: Trainer) -> bool:
+    """Whether the trainer shards its model; by FSDP2, which is told to ignore memories, or refused.
+
+    Raises:
+        ValueError: DeepSpeed; the first version of FSDP; or FSDP that loads weights later.
+    """
+    if trainer.is_deepspeed_enabled:
+        refuse_deepspeed()
+    if not trainer.is_fsdp_enabled:
+        return False
+    plugin = trainer.accelerator.state.fsdp_plugin
+    for setting, wanted in (("fsdp_version", 2), ("cpu_ram_efficient_loading", False)):
+        if getattr(plugin, setting) != wanted:
+            raise ValueError(
+                f"{setting}={getattr(plugin, setting)} of FSDP cannot train a memory, which stays "
+                f"whole in each process; set it to {wanted}"
+            )
+    given = plugin.ignored_modules
+    if given is None or isinstance(given, str):
+        plugin.ignored_modules = "|".join(filter(None, [given, MEMORY_MODULES]))
+    else:
+        layers = [m for m in trainer.model.modules() if isinstance(m, MemoryMLP)]
+        own: list[Any] = [part for m in layers for part in (m.smf_memory, m.smf_scale)]
+        plugin.ignored_modules = [*given, *own]
+    return True
 
 
 def memory_parameters(model: nn.Module) -> set[nn.Parameter]:
