@@ -53,7 +53,8 @@ def _compare(arms, method: str, metric: str, holds, asked: str) -> tuple[bool, s
         missing = [
             compared.missing[name] for name in (method, REFERENCE) if name in compared.missing
         ]
-        reason = compared.reason or "; ".join(missing) or interval.reason
+        unknown = f"{method} or {REFERENCE} has one learning rate only, or a run without {metric}"
+        reason = compared.reason or "; ".join(missing) or (interval.reason if interval else unknown)
         return False, f"{metric}: no comparison at equal gain ({reason})"
     text = (
         f"{metric}: at a gain of {100 * compared.at:.1f} points, drift minus {REFERENCE}'s is "

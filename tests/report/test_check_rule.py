@@ -41,7 +41,7 @@ def test_a_rule_that_drifts_as_much_or_more_does_not(tmp_path, capsys, factor):
     assert "FAILS  self_kl" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("change", [{"seeds": (0, 1)}, {"rates": (1e-2, 1e-1)}])
+@pytest.mark.parametrize("change", [{"seeds": (0, 1)}, {"rates": (1e-2, 1e-1)}, {"rates": (1e-1,)}])
 def test_too_few_runs_do_not(tmp_path, capsys, change):
     assert check_rule.main([str(study(tmp_path, 0.3, **change)), "smf-mine"]) == 1
     assert "asked for: 3 and 3" in capsys.readouterr().out

@@ -17,7 +17,7 @@ MARK = "*"
 def ratio_table(frontier: Frontier, at: float, references: Sequence[str]) -> pd.DataFrame:
     """Drift of every curve at one gain, alone and over that of each reference; the least first.
 
-    A star marks ratios that stay on one side of 1 when all of the table are decided together.
+    An asterisk marks ratios that stay on one side of 1 when all of the table are decided together.
     """
     reached = frontier.reached(at)
     others = [name for name in references if name in reached]
@@ -50,7 +50,7 @@ def ratio_caption(frontier: Frontier, at: float, references: Sequence[str]) -> s
     text = f"At {signed(at, 0)} points of gain"
     if family:
         text += (
-            f". A star: on one side of 1 also when the {len(family)} ratios of this table are "
+            f". An asterisk: on one side of 1 also when the {len(family)} ratios of this table are "
             "decided together (Holm's procedure)"
         )
     lost = [
