@@ -51,7 +51,7 @@ help:
 	@echo "make browse          open the pages of make published in Chromium: axe, print, phone, search"
 	@echo "make study           run the study and write its records, but build no pages"
 	@echo "make study PROFILE=x JOBS=4   the same with four runs side by side"
-	@echo "make test            make the environment and pass all tests"
+	@echo "make test            make the environment and pass all tests but the slow ones"
 	@echo "make slow            pass the tests that need the real model or a minute each"
 	@echo "make lint            check format, style, docstrings, types, dead code and dependencies"
 	@echo "make lock            write requirements*.lock again from pyproject.toml (needs uv)"

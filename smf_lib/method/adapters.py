@@ -33,13 +33,20 @@ def check_adapter_is_free(name: str, model: nn.Module) -> None:
         ValueError: layers of another tuner have an adapter of that name.
     """
     layers = (m for m in model.modules() if isinstance(m, BaseTunerLayer))
-    others = [m for m in layers if not hasattr(m, "smf_memory") and name in m.active_adapters]
+    others = [m for m in layers if not hasattr(m, "smf_memory") and name in _adapters(m)]
     if others:
         raise ValueError(
             f"adapter_name={name!r} is that of {type(others[0]).__module__.split('.')[-2]}, which "
             "the model has already; give the memory another: "
             "get_peft_model(model, config, adapter_name='memory')"
         )
+
+
+def _adapters(layer: BaseTunerLayer) -> set[str]:
+    """The names of all adapters of a tuner's layer, active or not."""
+    parts = [getattr(layer, part, None) for part in layer.adapter_layer_names]
+    held = (part for part in parts if isinstance(part, (nn.ModuleDict, nn.ParameterDict)))
+    return {name for part in held for name in part} | set(layer.active_adapters)
 
 
 def _parts(model: nn.Module) -> set[str]:

@@ -28,10 +28,11 @@ def read_rows(
         batch_size: sequences per forward pass; the result does not depend on it.
 
     Returns:
-        for each memory's name, one (length, heads * top_k) int64 CPU tensor per sequence.
+        for each active memory's name, one (length, heads * top_k) int64 CPU tensor per sequence.
 
     Raises:
-        ValueError: no memory in the model, or an empty sequence.
+        ValueError: no memory in the model or none that is active, an empty sequence, or a
+            `batch_size` below 1.
     """
     found = memories(model)
     if not found:
@@ -41,6 +42,8 @@ def read_rows(
         )
     if any(len(s) == 0 for s in sequences):
         raise ValueError("sequences holds an empty one; every sequence needs at least one token")
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} must be at least 1")
     reads: dict[str, list] = {name: [None] * len(sequences) for name in found}
     order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
     device = next(model.parameters()).device
@@ -72,16 +75,23 @@ def read_rows(
         for memory in found.values():
             memory.observer = None
         model.train(was_training)
-    return reads
+    if sequences and not seen:
+        raise ValueError(
+            f"model={type(model).__name__} has no active memory; choose one with "
+            "model.set_adapter(name)"
+        )
+    return {name: rows for name, rows in reads.items() if name in seen or not sequences}
 
 
 def collect_background(
     model: nn.Module, sequences: Sequence[Sequence[int]], batch_size: int = 8
 ) -> None:
-    """Count how background text reads every memory of `model`, and store the counts in it.
+    """Count how background text reads every active memory of `model`, and store the counts in it.
 
-    The counts are saved and loaded with the adapter. One sequence is one document (the unit of
-    df in TF-IDF). Layers that share a table add up their reads. Earlier counts are replaced.
+    A table keeps them in `background_counts` (N,) int64, `background_documents` (N,) int32 and
+    `n_background_documents` () int64, which are saved and loaded with the adapter. One sequence is
+    one document (the unit of df in TF-IDF). Layers that share a table add up their reads. Earlier
+    counts are replaced.
 
     Args:
         model: a model with memories.
@@ -89,13 +99,15 @@ def collect_background(
         batch_size: sequences per forward pass; the counts do not depend on it.
 
     Raises:
-        ValueError: no sequences, an empty one, or a model without memories.
+        ValueError: no sequences, or as `read_rows`.
     """
     if not sequences:
         raise ValueError("sequences is empty; give at least one background document")
     reads = read_rows(model, sequences, batch_size)
     tables: dict[int, tuple[ProductKeyMemory, list[list[list[Tensor]]]]] = {}
     for name, memory in memories(model).items():
+        if name not in reads:  # of an adapter that is not active
+            continue
         tables.setdefault(id(memory.table), (memory.table, []))[1].append(reads[name])
     for table, by_layer in tables.values():
         counts = torch.zeros(table.num_rows, dtype=torch.int64)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping
 from itertools import islice
-from math import hypot
+from math import hypot, inf
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,17 +20,18 @@ from transformers import TrainerCallback
 
 from .background import collect_background, memories
 from .distributed import keep_together, prepare_sharding
-from .layer import ProductKeyMemory
+from .layer import ProductKeyMemory, new_memory
 from .mlp import MemoryMLP
 from .row_adam import check_row_step
 from .rules import check_background, get_rule
+from .sites import layer_number
 from .tape import Entry, ReadTape
 from .writing import write_text
 
 if TYPE_CHECKING:  # it brings data sets and tables with it, which the method does without
     from transformers import Trainer
 
-LEAST_RATE = 1e-3  # an Adam step moves a value by at most about the rate; rows want 3e-3 to 1
+LEAST_RATE = 1e-3  # an Adam step moves a value by at most about the rate; rows want 1e-2 to 1
 
 
 class SparseMemoryCallback(TrainerCallback):
@@ -73,8 +74,8 @@ class SparseMemoryCallback(TrainerCallback):
     Raises:
         ValueError: an argument that cannot work; the trainer's model has no memory, or the trainer
             wraps it in what cannot train one (DeepSpeed, the first FSDP); or, at the start of
-            training: the rule needs a background and there is none, the optimizer cannot
-            train rows, or it does not hold them.
+            training: the rule needs a background and there is none, or what was given is no text;
+            the optimizer cannot train rows, or it does not hold them; the trainer is another one.
     """
 
     def __init__(
@@ -90,9 +91,8 @@ class SparseMemoryCallback(TrainerCallback):
                 f"trainer.model={type(trainer.model).__name__} has no memory; give the trainer a "
                 "model from peft.get_peft_model(model, SparseMemoryConfig(...))"
             )
-        if isinstance(background, Mapping) or (
-            isinstance(background, str) and background != "model"
-        ):
+        given = background is not None and background != "model"
+        if given and (isinstance(background, (str, Mapping)) or not _holds_some(background)):
             raise ValueError(
                 f"background={background!r:.80} is no collection of texts; give 'model', a list of "
                 "texts or of token ids, or one split of a data set"
@@ -101,7 +101,8 @@ class SparseMemoryCallback(TrainerCallback):
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")
         if learning_rate is not None:
-            if not isinstance(learning_rate, (int, float)) or not learning_rate > 0:
+            number = isinstance(learning_rate, (int, float)) and not isinstance(learning_rate, bool)
+            if not number or not 0 < learning_rate < inf:
                 raise ValueError(f"learning_rate={learning_rate!r} must be a number above 0")
             if trainer.optimizer is not None:
                 raise ValueError(
@@ -121,6 +122,11 @@ class SparseMemoryCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Collect the background, and refuse here what could not be trained."""
         callbacks = self.trainer.callback_handler.callbacks
+        if self not in callbacks:
+            raise ValueError(
+                "trainer: this SparseMemoryCallback was made for another trainer; make one for "
+                "each, SparseMemoryCallback(trainer, ...)"
+            )
         callbacks.remove(self)
         callbacks.insert(0, self)  # those that write a log come after what is added to it
         model, optimizer = kwargs["model"], kwargs["optimizer"]
@@ -183,7 +189,7 @@ class SparseMemoryCallback(TrainerCallback):
                 warnings.warn(
                     f"learning_rate={rate:g} teaches memory rows next to nothing: Adam moves a "
                     "value by about the learning rate in a step, and a row takes few steps. "
-                    "Useful rates were 3e-3 to 1; try SparseMemoryCallback(trainer, "
+                    "Useful rates were 1e-2 to 1; try SparseMemoryCallback(trainer, "
                     "learning_rate=3e-2), or that rate in the trainer's arguments",
                     stacklevel=2,
                 )
@@ -200,7 +206,7 @@ class SparseMemoryCallback(TrainerCallback):
                 seed = self.trainer.args.seed
                 documents = write_text(model, self._tokenizer(), self.sequences, self.tokens, seed)
             else:
-                documents = self._documents(self.background)
+                documents = self.background = self._documents(self.background)  # read it once
             collect_background(model, documents)
             self._share_counts(needing)
         for table in needing:
@@ -231,6 +237,11 @@ class SparseMemoryCallback(TrainerCallback):
             row = row[column]
         if isinstance(row, str):
             return self._tokenizer()(row)["input_ids"]
+        if not _holds_some(row):
+            raise ValueError(
+                f"background holds {row!r:.40}, which is no text; give texts, lists of token ids, "
+                "or rows with a column `text` or `input_ids`"
+            )
         return [int(token) for token in row]
 
     def _tokenizer(self) -> Any:
@@ -283,6 +294,11 @@ def _norm(entries: list[Entry], rows: Tensor, table: ProductKeyMemory) -> float:
     return float(grad.norm())
 
 
+def _holds_some(given: object) -> bool:
+    """Whether one can go through it."""
+    return hasattr(given, "__iter__") or hasattr(given, "__getitem__")
+
+
 def _rates(optimizer: Any, tables: list[ProductKeyMemory]) -> list[dict]:
     """The parameter groups that hold the tables' values, one for each table that is held."""
     wanted = {id(table.values) for table in tables}
@@ -315,15 +331,27 @@ def _give_rows_a_rate(trainer: Trainer, learning_rate: float) -> None:
 
 
 def _keep_float32(model: nn.Module) -> None:
-    """Put memories back into float32; parameters stay the objects that a trainer knows."""
+    """Put memories back into float32; parameters stay the objects that a trainer knows.
+
+    What no step has changed gets the numbers again that its seed makes; what was trained before
+    goes on from rounded ones, which is told.
+    """
     trained = False
-    for layer in model.modules():
+    for place, layer in model.named_modules():
         if not isinstance(layer, MemoryMLP):
             continue
-        for name, parameter in layer.named_parameters():
-            if "smf_" in name and parameter.dtype in (torch.bfloat16, torch.float16):
-                trained |= name.endswith(".values") and bool(parameter.any())
-                parameter.data = parameter.data.float()
+        rounded = {
+            name: parameter
+            for name, parameter in layer.named_parameters()
+            if "smf_" in name and parameter.dtype in (torch.bfloat16, torch.float16)
+        }
+        began = _as_they_began(place, layer) if rounded else {}
+        for name, parameter in rounded.items():
+            if name in began:
+                parameter.data = began[name].to(parameter.device)
+                continue
+            trained |= name.endswith(".values") and bool(parameter.any())
+            parameter.data = parameter.data.float()
     if trained:
         warnings.warn(
             "the trainer rounded a memory that was trained before to bfloat16, and it goes on in "
@@ -332,3 +360,15 @@ def _keep_float32(model: nn.Module) -> None:
             "is_trainable=True)",
             stacklevel=3,
         )
+
+
+def _as_they_began(place: str, layer: MemoryMLP) -> dict[str, Tensor]:
+    """The tensors of a layer's memories that no step has changed, in float32, by their names."""
+    found: dict[str, Tensor] = {}
+    for name, memory in layer.smf_memory.items():
+        config = layer.configs[name]
+        if config.update == "sparse" and not memory.table.row_updates.any():
+            number = layer_number(place.removeprefix("base_model.model."))
+            began = new_memory(config, memory.table.values.shape[1], number).state_dict()
+            found |= {f"smf_memory.{name}.{key}": tensor for key, tensor in began.items()}
+    return found

@@ -2,7 +2,7 @@
 
 import copy
 from dataclasses import dataclass, fields
-from math import isnan
+from math import isinf, isnan
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -12,6 +12,7 @@ from .card import write_card
 from .registration import PEFT_TYPE
 from .rules import get_rule
 
+SEEDS = 10**15
 FORMAT_VERSION = 1  # of what a saved folder holds; a change that old code cannot read raises it
 
 
@@ -47,8 +48,8 @@ class SparseMemoryConfig(PeftConfig):
         initial_values: "zero": all values start at 0, so that an additive memory leaves the
             model's function as it was to the bit. "random": normal, with standard deviation
             hidden_size**-0.5.
-        initial_scale: where the scalar on an additive memory's output starts, any number. It is
-            trained only with `trainable` "values+scale" or "memory".
+        initial_scale: where the scalar on an additive memory's output starts, any finite number.
+            It is trained only with `trainable` "values+scale" or "memory".
         share_values: whether all layers read one value table; otherwise each has its own.
         update: "sparse": an optimizer step changes only the rows that `rule` chooses. "dense":
             the whole table gets an ordinary gradient (stage 1 of arXiv 2605.03229), and `rule`,
@@ -66,7 +67,8 @@ class SparseMemoryConfig(PeftConfig):
         max_grad_norm: limit of the joint norm of the chosen rows' gradients, over all tables with
             the same limit, above 0; None for no limit. (The limit of the same name of a training
             loop or a Trainer acts on all other parameters.)
-        seed: seed of the random start of queries, keys, gates and random values: a whole number.
+        seed: seed of the random start of queries, keys, gates and random values: a whole number
+            within -10**15 and 10**15.
             Layers differ from each other.
         modules_to_save: names of modules that are trained whole, and saved, beside the memory, such
             as `["score"]` for a new head (PEFT adds the head of a classifier by itself). They train
@@ -116,8 +118,12 @@ class SparseMemoryConfig(PeftConfig):
         for name in ("query_norm", "gated", "share_values"):
             _choice(name, getattr(self, name), (True, False))
         _number("initial_scale", self.initial_scale)
+        if isinf(self.initial_scale):
+            raise ValueError(f"initial_scale={self.initial_scale} must be a finite number")
         if not isinstance(self.seed, int) or isinstance(self.seed, bool):
             raise ValueError(f"seed={self.seed!r} must be a whole number")  # noqa: TRY004
+        if abs(self.seed) > SEEDS:  # times a thousand, and a layer's number, torch takes it
+            raise ValueError(f"seed={self.seed} must lie within -{SEEDS} and {SEEDS}")
         for name, most in (("num_heads", 1024), ("key_dim", 65_536)):
             if getattr(self, name) > most:
                 raise ValueError(

@@ -54,7 +54,8 @@ def shard_base(model: nn.Module, **settings: Any) -> nn.Module:
         the model.
 
     Raises:
-        ValueError: the model has no memory, or `ignored_params` is among the settings.
+        ValueError: the model has no memory or no list of decoder layers, or `ignored_params` is
+            among the settings.
     """
     if "ignored_params" in settings:
         raise ValueError(
@@ -130,7 +131,9 @@ def keep_together(model: nn.Module, device: torch.device | None = None) -> None:
         if tensor in parameters or ".smf_memory." in name:
             dist.broadcast(tensor, 0)
     for parameter in parameters:
-        if parameter.requires_grad and memory_of(parameter) is None:
+        meets = parameter.requires_grad and memory_of(parameter) is None
+        if meets and not hasattr(parameter, "smf_mean_gradient"):  # once, however often called
+            parameter.smf_mean_gradient = True  # type: ignore[attr-defined]
             parameter.register_post_accumulate_grad_hook(_mean_gradient)
 
 
@@ -180,7 +183,12 @@ class TrainingState:
         self.options = StateDictOptions(ignore_frozen_params=True, strict=False)
 
     def state_dict(self) -> dict[str, Any]:
-        """Trained weights, buffers and the optimizer's state by the model's names."""
+        """Trained weights, buffers and the optimizer's state by the model's names.
+
+        Returns:
+            `model` and `optimizer`, as torch's `get_state_dict` gives them, the latter without the
+            tables; `rows`, the bytes of the tables' own states.
+        """
         fresh = not self.optimizer.state
         model, optimizer = get_state_dict(self.model, self.optimizer, options=self.options)
         if fresh:  # torch took an empty step to see what the state is like
@@ -188,14 +196,23 @@ class TrainingState:
             for entry in optimizer["state"].values():
                 entry |= {"step": torch.zeros(())} if "step" in entry else {}
         rows = {name: optimizer["state"].pop(name, {}) for name in self._tables()}
-        kept = {name: state for name, state in rows.items() if "slots" in state}
+        kept = {  # not the moments of a whole table, which torch may have put there
+            name: state
+            for name, state in rows.items()
+            if state and ("slots" in state or "exp_avg" not in state)
+        }
         buffer = io.BytesIO()
         torch.save(kept, buffer)
         return {"model": model, "optimizer": optimizer, "rows": buffer.getvalue()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put what `state_dict` gave into the model and the optimizer."""
-        rows = torch.load(io.BytesIO(state["rows"]), weights_only=True)
+        """Put what `state_dict` gave into the model and the optimizer.
+
+        Raises:
+            KeyError: a part of it is missing.
+            RuntimeError: it is of a model of other shapes.
+        """
+        rows = torch.load(io.BytesIO(state["rows"]), map_location="cpu", weights_only=True)
         entries = dict(state["optimizer"]["state"]) | {n: rows.get(n, {}) for n in self._tables()}
         set_state_dict(
             self.model,

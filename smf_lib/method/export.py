@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from collections.abc import Collection
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -58,7 +59,8 @@ def export(model: nn.Module, folder: str | Path, tokenizer: Any = None) -> Path:
             "it with model.set_adapter(name)"
         )
     adapter = names.pop()
-    state, places = _base_state(base, adapter), []
+    layers = {name: layer for name, layer in layers.items() if adapter in layer.smf_memory}
+    state, places = _base_state(base, adapter, layers), []
     prefix = f"{base.base_model_prefix}."
     for name, layer in layers.items():
         if layer.tap is not None:
@@ -66,15 +68,14 @@ def export(model: nn.Module, folder: str | Path, tokenizer: Any = None) -> Path:
                 f"{name}: the MLP of {type(base).__name__} is no module of its own, so export "
                 "cannot write a memory beside it; keep the adapter"
             )
-        if adapter in layer.smf_memory:
-            tensors, shape = _memory(layer.smf_memory[adapter])
-            scale = layer.smf_scale[adapter] if adapter in layer.smf_scale else torch.zeros(())
-            tensors["scale"] = scale.detach().float()
-            state |= {f"{name}.memory.{key}": tensor for key, tensor in tensors.items()}
-            replaces = adapter not in layer.smf_scale
-            places.append({"at": name.removeprefix(prefix), "replaces": replaces, **shape})
-            if replaces:
-                state = {k: t for k, t in state.items() if not k.startswith(f"{name}.mlp.")}
+        tensors, shape = _memory(layer.smf_memory[adapter])
+        scale = layer.smf_scale[adapter] if adapter in layer.smf_scale else torch.zeros(())
+        tensors["scale"] = scale.detach().float()
+        state |= {f"{name}.memory.{key}": tensor for key, tensor in tensors.items()}
+        replaces = adapter not in layer.smf_scale
+        places.append({"at": name.removeprefix(prefix), "replaces": replaces, **shape})
+        if replaces:
+            state = {k: t for k, t in state.items() if not k.startswith(f"{name}.mlp.")}
     folder = Path(folder)
     with whole(folder) as scratch:
         scratch.mkdir()
@@ -105,15 +106,19 @@ def _base(model: nn.Module) -> Any:
     return base
 
 
-def _base_state(base: nn.Module, adapter: str) -> dict[str, Tensor]:
-    """The base model's weights by the names of the exported model."""
+def _base_state(base: nn.Module, adapter: str, layers: Collection[str]) -> dict[str, Tensor]:
+    """The base model's weights by the names of the exported model.
+
+    layers: where it has a memory; of other adapters' memories only the MLP stays.
+    """
     state = {}
     for key, tensor in base.state_dict().items():
         if ".smf_memory." in key or ".smf_scale." in key or ".original_module." in key:
             continue
         if f".modules_to_save.{adapter}." in key:  # stands in for the original
             key = key.replace(f".modules_to_save.{adapter}.", ".")
-        state[key.replace(".base_layer.", ".mlp.")] = tensor
+        place, inside, rest = key.partition(".base_layer.")
+        state[f"{place}{'.mlp.' if place in layers else '.'}{rest}" if inside else key] = tensor
     return state
 
 

@@ -4,7 +4,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -14,8 +14,13 @@ def whole(path: str | Path) -> Iterator[Path]:
 
     After an error, `path` is as it was before and the scratch is gone; what a killed process
     leaves is named `.<name>-<random>`. The folder above `path` is made.
+
+    Raises:
+        ValueError: `path` is the folder that the process is in, or one above it by dots.
     """
     path = Path(path)
+    if path.name in ("", ".."):
+        raise ValueError(f"{str(path)!r} cannot be replaced as a whole; name a folder within it")
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
     try:
@@ -29,14 +34,23 @@ def put_in_place(made: Path, path: Path) -> None:
     """Give the file or folder `made` the name `path`, on the same disk; what was there is lost.
 
     A file replaces a file in one step, after its bytes have reached the disk. What is in a
-    folder's way is removed first.
+    folder's way is put aside first, and removed when the folder has its name.
     """
-    if made.is_dir():
-        remove(path)
-    else:
+    if not made.is_dir():
         with made.open("rb+") as file:
             os.fsync(file.fileno())
-    os.replace(made, path)
+        os.replace(made, path)
+        return
+    aside = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+    with suppress(FileNotFoundError):
+        os.replace(path, aside)
+    try:
+        os.replace(made, path)
+    except OSError:
+        with suppress(FileNotFoundError):
+            os.replace(aside, path)
+        raise
+    remove(aside)
 
 
 def remove(path: Path) -> None:

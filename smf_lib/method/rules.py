@@ -43,7 +43,7 @@ class BackgroundReads:
 
     Attributes:
         counts: (N,) int64, reads of each row.
-        documents: (N,) int64, background sequences in which the row was read at least once.
+        documents: (N,) int32, background sequences in which the row was read at least once.
         n_documents: number of background sequences.
     """
 
@@ -218,8 +218,10 @@ def select_rows(
 
     Raises:
         ValueError: unknown rule, a rule that needs background reads and got none, or one that
-            returned scores of the wrong shape.
+            returned scores of the wrong shape or NaN; `rows_per_step` below 1.
     """
+    if rows_per_step < 1:
+        raise ValueError(f"rows_per_step={rows_per_step} must be at least 1")
     check_background(rule, background)
     chosen = get_rule(rule)
     if chosen.unlimited or rows_per_step >= len(reads.rows):
@@ -230,6 +232,8 @@ def select_rows(
             f"rule={rule!r} returned scores of shape {tuple(scores.shape)} for {len(reads.rows)} "
             "read rows; it must return one score per row in reads.rows"
         )
+    if scores.isnan().any():
+        raise ValueError(f"rule={rule!r} returned NaN as a score; it must return numbers")
     order = torch.sort(scores, descending=True, stable=True).indices
     return reads.rows[order[:rows_per_step]].sort().values
 

@@ -42,9 +42,12 @@ def check_length(positions: int | None, args: tuple, kwargs: dict) -> None:
     Raises:
         ValueError: there are more tokens than positions.
     """
+    if positions is None:
+        return
     given = [*args[:1], kwargs.get("input_ids"), kwargs.get("inputs_embeds")]
-    length = next((batch.shape[1] for batch in given if isinstance(batch, Tensor)), 0)
-    if positions is not None and length > positions:
+    lengths = (b.shape[1] if b.dim() > 1 else len(b) for b in given if isinstance(b, Tensor))
+    length = next(lengths, 0)
+    if length > positions:
         raise ValueError(
             f"input_ids has {length} tokens a row, and the model has learned {positions} "
             f"positions; cut texts to that (max_length={positions})"

@@ -10,7 +10,7 @@ Reads of background text are left out too: whoever trains on collects them again
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,12 +85,16 @@ def touched(state: Mapping[str, Tensor], config: SparseMemoryConfig) -> dict[str
     return found
 
 
-def filled(state: Mapping[str, Tensor], config: SparseMemoryConfig) -> dict[str, Tensor]:
+def filled(
+    state: Mapping[str, Tensor], config: SparseMemoryConfig, widths: Collection[int]
+) -> dict[str, Tensor]:
     """The tensors of a saved memory with what `touched` left out; others as they are.
+
+    widths: those of the model's tables; rows of another are refused before memory is taken.
 
     Raises:
         ValueError: the configuration makes other numbers here than where the rows were saved; rows
-            outside of the table, or without their values.
+            outside of the table, twice, of another width or kind, or without their values.
     """
     found = dict(state)
     for key in [key for key in state if key.endswith(f"smf_memory.{ROWS}")]:
@@ -99,12 +103,16 @@ def filled(state: Mapping[str, Tensor], config: SparseMemoryConfig) -> dict[str,
         if any(part is None for part in parts):
             raise ValueError(f"{place} lacks a part of its rows; save or fetch the adapter again")
         rows, after, updates, digest = (part for part in parts if part is not None)
-        start = _start(config, place, after.shape[-1])
-        n = len(start["values"])
-        if not len(rows) == len(after) == len(updates) or (
-            len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < n
+        n = config.num_subkeys**2
+        fits = after.dim() == 2 and after.shape[1] in widths and after.is_floating_point()
+        fits &= rows.dim() == 1 and len(rows) == len(after) and updates.shape == rows.shape
+        fits &= not (rows.is_floating_point() or updates.is_floating_point())
+        if not fits or (
+            len(rows)
+            and not (0 <= int(rows[0]) and int(rows[-1]) < n and bool((rows.diff() > 0).all()))
         ):
             raise ValueError(f"{place} has rows that do not fit a table of {n}; fetch it again")
+        start = _start(config, place, after.shape[1])
         if not torch.equal(digest, _digest(start)):
             raise ValueError(
                 f"{place} was saved without what its seed makes, and seed={config.seed} makes "

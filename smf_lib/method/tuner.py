@@ -204,7 +204,8 @@ class SparseMemoryModel(BaseTuner):
 
         Of a folder with touched rows alone the rest is made again (`touched.filled`).
         """
-        state_dict = filled(state_dict, config)
+        tables = (m.table for m in model.modules() if isinstance(m, ProductKeyMemory))
+        state_dict = filled(state_dict, config, {table.values.shape[1] for table in tables})
         state = super()._remap_adapter_state_dict_for_load(
             model=model, config=config, adapter_name=adapter_name, state_dict=state_dict
         )

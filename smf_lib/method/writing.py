@@ -24,7 +24,8 @@ def write_text(
     follows are left as they were.
 
     Raises:
-        ValueError: the tokenizer has no token to begin a text with.
+        ValueError: the tokenizer has no token to begin a text with, or `tokens` is more than the
+            model reads.
     """
     start = tokenizer.get_vocab().get("<|endoftext|>", tokenizer.bos_token_id)
     start = tokenizer.eos_token_id if start is None else start
@@ -32,6 +33,12 @@ def write_text(
         raise ValueError(
             "background='model' needs a token to begin a text with and the tokenizer has none; "
             "set its bos_token or eos_token, or give texts"
+        )
+    longest = getattr(model.config, "max_position_embeddings", None)
+    if longest is not None and tokens > longest:
+        raise ValueError(
+            f"tokens={tokens} is more than the {longest} positions of the model, which is to write "
+            "the background; take fewer"
         )
     device = next(model.parameters()).device
     on_cpu = device.type == "cpu"

@@ -88,16 +88,24 @@ def run_all(options: argparse.Namespace, started: float) -> None:
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
-        jobs = []
+        if options.jobs is not None:
+            check_limits(options.jobs, options.seconds)
+        jobs: list[Job] = []
+        named: dict[str, str] = {}
         for profile in dict.fromkeys(options.profile):
             study = Study.load(profile)
+            if study.profile.name in named:
+                raise ValueError(
+                    f"profile={profile!r} has the name {study.profile.name!r}, as has "
+                    f"{named[study.profile.name]!r}, and both would write the same records; leave "
+                    "one out, or give it another name"
+                )
+            named[study.profile.name] = profile
             training, rows = study.profile.training, len(study.exam.train)
             processes.check_share("training.batch_size", training.batch_size, rows)
             runs = chosen_runs(study.profile, options.method, options.seed, options.learning_rate)
             check_room(study, runs)
             jobs += [Job(profile, study, spec) for spec in runs]
-        if options.jobs is not None:
-            check_limits(options.jobs, options.seconds)
         if options.jobs is None:
             run_here(jobs)
             return
@@ -108,7 +116,10 @@ def run_all(options: argparse.Namespace, started: float) -> None:
     except KeyboardInterrupt:
         _end("stopped; the same command goes on with what is not finished", STOPPED)
     left = None if options.seconds is None else options.seconds - (time.time() - started)
-    outcome = run_many(jobs, options.jobs, left)
+    try:
+        outcome = run_many(jobs, options.jobs, left)
+    except KeyboardInterrupt:  # before the first run began
+        _end("stopped; the same command goes on with what is not finished", STOPPED)
     print("\n".join(outcome.lines()))
     if outcome.failed or outcome.interrupted:
         sys.exit(1)

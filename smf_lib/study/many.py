@@ -53,9 +53,10 @@ def chosen_runs(
     seeds: Sequence[int] | None = None,
     learning_rate: float | None = None,
 ) -> list[RunSpec]:
-    """The profile's runs of these methods, in the profile's order; None stands for all there are.
+    """The profile's runs of these methods, in the order of `methods`; None stands for all.
 
-    Other seeds, or another learning rate, than the profile's are put in the place of its own.
+    Without `methods` they come in the profile's order. Other seeds, or another learning rate, than
+    the profile's are put in the place of its own.
 
     Raises:
         ValueError: a method, seed or learning rate that cannot be; see `Profile.run`.
@@ -160,8 +161,8 @@ class Outcome:
 def check_limits(workers: int, seconds: float | None = None) -> None:
     """Raise ValueError unless so many runs at a time, for so long, can be."""
     for name, value in {"jobs": workers, "seconds": seconds}.items():
-        if value is not None and value <= 0:
-            raise ValueError(f"{name}={value:g} must be more than 0")
+        if value is not None and not value > 0:
+            raise ValueError(f"{name}={value:g} must be more than 0; name another, or leave it out")
     if processes.count() > 1:
         raise ValueError(
             f"jobs={workers}: here are {processes.count()} processes that share each batch; start "
@@ -236,6 +237,7 @@ class _Runs:
         """Give a run to each worker that has none; whether any was given."""
         given = False
         while len(self.running) < self.most and (job := self._next()) is not None:
+            self.workers = [w for w in self.workers if w.job is not None or w.process.is_alive()]
             idle = [worker for worker in self.workers if worker.job is None]
             if not idle:
                 idle = [_Worker(self.threads)]
@@ -333,9 +335,17 @@ def _trained_once(jobs: Sequence[Job]) -> list[Job]:
     for job in jobs:
         folder = RunFiles.of(job.study, job.spec).folder
         first = found.get(folder)
+        if first is not None and _keeps(job) and not _keeps(first):  # who keeps weights trains
+            first, job = job, dataclasses.replace(first, also=())
+            first = dataclasses.replace(first, also=found[folder].also)
         also = () if first is None else (*first.also, job)
         found[folder] = dataclasses.replace(first or job, also=also)
     return list(found.values())
+
+
+def _keeps(job: Job) -> bool:
+    """Whether the weights that a run trains are kept."""
+    return RunFiles.of(job.study, job.spec).keeps
 
 
 def _count(jobs: Iterable[Job]) -> int:

@@ -176,7 +176,7 @@ class Materials:
             return json.loads(shipped.read_text(encoding="utf-8"))
         path = self.kept / f"{name}-{key.digest}.json"
         if path.is_file() and len(kept_json(path, list) or ()) != sequences:
-            path.unlink()
+            path.unlink(missing_ok=True)
         with making(path) as missing:
             if missing:
                 model, tokenizer = base or self.load_base()

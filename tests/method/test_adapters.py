@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers_models import adamw, memory_config, memory_model, tiny_model, tokens, train_step
-from peft import PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 
 IDS = tokens(5, 7)
 MASK = (torch.arange(7) < torch.tensor([7, 4, 6, 7, 2])[:, None]).long()
@@ -113,6 +113,16 @@ def test_a_name_that_peft_could_not_find_again_is_refused(name):
     model = memory_model()
     with pytest.raises(ValueError, match=f"adapter_name={name!r} cannot name an adapter"):
         model.add_adapter(name, memory_config())
+
+
+@pytest.mark.parametrize("active", ["default", "memory"])
+def test_the_name_of_another_methods_adapter_is_refused_active_or_not(active):
+    lora = LoraConfig(target_modules=["q_proj"])
+    model = get_peft_model(tiny_model(), lora)
+    model.add_adapter("memory", lora)
+    model.set_adapter(active)
+    with pytest.raises(ValueError, match="adapter_name='memory' is that of lora"):
+        get_peft_model(model.get_base_model(), memory_config(), adapter_name="memory")
 
 
 NAMES = ["a", "lay", "smf", "memory", "scale", "anchor", "table", "query_weight", "no space ä"]

@@ -255,6 +255,9 @@ def test_gradient_descent_is_not_warned_of_its_rate(tmp_path, recwarn):
         ({"tokens": 1.5}, r"tokens=1\.5"),
         ({"learning_rate": 0}, "learning_rate=0"),
         ({"learning_rate": "3e-2"}, "learning_rate='3e-2'"),
+        ({"learning_rate": True}, "learning_rate=True"),
+        ({"learning_rate": float("inf")}, "learning_rate=inf"),
+        ({"background": 5}, "background=5 is no collection"),
     ],
 )
 def test_arguments_that_cannot_work_are_refused_at_once(settings, message, tmp_path):
@@ -268,6 +271,8 @@ def test_arguments_that_cannot_work_are_refused_at_once(settings, message, tmp_p
         ([], "background has no text"),
         (["a text"], "needs a tokenizer"),
         ([{"question": "a"}], "columns question"),
+        ([{"text": None}], "background holds None, which is no text"),
+        ([1, 2, 3], "background holds 1, which is no text"),
     ],
 )
 def test_a_background_that_cannot_be_read_is_refused(background, message, tmp_path):
@@ -334,6 +339,35 @@ def test_a_frozen_memory_is_left_alone(tmp_path):
     assert not any(table.row_updates.any() for table in tables(model))
 
 
+def test_a_background_that_can_be_read_once_serves_every_training(tmp_path):
+    model = without_background()
+    made = trainer(tmp_path, model)
+    made.add_callback(SparseMemoryCallback(made, background=iter(BACKGROUND)))
+    made.train()
+    made.train()
+    assert all(memory.background is not None for memory in memories(model).values())
+
+
+def test_a_callback_of_another_trainer_is_told_so(tmp_path):
+    one, other = (trainer(tmp_path, without_background()) for _ in range(2))
+    other.add_callback(SparseMemoryCallback(one, background=BACKGROUND))
+    with pytest.raises(ValueError, match="was made for another trainer"):
+        other.train()
+
+
+def test_a_reference_that_is_not_active_is_passed_over(tmp_path):
+    """As TRL keeps one of the adapter that it trains on."""
+    model = without_background()
+    model.add_adapter("ref", memory_config(rule="kl"))
+    model.set_adapter("default")
+    train(trainer(tmp_path, model), background=BACKGROUND)
+    found = {name: memory.background for name, memory in memories(model).items()}
+    assert all((counts is None) == (".ref" in name) for name, counts in found.items())
+    model.base_model.set_adapter([])
+    with pytest.raises(ValueError, match="has no active memory; choose one"):
+        collect_background(model, BACKGROUND)
+
+
 def in_bfloat16(model):
     """As TRL's trainers leave an adapter beside a quantised base."""
     for parameter in model.parameters():
@@ -351,5 +385,10 @@ def test_a_memory_that_a_trainer_rounded_is_put_back_into_float32(tmp_path, recw
     for one, other in zip(tables(expected), tables(found)):
         assert other.values.dtype == torch.float32
         assert torch.equal(bits(one.values), bits(other.values))
+    fresh = [memory_model(initial_values="random", trainable="memory") for _ in range(2)]
+    SparseMemoryCallback(trainer(tmp_path, in_bfloat16(fresh[0])))
+    assert not [w for w in recwarn if "rounded" in str(w.message)]
+    for (name, one), other in zip(fresh[0].named_parameters(), fresh[1].parameters(), strict=True):
+        assert torch.equal(bits(one), bits(other)), name
     with pytest.warns(UserWarning, match="rounded a memory that was trained before.*load_adapter"):
         SparseMemoryCallback(trainer(tmp_path, in_bfloat16(found)))

@@ -18,11 +18,11 @@ from helpers_distributed import (
     train_trainer,
     worker,
 )
-from helpers_models import memory_model, tables, tiny_model
+from helpers_models import memory_model, tables, tiny_model, tokens, train_step
 from peft import PeftModel
 from torch.distributed.fsdp import fully_shard
 
-from smf_lib import shard_base
+from smf_lib import RowSGD, TrainingState, shard_base
 
 PATIENCE = 240  # seconds until processes that wait for each other count as hanging
 
@@ -99,6 +99,26 @@ def test_torch_itself_refuses_to_share_out_a_memory(tmp_path):
             fully_shard(memory_model().base_model.model.model.layers[1])
     finally:
         dist.destroy_process_group()
+
+
+def test_a_state_without_moments_goes_on_with_the_same_draws():
+    """Of gradient descent only the number of steps is kept, by which `random` draws."""
+    ids = tokens(2, 9)
+
+    def steps(model, optimizer, count):
+        for _ in range(count):
+            train_step(model, optimizer, ids)
+
+    models = [memory_model(rule="random") for _ in range(2)]
+    optimizers = [RowSGD([p for p in m.parameters() if p.requires_grad], lr=1.0) for m in models]
+    steps(models[0], optimizers[0], 2)
+    state = TrainingState(models[0], optimizers[0]).state_dict()
+    TrainingState(models[1], optimizers[1]).load_state_dict(state)
+    for model, optimizer in zip(models, optimizers):
+        steps(model, optimizer, 2)
+    for one, other in zip(tables(models[0]), tables(models[1]), strict=True):
+        assert torch.equal(one.row_updates, other.row_updates)
+        assert torch.equal(one.values, other.values)
 
 
 class Engine:

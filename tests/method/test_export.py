@@ -149,6 +149,17 @@ def test_without_leave_to_run_its_code_nothing_is_loaded(tmp_path):
         AutoConfig.from_pretrained(tmp_path / "exported", trust_remote_code=False)
 
 
+def test_of_adapters_in_different_layers_the_active_one_is_written(tmp_path):
+    alone = trained(layers=[1])
+    both = trained(layers=[1])
+    both.add_adapter("other", memory_config(layers=[1, 3]))
+    both.set_adapter("default")
+    export(both, tmp_path / "exported")
+    assert torch.equal(bits(logits(load(tmp_path / "exported"))), bits(logits(alone)))
+    with pytest.raises(ValueError, match="cannot be replaced as a whole"):
+        export(alone, ".")
+
+
 def test_what_cannot_be_written_is_refused_and_leaves_nothing(tmp_path):
     place = tmp_path / "exported"
     both = trained()

@@ -245,3 +245,18 @@ def test_background_refuses_what_it_cannot_count():
         collect_background(model, [[3, 4], []])
     with pytest.raises(ValueError, match="model=Linear has no memory"):
         read_rows(torch.nn.Linear(2, 2), [[1]])
+
+
+def test_scores_that_are_nan_and_a_budget_of_nothing_are_refused():
+    @register_rule("broken")
+    def broken(reads, background):
+        return torch.tensor([1.0, float("nan"), 2.0])
+
+    reads = Reads(torch.tensor([1, 4, 7]), torch.tensor([1, 1, 1]))
+    with pytest.raises(ValueError, match="rule='broken' returned NaN"):
+        select_rows(reads, "broken", 2)
+    for rows in (0, -1):
+        with pytest.raises(ValueError, match=f"rows_per_step={rows} must be at least 1"):
+            select_rows(reads, "count", rows)
+    with pytest.raises(ValueError, match="batch_size=0 must be at least 1"):
+        read_rows(memory_model(), [[1, 2]], batch_size=0)

@@ -104,6 +104,11 @@ def test_what_is_no_memory_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def put(state, part, change):
+    name = name_of(state, part)
+    state[name] = change(state[name]).contiguous()
+
+
 @pytest.mark.parametrize(
     "change, says",
     [
@@ -111,6 +116,11 @@ def test_what_is_no_memory_is_refused(tmp_path):
         (lambda s: s[name_of(s, "rows")].add_(64), "rows that do not fit a table of 64"),
         (lambda s: s[name_of(s, "start_sha256")].add_(1), "seed=0 makes other numbers here"),
         (lambda s: s[name_of(s, "row_values")].fill_(torch.nan), "numbers that cannot be in"),
+        (lambda s: s[name_of(s, "rows")][:2].fill_(5), "rows that do not fit"),
+        (lambda s: put(s, "rows", lambda t: t.float()), "rows that do not fit"),
+        (lambda s: put(s, "row_counts", lambda t: t[:, None]), "rows that do not fit"),
+        # no bytes in the file, and a table that no memory holds
+        (lambda s: put(s, "row_values", lambda t: t.new_zeros(0, 2**40)), "rows that do not fit"),
     ],
 )
 def test_a_folder_that_is_damaged_or_of_another_start_is_refused(change, says, tmp_path):

@@ -325,7 +325,9 @@ def test_layers_out_of_range_are_refused():
         ({"initial_scale": float("nan")}, "initial_scale=nan must be a number"),
         ({"gated": 1}, "gated=1 is unknown; choose one of True, False"),
         ({"query_norm": "no"}, "query_norm='no' is unknown"),
+        ({"initial_scale": float("inf")}, "initial_scale=inf must be a finite number"),
         ({"seed": 1.5}, "seed=1.5 must be a whole number"),
+        ({"seed": 10**16}, "seed=10000000000000000 must lie within"),
         (
             {"integration": "replacement", "trainable": "values+scale"},
             "trainable='values.scale' needs",

@@ -1,6 +1,7 @@
 """Files and folders appear whole or not at all."""
 
 import json
+import os
 import threading
 import time
 
@@ -67,6 +68,30 @@ def test_a_folder_takes_the_place_of_another(tmp_path):
     put_in_place(made, path)
     assert [p.name for p in path.iterdir()] == ["new"]
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_cannot_be_replaced_stays(tmp_path, monkeypatch):
+    made, path = tmp_path / "made", tmp_path / "site"
+    write_whole(path / "old", "1")
+    write_whole(made / "new", "2")
+    rename = os.replace
+
+    def fail(before, after):
+        if before == made:
+            raise OSError("disk full")
+        rename(before, after)
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        put_in_place(made, path)
+    assert (path / "old").read_text() == "1"
+    assert sorted(tmp_path.iterdir()) == [made, path]
+
+
+@pytest.mark.parametrize("path", [".", "..", "a/.."])
+def test_the_folder_one_is_in_cannot_be_replaced(path):
+    with pytest.raises(ValueError, match="cannot be replaced as a whole"), whole(path):
+        pass
 
 
 def test_writers_of_one_file_do_not_meet(tmp_path):

@@ -152,6 +152,16 @@ def test_runs_of_two_profiles_that_train_the_same_are_trained_once(root):
     ]
 
 
+def test_of_runs_that_train_the_same_one_that_keeps_its_weights_trains(root):
+    methods = {"full": yaml.safe_load((PROFILE_DIR / "smoke.yaml").read_text())["methods"]["full"]}
+    one = write_profile(root, methods=methods)
+    two = write_profile(root, "keeping", methods=methods, keep="full")
+    three = write_profile(root, "third", methods=methods)
+    jobs = [job for path in (one, two, three) for job in jobs_of(path, root)]
+    (job,) = many._trained_once(jobs)
+    assert job.names == ["keeping/full-seed0", "smoke/full-seed0", "third/full-seed0"]
+
+
 @pytest.mark.usefixtures("copied_workers")
 def test_a_killed_driver_loses_nothing_that_is_finished(root):
     methods = {"a": sparse("kl"), "b": sparse("slow"), "c": sparse("slow")}
@@ -255,11 +265,21 @@ def test_runs_are_chosen_in_the_order_of_the_profile(root):
     [
         (["--jobs", "0"], "jobs=0 must be more than 0"),
         (["--jobs", "1", "--seconds", "0"], "seconds=0 must be more than 0"),
+        (["--jobs", "1", "--seconds", "nan"], "seconds=nan must be more than 0"),
     ],
 )
 def test_limits_that_cannot_be_are_one_line(root, options, message):
     with pytest.raises(SystemExit, match=message):
         main(["run", "--profile", str(write_profile(root)), *options])
+
+
+def test_two_profiles_of_one_name_are_refused(root):
+    paths = [root / "one" / "smoke.yaml", root / "two" / "smoke.yaml"]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_text((PROFILE_DIR / "smoke.yaml").read_text())
+    with pytest.raises(SystemExit, match="has the name 'smoke', as has .* give it another name"):
+        main(["run", "--profile", *map(str, paths), "--jobs", "1"])
 
 
 def test_processes_that_share_batches_do_not_run_side_by_side(root, monkeypatch):
