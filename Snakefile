@@ -139,7 +139,7 @@ def view_parameters(wildcards):
         return json.dumps({"profile": PROFILE_NAME} if PROFILE.sequences else {})
     if wildcards.view != "04_selection":
         return notebook_parameters()
-    there_are = PROFILE.exam.train_rows or 40 * PROFILE.training.batch_size
+    there_are = len(MATERIALS.exam.train)
     return notebook_parameters(batches=min(40, there_are // PROFILE.training.batch_size))
 
 
@@ -155,7 +155,7 @@ onstart:
     todo = list(workflow.dag.needrun_jobs())
     try:
         if any(job.rule.name == "pages" for job in todo):
-            check_pages(PROFILE)
+            check_pages(PROFILE, len(MATERIALS.exam.train))
         made = {path for job in todo for path in job.output}
         shown = {path for job in todo if job.rule.name == "view" for path in job.input}
         check_records(shown - made)

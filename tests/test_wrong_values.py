@@ -16,6 +16,7 @@ from smf_lib import SparseMemoryConfig
 from smf_lib.report.book.plan import check_pages
 from smf_lib.study import Study
 from smf_lib.study.exams import build_exam
+from smf_lib.study.model_cache import cached_folder
 from smf_lib.study.models import resolve_model
 from smf_lib.study.profiles import PROFILE_DIR, load_profile, load_profiles
 from smf_lib.study.records.results import records_folder
@@ -107,6 +108,11 @@ FIELDS = [  # a field of profile smoke, a value that cannot be, what the line sa
     ("methods.lora.seeds", [1, 1], r"seeds=\[1, 1\] must differ"),
     ("methods.lora.start", "nosuch", "start='nosuch'"),
     ("methods.lora.stage", "retrofit", "stage='retrofit'"),
+    ("exam.name", ["icd10"], "a value of the wrong kind|exam.name"),
+    ("exam", {5: "x"}, "a value of the wrong kind|exam"),
+    ("sequences", 5, "a value of the wrong kind|sequences"),
+    ("sequences", [["icd10", 5]], "a value of the wrong kind|sequences"),
+    ("model.source", "~nobody-of-that-name/model", "no path that can be|model.source"),
     ("methods.lora.baseline", "nosuch", "baseline='nosuch' is unknown"),
     ("methods.lora.training", {"precision": "fp32"}, r"training has the fields \['precision'\]"),
     ("methods.lora.training", {"epochs": 0}, "methods.lora: epochs = 0: .*greater"),
@@ -138,6 +144,43 @@ def refused(match, call, *arguments):
 @pytest.mark.parametrize(("field", "value", "match"), FIELDS)
 def test_a_field_of_a_profile(field, value, match, tmp_path):
     refused(match, load_profile, changed(tmp_path, field, value))
+
+
+def test_methods_that_start_from_each_other(tmp_path):
+    arm = {"label": "x", "kind": "peft", "peft_type": "SPARSE_MEMORY", "learning_rate": 0.1}
+    arm |= {"stage": "retrofit", "settings": {"update": "dense", "trainable": "memory"}}
+    base = {"label": "Base", "kind": "base"}
+    methods = {"base": base, "a": arm | {"start": "b"}, "b": arm | {"start": "a"}}
+    path = changed(tmp_path, "methods", methods)
+    refused("start='.' goes round in a circle", load_profile, path)
+    refused(
+        "start='a' goes round",
+        load_profile,
+        changed(tmp_path, "methods", {"base": base, "a": arm | {"start": "a"}}),
+    )
+
+
+@pytest.mark.parametrize("name", ["kept", "published", "benchmarks"])
+def test_a_profile_of_a_name_that_is_taken(name, tmp_path):
+    content = (PROFILE_DIR / "smoke.yaml").read_text().replace("name: smoke", f"name: {name}")
+    (tmp_path / f"{name}.yaml").write_text(content)
+    refused("is that of a folder that all profiles share", load_profile, tmp_path / f"{name}.yaml")
+
+
+def test_a_user_file_that_is_not_utf_8(tmp_path):
+    (tmp_path / "rule.py").write_bytes("# -*- coding: latin-1 -*-\n# \u00e9".encode("latin-1"))
+    path = changed(tmp_path, "imports", ["rule.py"])
+    refused("imports: .*rule.py cannot be read .*save it as UTF-8", load_profile, path)
+
+
+def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
+    def full(folder):
+        raise OSError(28, "No space left on device")
+
+    refused("the cache .* cannot be written .*XDG_CACHE_HOME", cached_folder, "m", full, tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="Not a directory"):  # what nobody foresaw stays what it is
+        cached_folder("m", full, tmp_path / "file")
 
 
 FILES = [  # the bytes of a profile's file
@@ -190,7 +233,7 @@ def test_the_arguments_of_a_run(arguments, match):
     refused(match, load_profile("smoke").run, *arguments)
 
 
-@pytest.mark.parametrize("value", [None, 5, "", ["quick"], "nosuch", "a/nosuch.yaml"])
+@pytest.mark.parametrize("value", [None, 5, "", ["quick"], "nosuch", "a/nosuch.yaml", "a" * 300])
 def test_the_profile_of_a_notebook(value):
     refused("profile='?.* (must be the name|does not exist)", Study.load, value)
 
@@ -212,18 +255,15 @@ PAGES = [
 
 @pytest.mark.parametrize(("changes", "match"), PAGES)
 def test_what_pages_cannot_show(changes, match):
-    profile = load_profile("smoke")
-    check_pages(profile)
+    profile, rows = load_profile("smoke"), 24
+    check_pages(profile, rows)
     if "methods" in changes:
         methods = {name: profile.methods[name] for name in changes["methods"]}
         profile = profile.model_copy(update={"methods": methods})
     if "probes" in changes:
         without = profile.evaluation.model_copy(update={"probes": []})
         profile = profile.model_copy(update={"evaluation": without})
-    if "train_rows" in changes:
-        exam = profile.exam.model_copy(update={"train_rows": changes["train_rows"]})
-        profile = profile.model_copy(update={"exam": exam})
-    refused(match, check_pages, profile)
+    refused(match, check_pages, profile, changes.get("train_rows", rows))
 
 
 def test_a_background_longer_than_the_model_reads(tmp_path):

@@ -58,6 +58,11 @@ def signed(value: float, digits: int) -> str:
     return f"{round(value, digits) + 0.0:+.{digits}f}"
 
 
+def points_text(points: float) -> str:
+    """A gain in points, as it was given: `+12`, `+12.5`."""
+    return f"{points:+g}"
+
+
 def listed(values: Iterable[object]) -> str:
     """Distinct values in their order, as `a, b and c`."""
     words = list(dict.fromkeys(str(value) for value in values))

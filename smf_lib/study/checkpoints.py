@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +44,16 @@ def checked(work_dir: Path) -> Iterator[None]:
 def _check(path: Path) -> None:
     """Remove what is no whole checkpoint; what has another name than one is put aside."""
     if path.is_symlink() or not path.is_dir():
-        path.unlink()
+        path.unlink(missing_ok=True)  # another process may have seen it too
         _say(path, "is no folder; it is removed")
     elif not path.name.removeprefix("checkpoint-").isdecimal():
         aside = path.with_name(f"aside-{path.name}")
         shutil.rmtree(aside, ignore_errors=True)
-        path.rename(aside)
+        with suppress(FileNotFoundError):
+            path.rename(aside)
         _say(path, f"names no step; it is now {aside.name}")
     elif (path / COMPLETE).is_file() and (damaged := _damaged(path)):
-        shutil.rmtree(path)
+        shutil.rmtree(path, ignore_errors=True)
         _say(path, f"is damaged ({damaged}); training goes on from what is whole")
 
 

@@ -20,13 +20,16 @@ def import_file(path: Path) -> None:
     """Run a user's file, unless it was run with this very content.
 
     Raises:
-        ValueError: no such file, no Python file, or it ends in an error; one line names file, line
-            and error.
+        ValueError: no such file, none that can be read as UTF-8, no Python file, or it ends in an
+            error; one line names file, line and error.
     """
     path = path.resolve()
     if not path.is_file():
         raise ValueError(f"imports: {path} does not exist; give a path from the profile's folder")
-    content = path.read_text(encoding="utf-8")
+    try:
+        content = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"imports: {path} cannot be read ({error}); save it as UTF-8") from None
     if _LOADED.get(path) == content:
         return
     name = f"smf_user_{path.stem}_{short_hash(str(path))}"

@@ -266,6 +266,11 @@ def _training_parts(study: Any, spec: RunSpec) -> Parts:
             parts["text of the baseline"] = lambda: _training_rows(study, True)
         elif text == "background":
             parts["text of the baseline"] = lambda: _background(study, background)
+        elif not isinstance(baseline.apply, str):  # a user's may ask for either
+            parts["text of the baseline"] = lambda: short_hash(
+                _background(study, background),
+                _training_rows(study, True) if profile.retrofit else "",
+            )
     parent = parent_of(profile, spec)
     if parent is not None:
         parts["run that it goes on from"] = lambda: training_key(study, parent).digest

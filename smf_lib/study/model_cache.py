@@ -6,6 +6,7 @@ the same folder wait for each other; what a killed one left behind is removed by
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Callable
@@ -13,11 +14,14 @@ from pathlib import Path
 
 import platformdirs
 from filelock import FileLock
+from safetensors import SafetensorError
 
 from ..method.files import whole
 from .files import file_sha256, say_damaged
+from .names import first_line
 
 _MANIFEST = "manifest.json"
+NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 
 def check_sha256(path: str | Path, expected: str, remedy: str = "fetch it again") -> None:
@@ -41,17 +45,27 @@ def cached_folder(
     ``build`` fills an empty folder, and is called only if the cache has no such folder yet, or one
     whose files are not what was put there; that is told in a line. ``cache_dir`` defaults to the
     platform's cache folder for ``smf_lib``.
+
+    Raises ValueError if the cache cannot be written or has no room.
     """
     root = Path(cache_dir) if cache_dir is not None else platformdirs.user_cache_path("smf_lib")
     models = root / "models"
     folder = models / name
     sums = _sums(folder)
     if sums is None:
-        models.mkdir(parents=True, exist_ok=True)
-        with FileLock(models / ".lock"):
-            for leftover in models.glob(".*-*"):
-                shutil.rmtree(leftover, ignore_errors=True)
-            sums = _sums(folder) or _build_whole(folder, build)
+        try:
+            models.mkdir(parents=True, exist_ok=True)
+            with FileLock(models / ".lock"):
+                for leftover in models.glob(".*-*"):
+                    shutil.rmtree(leftover, ignore_errors=True)
+                sums = _sums(folder) or _build_whole(folder, build)
+        except (OSError, SafetensorError) as error:
+            if getattr(error, "errno", None) not in NO_PLACE and "os error 28" not in str(error):
+                raise
+            raise ValueError(
+                f"the cache {models} cannot be written ({first_line(error)}); make it writable or "
+                "make room there, or set XDG_CACHE_HOME to a folder elsewhere"
+            ) from error
     return folder, sums
 
 

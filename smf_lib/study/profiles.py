@@ -38,6 +38,7 @@ from .settings import (
     TrainingSettings,
 )
 
+TAKEN = ("published", "benchmarks")  # folders of other things below work/ and results/
 MOST_BYTES = 1_000_000  # of a profile's file; the largest of those here has 5,000
 MOST_ENTRIES = 100_000  # with each alias of YAML counted as often as it stands for something
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -158,6 +159,12 @@ class Profile(Settings):
             raise ValueError(f"task={method.task!r} must be one of {', '.join(self.task_names)}")
         if method.start is None:
             return
+        seen, before = {method.start}, self.methods.get(method.start)
+        while before is not None and before.start is not None:
+            if before.start in seen:
+                raise ValueError(f"start={method.start!r} goes round in a circle; name another")
+            seen.add(before.start)
+            before = self.methods.get(before.start)
         parent = self.methods.get(method.start)
         if method.task is not None:
             if parent is None or (parent.kind, parent.peft_type) != (method.kind, method.peft_type):
@@ -344,9 +351,13 @@ def load_profile(name_or_path: str | Path, directory: Path = PROFILE_DIR) -> Pro
     except ValidationError as error:
         lines = [_error_line(e["loc"], e["input"], e["msg"]) for e in error.errors()]
         raise ValueError(f"profile {path} has invalid fields:\n" + "\n".join(lines)) from None
-    if profile.name == KEPT:
+    except (TypeError, AttributeError) as error:  # of a check that comes before those of kinds
         raise ValueError(
-            f"name={profile.name!r} in profile {path} is that of the folder that all profiles "
+            f"profile {path} has a value of the wrong kind ({error}); see profiles/quick.yaml"
+        ) from None
+    if profile.name in (KEPT, *TAKEN):
+        raise ValueError(
+            f"name={profile.name!r} in profile {path} is that of a folder that all profiles "
             "share; choose another"
         )
     if profile.name != path.stem:
@@ -425,10 +436,10 @@ _Loader.add_implicit_resolver(
 
 def _read_profile(path: Path, directory: Path, extending: tuple[Path, ...]) -> dict:
     """The content of a profile file, with what it extends filled in."""
-    if not path.is_file():
+    if not _is_file(path):
         known = ", ".join(sorted(p.stem for p in directory.glob("*.yaml")))
         raise ValueError(
-            f"profile={path.stem!r} does not exist ({path}); choose one of {known}, or "
+            f"profile={path.stem!r:.60} does not exist ({path!s:.200}); choose one of {known}, or "
             "give the path of a .yaml file"
         )
     if path.resolve() in extending:
@@ -448,6 +459,13 @@ def _read_profile(path: Path, directory: Path, extending: tuple[Path, ...]) -> d
     lower = _read_profile(below, directory, (*extending, path.resolve()))
     files = [*lower.get("imports", ()), *content.get("imports", ())]
     return _merged(lower, content) | ({"imports": files} if files else {})
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long
+        return False
 
 
 def _yaml_of(path: Path) -> dict:

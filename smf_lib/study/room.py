@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 import torch
 
+from ..method.sites import default_layers
 from .kept import what_is_left
 from .materials import Materials
 from .methods import MethodSettings
@@ -75,7 +76,7 @@ def _bytes(study: Materials, method: MethodSettings, parameters: int) -> int:
         return 2**26
     config = method.peft_config(study.profile.memory)
     shape = study.empty_model().config
-    layers = len(config.layers) if config.layers else 1
+    layers = len(config.layers or default_layers(shape.num_hidden_layers))
     return 2**26 + 16 * layers * config.num_subkeys**2 * shape.hidden_size
 
 

@@ -334,13 +334,12 @@ class Study(Materials):
             return self.load_base()
         files = self.files(spec)
         if files.weights is None:
-            command = (
-                f"python -m smf_lib.study run --profile {self.profile.name} --method {spec.method}"
-            )
+            given = f"{spec.method!r}, {spec.seed}, {spec.learning_rate}"
             remedy = (
                 "set `keep: full` in the profile and train it again"
                 if files.is_trained
-                else f"train it with today's settings: {command} --seed {spec.seed}"
+                else "train it with today's settings: `spec = study.profile.run("
+                f"{given}); study.train(spec, *study.build(spec))`"
             )
             raise ValueError(f"the weights of run {spec.run_id!r} are not kept; {remedy}")
         model, tokenizer = self.load_base()

@@ -133,10 +133,27 @@ def test_ablations_have_a_panel_a_factor_and_what_is_out_of_reach_is_marked():
     assert titles == [factor.title for factor in factors(varied(), METHOD, 14)]
     assert "4,096" in figure.alt and "Rows a step (T): 64 0." in figure.alt
     drawn = factors(varied(), METHOD, 14)[1]
-    lost = replace(drawn.variants[0], ratio=Interval(*[math.nan] * 3, 1, reason="begins at +15.0"))
-    some = [replace(drawn, variants=(lost, *drawn.variants[1:]))]
-    words = [text.get_text() for text, _ in texts(figures.ablations(varied(), some, 14))]
-    assert "out of reach" in words
+    for reason, said in {
+        "begins at +15.0 points": "begins higher",
+        "reaches +9.0 points": "out of reach",
+        "one learning rate only": "one rate only",
+    }.items():
+        nothing = Interval(*[math.nan] * 3, 1, reason=reason)
+        lost = replace(drawn.variants[0], ratio=nothing)
+        some = [replace(drawn, variants=(lost, *drawn.variants[1:]))]
+        words = [text.get_text() for text, _ in texts(figures.ablations(varied(), some, 14))]
+        assert said in words
+
+
+def test_curves_of_two_rates_are_drawn_as_well_as_longer_ones():
+    records = frontier_records(methods=("lora", "full"))
+    rates = {m: sorted({r.learning_rate for r in records if r.method == m})[:2]
+             for m in ("lora", "full")}  # fmt: skip
+    some = [r for r in records if r.kind == "base" or r.learning_rate in rates[r.method]]
+    figure = figures.gain_and_divergence(frontier_of(some), ["lora", "full"], 8, ["full"])
+    low, high = figure.fig.axes[0].get_ylim()
+    drifts = [r.metrics["self_kl"].value for r in some if r.kind != "base"]
+    assert low < min(drifts) and max(drifts) < high
 
 
 @pytest.mark.parametrize("records", [[], study_records()])

@@ -52,3 +52,14 @@ def test_costs_stand_beside_both_references():
     told = outcomes.cost_came_out(records(), steps)
     assert "0.50 [0.40, 0.75] of one of LoRA" in told[0]
     assert len(told) == 3 and all("training time" in text for text in told[1:])
+
+
+def test_a_run_that_diverged_is_told_so_and_ranked_nowhere():
+    found = records()
+    (lora,) = (record for record in found if record.method == "lora")
+    for metric in lora.metrics.values():
+        metric.items[:] = [float("nan")] * metric.n
+        metric.value = float("nan")
+    told = outcomes.came_out(found)
+    assert "LoRA" not in told[0] and "nan" not in " ".join(told)
+    assert told[1].endswith("against LoRA r 16**: some items are not finite: the run diverged.")

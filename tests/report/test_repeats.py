@@ -59,3 +59,24 @@ def test_a_run_is_held_against_the_one_on_record():
     assert table.loc["LoRA r 16", "Within the limits"] == "4 of 4"
     assert table.loc["Full finetuning", "Within the limits"] == "3 of 4"
     assert repeats_table(recorded, seeds).empty
+
+
+def test_a_limit_on_fewer_questions_is_wider_by_what_seeds_do_to_single_ones():
+    """Seeds that flip one question in ten, alike on the whole: by simulation on 250 of 1,000."""
+    rng = np.random.default_rng(4)
+
+    def answers(n):
+        easy = rng.random(n) < 0.6
+        return [np.where(rng.random(n) < 0.1, ~easy, easy).astype(int) for _ in range(2)]
+
+    seeds, apart = [], []
+    for place in range(80):
+        for seed, items in enumerate(answers(1000)):
+            record = make_record("full", 10.0**-place, seed, exam=items.tolist())
+            seeds.append(record)
+        first, second = answers(250)
+        apart.append(100 * (first.mean() - second.mean()))
+    found = spread(seeds, "exam_accuracy")
+    assert found.items == 1000
+    assert found.limit(1, 1, 250) == pytest.approx(2 * found.limit(1, 1), rel=0.1)
+    assert np.std(apart) * 1.96 == pytest.approx(found.limit(1, 1, 250), rel=0.25)

@@ -42,7 +42,8 @@
           }));
       });
       chart.replaceChildren(svg("svg", { viewBox: "0 0 350 160", role: "img", "aria-label":
-        "Multiply-adds a token of one step: " + Object.keys(METHODS).map((n) => `${METHODS[n]} ${text(totals[n] / 1e6, 0)} million`).join(", ") }, bars),
+        "Multiply-adds a token of one step: " + Object.keys(METHODS).map((n) => `${METHODS[n]} ${text(totals[n] / 1e6, 0)} million ` +
+          `(${costs[n].map((part, p) => `${PARTS[p]} ${text(part / 1e6, 0)}`).join(", ")})`).join("; ") }, bars),
       html("p", { class: "move-key" }, PARTS.map((part, p) => html("span", { class: `move-key-${p}` }, `■ ${part} `))));
       const above = shape.layers - 1 - bottom;
       words.textContent = `The lowest memory sits in layer ${bottom} of ${shape.layers} (from 0), so the backward pass crosses ` +

@@ -172,7 +172,7 @@ def relative(frontier: Frontier, name: str, reference: str, at: float) -> Interv
     if name in reached and reference in reached:
         return frontier.ratio((name, reference), at)
     nan = float("nan")
-    if name not in measured:
+    if name not in measured or reference not in (reached if name in reached else measured):
         return Interval(nan, nan, nan, 1, reason="one learning rate only")
     curve = measured[name if reference in reached else reference]
     end = curve.highest if 100 * curve.highest < at else curve.lowest
@@ -190,8 +190,8 @@ def factor_sentence(factor: Factor) -> str:
     lost = [f"{v.value} ({v.ratio.reason})" for v in factor.others if not v.ratio.known]
     parts = []
     if told:
-        said = [f"clearly less drift with {better}" if better else "",
-                f"clearly more with {worse}" if worse else ""]  # fmt: skip
+        said = [f"less drift with {better}" if better else "",
+                f"more with {worse}" if worse else ""]  # fmt: skip
         words = "; ".join(filter(None, said)) or "nothing is told apart"
         parts.append(f"against {own}: {words}. Drift relative to it: {'; '.join(told)}")
     if lost:

@@ -177,7 +177,7 @@ def drift_of(curve: Curve, at: float) -> Interval:
 
 def excess_of(first: Curve, second: Curve, at: float) -> Interval:
     """Drift of the first curve minus that of the second at gain `at`."""
-    (a, short), (b, shorter) = first.drifts(at), second.drifts(at)
+    (a, short), (b, shorter) = _compared(first, second, at)
     return _interval(a - b, max(short, shorter), first.n, min(first.seeds, second.seeds))
 
 

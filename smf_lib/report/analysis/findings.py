@@ -5,9 +5,10 @@ Every sentence says with its interval what was measured, and what cannot be told
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ..measures import DIVERGENCE
-from ..text import listed, signed
+from ..text import listed, points_text, signed
 from .ablations import RELEASED, TITLES, Factor, differences, passes
 from .effects import change, drift
 from .frontier import Frontier, differs, ratio_text, read_frontier
@@ -16,7 +17,7 @@ from .stats import Interval
 METHOD, REFERENCES = "smf-tfidf", ("lora", "full")  # what the first page compares
 WORDS = {
     "ahead": "keeps more than {}",
-    "level": "is level with {}",
+    "level": "is not told apart from {}",
     "behind": "**loses more than {}**",
     "unknown": "cannot be compared with {}",
 }
@@ -66,15 +67,22 @@ def finding(frontier: Frontier, method: str, references: Sequence[str], at: floa
     reached = frontier.reached(at)
     compared = [name for name in references if name in reached and name != method]
     label = frontier.label(method) if method in frontier.curves else method
-    if method not in reached or not compared:
-        return f"{label} has no curve to compare at {signed(at, 0)} points of gain."
+    if math.isnan(at):
+        return f"No curve of study {frontier.where} passes a whole number of points of gain."
+    if method in reached and not compared:
+        return (
+            f"None of {_labels(frontier, references)} reaches {points_text(at)} points of gain, so "
+            f"{label} is compared with none of them there."
+        )
+    if method not in reached:
+        return f"{label} has no curve to compare at {points_text(at)} points of gain."
     shares = [
         f"{share_text(frontier.ratio((method, name), at))} as far as {frontier.label(name)}"
         for name in compared
     ]
     seeds = {frontier.curves[name].seeds for name in (method, *compared)}
     return (
-        f"At {signed(at, 0)} points of gain on the exam, {label} has drifted from the base model "
+        f"At {points_text(at)} points of gain on the exam, {label} has drifted from the base model "
         f"{listed(shares)} (KL divergence, 95 % intervals over {reached[method].n:,} questions and "
         f"{min(seeds)} seed{'s' if min(seeds) > 1 else ''})."
     )
@@ -86,12 +94,13 @@ def came_out(frontier: Frontier, method: str, references: Sequence[str], at: flo
         return [finding(frontier, method, references, at), *_reach(frontier, method, references)]
     told = [finding(frontier, method, references, at)]
     told += _verdicts(frontier, method, references, at)
+    told += _by_best_points(frontier, method, references, at)
     told += _against_all(frontier, method, references, at)
     told += _other_probes(frontier, method, references, at)
     told += _reach(frontier, method, references)
     told += _not_won(frontier, method, references, at)
     told += _gentlest(frontier, references)
-    once = [name for name, curve in frontier.curves.items() if curve.seeds == 1]
+    once = [name for name, curve in frontier.curves.items() if curve.most_seeds == 1]
     if once:
         has = "have" if len(once) > 1 else "has"
         told.append(ONE_SEED.format(_labels(frontier, once), has))
@@ -127,6 +136,39 @@ def _verdicts(frontier: Frontier, method: str, references: Sequence[str], at: fl
     return told
 
 
+def _by_best_points(
+    frontier: Frontier, method: str, references: Sequence[str], at: float
+) -> list[str]:
+    """The same ratios without rates that another rate of their method beats in gain and drift.
+
+    Curves are joined through all points; where one of them is beaten, how drift is read between
+    the others depends on it, and the reader is told how much.
+    """
+    best = frontier.without_beaten_points()
+    dropped = [n for n, c in frontier.curves.items() if len(best.curves[n].arms) < len(c.arms)]
+    compared = [n for n in references if n != method and n in best.reached(at)]
+    if method not in best.reached(at) or not {method, *compared} & set(dropped):
+        return []
+    shares = [
+        f"{share_text(_narrow(best.ratio((method, name), at)))} as far as {frontier.label(name)}"
+        for name in compared
+    ]
+    if not shares:
+        return []
+    said = (
+        "How the curves are read matters: without the rates that another rate of the same method "
+        f"beats in gain and in drift, {frontier.label(method)} has drifted {listed(shares)} "
+        "(without brackets where draws miss the gain so often that no interval is useful)."
+    )
+    return [said]
+
+
+def _narrow(ratio: Interval) -> Interval:
+    """The ratio, without an interval that spans three powers of ten or more."""
+    spans = ratio.bounded and ratio.high > 1000 * ratio.low
+    return replace(ratio, low=math.nan, high=math.nan) if spans else ratio
+
+
 def _labels(frontier: Frontier, names: Sequence[str]) -> str:
     """Labels of the curves among these names, `a and b`."""
     return listed(frontier.label(name) for name in names if name in frontier.curves)
@@ -140,25 +182,27 @@ def _against_all(
     if not others:
         return []
     ratios = {name: frontier.ratio((name, method), at) for name in others}
+    apart = {name for name, _ in frontier.told_apart([(n, method) for n in others], at)}
     groups = {
-        "more": [n for n, r in ratios.items() if differs(r) and r.value > 1],
-        "less": [n for n, r in ratios.items() if differs(r) and r.value < 1],
-        "level": [n for n, r in ratios.items() if r.bounded and not differs(r)],
+        "more": [n for n, r in ratios.items() if n in apart and r.value > 1],
+        "less": [n for n, r in ratios.items() if n in apart and r.value < 1],
+        "level": [n for n, r in ratios.items() if r.bounded and n not in apart],
+        "unknown": [n for n, r in ratios.items() if not r.bounded],
     }
     label = frontier.label(method)
-    parts = []
-    if groups["less"]:
-        parts.append(
-            f"clearly less than {label} drift {_with_ratio(frontier, groups['less'], ratios)}"
-        )
-    if groups["more"]:
-        parts.append(f"clearly more {_with_ratio(frontier, groups['more'], ratios)}")
-    if groups["level"]:
-        parts.append(f"not told apart from it {_with_ratio(frontier, groups['level'], ratios)}")
-    if not parts:
-        return []
-    text = "; ".join(parts)
-    return [f"Of the other methods, {text}. (Numbers are their drift over that of {label}.)"]
+    words = {
+        "less": f"less than {label} drift",
+        "more": f"more than {label} drift",
+        "level": "not told apart from it are",
+        "unknown": "too near the end of their curves to compare are",
+    }
+    parts = [
+        f"{said} {_with_ratio(frontier, groups[state], ratios)}"
+        for state, said in words.items()
+        if groups[state]
+    ]
+    what = f"(Numbers are their drift over that of {label}; what is told apart is so when all of "
+    return [f"Of the other methods, {'; '.join(parts)}. {what}them are decided together.)"]
 
 
 def _with_ratio(frontier: Frontier, names: Sequence[str], ratios: dict[str, Interval]) -> str:
@@ -215,12 +259,14 @@ def _state(clear: bool, less: bool) -> str:
 
 
 def _not_won(frontier: Frontier, method: str, references: Sequence[str], at: float) -> list[str]:
-    """In one sentence: by which probes, and against whom, the method is not clearly ahead."""
+    """In one sentence: by which probes, and against whom, the method is not ahead."""
     lost: dict[str, dict[str, list[str]]] = {}
+    met: dict[str, None] = {}
     for metric in frontier.drift_metrics:
         title = frontier.start.measure(metric).title
         for name, found in _compared(frontier, metric, method, references, at).items():
             state = _beside(frontier, metric, found)[0]
+            met[name] = None
             if state != "ahead":
                 lost.setdefault(name, {}).setdefault(state, []).append(title)
     label = frontier.label(method)
@@ -232,9 +278,10 @@ def _not_won(frontier: Frontier, method: str, references: Sequence[str], at: flo
     ]
     more = [n for n in references if n in curves and curves[n].highest > curves[method].highest]
     if more:
-        parts.append(f"gains less at most than {_labels(frontier, more)}")
+        parts.append(f"has a smaller largest gain on record than {_labels(frontier, more)}")
     if not parts:
-        return [f"There is no probe here by which {label} is not clearly ahead."]
+        beside = _labels(frontier, list(met))
+        return [f"There is no probe here by which {label} is not ahead of {beside}."] if met else []
     return [f"**Where {label} does not win**: it {'; it '.join(parts)}."]
 
 
@@ -278,24 +325,29 @@ def rule_sentence(frontier: Frontier, method: str, at: float) -> str:
     if method not in frontier.reached(at) or not rules:
         return "What the rule adds is not on record: no two rules of one memory have curves."
     ratios = {n: frontier.ratio((n, method), at) for n in rules if n in frontier.reached(at)}
-    label, gain = frontier.label(method), f"{signed(at, 0)} points of gain"
+    label, gain = frontier.label(method), f"{points_text(at)} points of gain"
     if not ratios:
         return f"No other rule reaches {gain} beside {label}."
     ordered = sorted(ratios.items(), key=lambda item: item[1].value)
+    apart = {name for name, _ in frontier.told_apart([(n, method) for n in ratios], at)}
     parts = [f"{frontier.label(name)} {share_text(ratio)}" for name, ratio in ordered]
     groups = {
-        "clearly farther": [n for n, r in ordered if differs(r) and r.value > 1],
-        "clearly less far": [n for n, r in ordered if differs(r) and r.value < 1],
-        "not told apart from it": [n for n, r in ordered if not differs(r)],
+        "clearly farther": [n for n, r in ordered if n in apart and r.value > 1],
+        "clearly less far": [n for n, r in ordered if n in apart and r.value < 1],
+        "not told apart from it": [n for n, r in ordered if r.bounded and n not in apart],
+        "too near the end of a curve": [n for n, r in ordered if not r.bounded],
         "out of reach of this gain": [name for name in rules if name not in ratios],
     }
     groups = {words: names for words, names in groups.items() if names}
     said = [f"{listed(map(frontier.label, names))} {words}" for words, names in groups.items()]
     if len(groups) == 1:
         said = [*groups]
+    once = [name for name in ratios if frontier.curves[name].most_seeds == 1]
+    seeds = ONE_SEED.format(_labels(frontier, once), "have" if len(once) > 1 else "has")
     return (
         f"At {gain}, beside {label}, with the same memory and step but another choice of rows, "
         f"models drift from the base model: {listed(parts)} as far ({'; '.join(said)})."
+        + (f" {seeds}" if once else "")
     )
 
 
@@ -319,8 +371,8 @@ def pass_sentences(frontier: Frontier, at: float) -> list[str]:
         if not {one, more} <= set(frontier.reached(at)):
             tops = {n: signed(100 * frontier.measured()[n].highest, 1) for n in (one, more)}
             told.append(
-                f"{label}: at {signed(at, 0)} points the two cannot be compared (one pass reaches "
-                f"{tops[one]}, several {tops[more]})."
+                f"{label}: at {points_text(at)} points the two cannot be compared (one pass "
+                f"reaches {tops[one]}, several {tops[more]})."
             )
             continue
         ratio = frontier.ratio((more, one), at)
@@ -348,4 +400,4 @@ def strictness_sentence(factors: Sequence[Factor], at: float) -> str:
     ]
     lost = [f"{v.value} {v.ratio.reason}" for v in steps.others if not v.ratio.known]
     parts = [*told, *(f"{text}, so nothing can be said" for text in lost)]
-    return f"Against the strict step at {signed(at, 0)} points of gain: {'; '.join(parts)}."
+    return f"Against the strict step at {points_text(at)} points of gain: {'; '.join(parts)}."

@@ -52,6 +52,11 @@ class MethodCurve:
         """Seeds of the point that has the fewest."""
         return min(len(arm.records) for arm in self.arms)
 
+    @property
+    def most_seeds(self) -> int:
+        """Seeds of the point that has most; with one, nothing tells of the luck of training."""
+        return max(len(arm.records) for arm in self.arms)
+
 
 @dataclass(eq=False)
 class Frontier:
@@ -152,6 +157,21 @@ class Frontier:
     def told_apart(self, pairs: Iterable[tuple[str, str]], at: float) -> set[tuple[str, str]]:
         """The pairs whose ratio is not 1, decided together (Holm's procedure, 95 %)."""
         return holm(pairs, lambda pair, level: differs(self.ratio(pair, at, level)))
+
+    def without_beaten_points(self) -> "Frontier":
+        """The same curves without points that another of their curve beats in gain and drift."""
+        curves = {n: replace(c, arms=self._unbeaten(c.arms)) for n, c in self.curves.items()}
+        return Frontier(self.where, self.base, curves, self.pooled)
+
+    def _unbeaten(self, arms: Sequence[Arm]) -> tuple[Arm, ...]:
+        """Those of some arms, in order of their drift, that gain more than all before them."""
+        kept, most = [], -math.inf
+        for arm in arms:
+            gain = float(np.mean(arm.items(EXAM)))
+            if gain > most:
+                kept.append(arm)
+                most = gain
+        return tuple(kept)
 
     def common_gain(self, needed: Sequence[str] = ()) -> int:
         """The whole number of points at which most curves can be compared; of several the middle.

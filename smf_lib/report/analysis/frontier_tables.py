@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from ..measures import DIVERGENCE, EXAM
-from ..text import listed, rate_text, signed
+from ..text import listed, points_text, rate_text, signed
 from .arms import Arm
 from .effects import change, drift
 from .frontier import Frontier, ratio_text
@@ -47,7 +47,7 @@ def ratio_caption(frontier: Frontier, at: float, references: Sequence[str]) -> s
         return f"Study {frontier.where} has no curves."
     reached = frontier.reached(at)
     family = frontier.pairs(at, references)
-    text = f"At {signed(at, 0)} points of gain"
+    text = f"At {points_text(at)} points of gain"
     if family:
         text += (
             f". An asterisk: on one side of 1 also when the {len(family)} ratios of this table are "

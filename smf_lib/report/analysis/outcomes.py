@@ -23,7 +23,7 @@ def came_out(records: Sequence[Record]) -> list[str]:
     for arms in _studies(records):
         trained = [arm for arm in arms if not arm.is_base and arm.has(EXAM)]
         gains = {arm: change(arm, base_of(arm, arms), EXAM) for arm in trained}
-        ordered = sorted(gains, key=lambda arm: -gains[arm].value)
+        ordered = sorted((a for a in gains if gains[a].known), key=lambda arm: -gains[arm].value)
         if ordered:
             points = listed(f"{arm_name(arm, arms)} {_numbers(gains[arm], 1)}" for arm in ordered)
             told.append(f"Study {arms[0].where}, gain on the exam in points: {points}.")
@@ -77,6 +77,8 @@ def _against(first: Arm, second: Arm, arms: Sequence[Arm]) -> str:
     if not are_paired(first, second, EXAM):
         return f"{names}: they answered other questions, so nothing is compared."
     gained = contrast(first, second, EXAM)
+    if not gained.known:
+        return f"{names}: {gained.reason}."
     learned = "as much, as far as these questions tell"
     if gained.clear:
         learned = "more" if gained.value > 0 else "less"
@@ -85,6 +87,8 @@ def _against(first: Arm, second: Arm, arms: Sequence[Arm]) -> str:
         if not (first.has(metric) and second.has(metric) and are_paired(first, second, metric)):
             continue
         found = contrast(first, second, metric)
+        if not found.known:
+            continue
         better = (found.value > 0) == measure.spec.more_is_better
         state = "drifted less by" if better else "more by"
         units = {"accuracy": "points", "perplexity": "% of perplexity", "nats": "nats"}

@@ -23,31 +23,54 @@ class Spread:
 
     Attributes:
         error: standard deviation of a single run; of accuracies in points, of perplexities and
-            divergences in per cent of themselves.
+            divergences in 100 times their logarithm, nearly per cent.
         freedom: runs less settings, the degrees of freedom of `error`.
         settings: how many settings were run with several seeds.
+        items: questions that a run answered, of accuracies; otherwise 0.
+        noise: variance of what a seed does to a single question (points squared), which a run with
+            fewer questions has more of.
     """
 
     error: float
     freedom: int
     settings: int
+    items: int = 0
+    noise: float = 0.0
 
-    def limit(self, first: int, second: int) -> float:
-        """What the difference of two means, over so many seeds each, exceeds once in twenty."""
+    def limit(self, first: int, second: int, items: int = 0) -> float:
+        """What the difference of two means, over so many seeds each, exceeds once in twenty.
+
+        items: questions that both answered, 0 for as many as the runs with several seeds.
+        """
+        variance = self.error**2
+        if items and self.items:
+            variance = max(variance + self.noise * (1 / items - 1 / self.items), 0.0)
         factor = float(student.ppf(0.975, self.freedom))
-        return factor * self.error * math.sqrt(1 / first + 1 / second)
+        return factor * math.sqrt(variance * (1 / first + 1 / second))
 
 
 def spread(records: Sequence[Record], metric: MetricName) -> Spread | None:
     """The spread of a metric, pooled over all settings with several seeds; None without any."""
     arms = [arm for arm in group_arms(records) if not arm.is_base and arm.has(metric)]
-    groups = [_shown(arm, metric) for arm in arms if len(arm.records) > 1]
-    groups = [values for values in groups if np.isfinite(values).all()]
-    if not groups:
+    several = [arm for arm in arms if len(arm.records) > 1]
+    several = [arm for arm in several if np.isfinite(_shown(arm, metric)).all()]
+    if not several:
         return None
+    groups = [_shown(arm, metric) for arm in several]
     freedom = sum(len(values) - 1 for values in groups)
     squares = sum(((values - values.mean()) ** 2).sum() for values in groups)
-    return Spread(math.sqrt(squares / freedom), freedom, len(groups))
+    error = math.sqrt(squares / freedom)
+    if several[0].measure(metric).unit != "accuracy":
+        return Spread(error, freedom, len(groups))
+    counts = [arm.items(metric).shape[1] for arm in several]
+    rests = sum(_of_single_items(arm.items(metric)) for arm in several)
+    return Spread(error, freedom, len(groups), min(counts), 1e4 * rests / freedom)
+
+
+def _of_single_items(items: np.ndarray) -> float:
+    """Variance of answers (seeds, n) beyond seeds and questions, times the seeds less one."""
+    rest = items - items.mean(1, keepdims=True) - items.mean(0) + items.mean()
+    return float((rest**2).sum() / (items.shape[1] - 1))
 
 
 def spread_sentence(records: Sequence[Record]) -> str:
@@ -58,7 +81,7 @@ def spread_sentence(records: Sequence[Record]) -> str:
             continue
         found = one if found is None else found
         measure = measure_of(next(r for r in records if metric in r.metrics), metric)
-        unit = "points" if measure.unit == "accuracy" else "%"
+        unit = f"points on {one.items:,} questions" if one.items else "%"
         told.append(f"{measure.short} {one.limit(1, 1):.2g} {unit}")
     if found is None:
         return "No setting is on record with several seeds, so the luck of a run is not known."
@@ -95,7 +118,8 @@ def repeats_table(records: Sequence[Record], seeds: Sequence[Record]) -> pd.Data
             measure = measure_of(arm.first, metric)
             unit = "points" if measure.unit == "accuracy" else "%"
             apart = float(_shown(arm, metric).mean() - _shown(other, metric).mean())
-            limit = luck.limit(len(arm.records), len(other.records))
+            counted = arm.items(metric).shape[1] if measure.unit == "accuracy" else 0
+            limit = luck.limit(len(arm.records), len(other.records), counted)
             row[f"{measure.short} ({unit})"] = f"{apart:+.1f} (limit {limit:.1f})"
             within.append(abs(apart) <= limit)
         if within:

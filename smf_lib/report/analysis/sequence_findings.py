@@ -75,7 +75,7 @@ def _against(course: Course, other: Course) -> str:
     )
     words = [
         _state("learned", learned, "more", "less"),
-        _state("ends", average, "higher on average", "lower on average"),
+        _state("ends", average, "higher on average", "lower on average", "at the same average"),
         _state("forgot", lost, "more", "less"),
     ]
     caution = ""
@@ -84,10 +84,10 @@ def _against(course: Course, other: Course) -> str:
     return f"**{course.label} against {other.label}**: {listed(words)}{caution}."
 
 
-def _state(verb: str, found: Interval, more: str, less: str) -> str:
+def _state(verb: str, found: Interval, more: str, less: str, same: str = "as much") -> str:
     ends = "{} [{}, {}]".format(*(signed(x, 1) for x in (found.value, found.low, found.high)))
     if not found.clear:
-        return f"{verb} as much, as far as this tells ({ends} points)"
+        return f"{verb} {same}, as far as this tells ({ends} points)"
     return f"{verb} {more if found.value > 0 else less} ({ends} points)"
 
 

@@ -6,6 +6,7 @@ A chapter asks for it in a comment, so that its source is plain Markdown with or
 import json
 import re
 from base64 import b64decode
+from math import isfinite
 from pathlib import Path
 
 import nbformat
@@ -56,18 +57,16 @@ def _curves(folder: Path, names: list[str]) -> str:
     if not recorded.is_dir():
         return ""
     frontier = frontier_of(read_records(recorded))
-    curves = [
-        {
-            "label": frontier.label(name),
-            "gains": [change(a, frontier.start, EXAM).value for a in frontier.curves[name].arms],
-            "drifts": [
-                change(a, frontier.start, DIVERGENCE).value for a in frontier.curves[name].arms
-            ],
-        }
-        for name in names
-        if name in frontier.curves
-    ]
+    curves = []
+    for name in (name for name in names if name in frontier.curves):
+        arms = frontier.curves[name].arms
+        values = [[change(a, frontier.start, m).value for m in (EXAM, DIVERGENCE)] for a in arms]
+        points = [(g, d) for g, d in values if isfinite(g) and isfinite(d) and d > 0]
+        if points:
+            gains, drifts = zip(*points)
+            curves.append({"label": frontier.label(name), "gains": gains, "drifts": drifts})
     if not curves:
         return ""
-    data = json.dumps({"study": frontier.where, "curves": curves}).replace("<", "\\u003c")
+    data = json.dumps({"study": frontier.where, "curves": curves}, allow_nan=False)
+    data = data.replace("<", "\\u003c")
     return f'<script type="application/json" id="recorded-curves">{data}</script>'

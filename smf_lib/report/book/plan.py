@@ -15,8 +15,10 @@ from ...study.profiles import Profile
 from ...study.records.results import read_record
 
 
-def check_pages(profile: Profile) -> None:
+def check_pages(profile: Profile, rows: int) -> None:
     """Refuse, before anything runs, a profile whose pages would have nothing to compare.
+
+    rows: training questions that its exam has.
 
     Raises:
         ValueError: no base model or no other method; no probe; fewer training questions than a
@@ -34,8 +36,8 @@ def check_pages(profile: Profile) -> None:
             f"evaluation.probes=[] of {said}: pages show what was forgotten; name a probe, or run "
             "make study"
         )
-    rows, batch = getattr(profile.exam, "train_rows", None), profile.training.batch_size
-    if rows is not None and rows < batch:
+    batch = profile.training.batch_size
+    if rows < batch:
         raise ValueError(
             f"exam.train_rows={rows} of {said} is less than training.batch_size={batch}; the page "
             "about selection needs a batch: raise the one or lower the other"

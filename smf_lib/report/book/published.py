@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from ...study import notebooks
 from ...study.profiles import load_profile
 from .address import Code, code_of
@@ -43,9 +45,20 @@ def publish(source: Path, root: Path) -> Path:
     Returns the first page.
 
     Raises:
-        BookError: nothing is recorded, or a notebook fails; or as `build`.
+        BookError: nothing is recorded, another process builds here, or a notebook fails; or as
+            `build`.
     """
     work = root / "work" / "published"
+    work.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(work / ".lock").acquire(timeout=0):
+            return _publish(source, root, work)
+    except Timeout:
+        raise BookError(f"another process is building in {work}; wait until it is done") from None
+
+
+def _publish(source: Path, root: Path, work: Path) -> Path:
+    """The same, in the folder `work`, in which nothing else is being built."""
     _copy_recorded(root / "results", work / "results")
     with ThreadPoolExecutor(min(len(FROM_RECORDS), os.cpu_count() or 1)) as pool:
         list(pool.map(lambda name: _run(name, source, work), FROM_RECORDS))

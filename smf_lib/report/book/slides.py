@@ -47,12 +47,13 @@ aside { display: none; margin-top: 1.5em; padding-top: 0.5em; border-top: 1px so
 %s
 </main><script>
 addEventListener("keydown", (key) => {
+  if (key.altKey || key.ctrlKey || key.metaKey) return;
   if (key.key === "n") document.body.classList.toggle("notes");
   const step = {ArrowRight: 1, PageDown: 1, " ": 1, ArrowLeft: -1, PageUp: -1}[key.key];
   if (!step) return;
   key.preventDefault();
   const slides = [...document.querySelectorAll("section")];
-  const here = Math.round(scrollY / innerHeight);
+  const here = slides.findLastIndex((s) => s.getBoundingClientRect().top < innerHeight / 2);
   slides[Math.min(Math.max(here + step, 0), slides.length - 1)].scrollIntoView();
 });
 </script></body></html>

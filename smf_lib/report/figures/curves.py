@@ -20,7 +20,7 @@ from ..analysis.equal_gain import Curve, drift_of
 from ..analysis.frontier import Frontier, NotOnRecord, ratio_text
 from ..analysis.stats import Interval
 from ..measures import DIVERGENCE, EXAM
-from ..text import listed, signed
+from ..text import listed, points_text, signed
 from .labels import Label, label_beside, label_ends
 from .style import FAINT, GREY, Figure, method_colours, new_figure, styled, text_colour
 
@@ -80,8 +80,9 @@ def gain_and_divergence(
     caption = (
         "What was learned against what was forgotten, along whole curves: each dot is a learning "
         "rate, lower right is best. Bands are 95 % intervals of the divergence at each gain, over "
-        "questions, sequences and seeds, for comparing curves: what moves all of them alike is "
-        f"left out. At zero gain stands the base model, whose divergence is zero.{floors}{stars} "
+        "questions and sequences, and over seeds where a curve has several, for comparing curves: "
+        "what moves all of them alike is left out. At zero gain stands the base model, whose "
+        f"divergence is zero.{floors}{stars} "
         f"{setting_sentence(frontier.arms)}"
     )
     alt = (
@@ -124,7 +125,7 @@ def beside_references(
         label_beside(ax, labels, "right", size=7.5)
     caption = (
         "Every other method, each in a panel of its own, with those of the main figure in grey. "
-        f"The dotted line is at {signed(at, 0)} points. {setting_sentence(frontier.arms)}"
+        f"The dotted line is at {points_text(at)} points. {setting_sentence(frontier.arms)}"
     )
     alt = "Small line plots of KL divergence against exam gain. " + " ".join(
         _told_curve(frontier, name) for name in shown
@@ -192,8 +193,10 @@ def ablations(frontier: Frontier, factors: Sequence[Factor], at: float) -> Figur
         for place, variant in enumerate(factor.variants):
             ratio, colour = variant.ratio, GREY if variant.is_reference else "#0072b2"
             if not ratio.known:
+                begins, once = (ratio.reason.startswith(word) for word in ("begins", "one"))
+                words = "one rate only" if once else "begins higher" if begins else "out of reach"
                 ax.annotate(
-                    "out of reach", (place, 0.04), xycoords=("data", "axes fraction"), rotation=90,
+                    words, (place, 0.04), xycoords=("data", "axes fraction"), rotation=90,
                     ha="center", va="bottom", size=7.5, color=GREY,
                 )  # fmt: skip
                 continue
@@ -219,9 +222,10 @@ def ablations(frontier: Frontier, factors: Sequence[Factor], at: float) -> Figur
     for ax in grid[::columns]:
         ax.set_ylabel("times the reference's KL", size=9)
     caption = (
-        f"Drift at {signed(at, 0)} points of gain, as a multiple of that of the reference setting "
-        "(grey square), one factor a panel: below 1 is better. Lines are 95 % intervals over "
-        "questions, sequences and seeds; a point without one lies too near the end of its curve. "
+        f"Drift at {points_text(at)} points of gain, as a multiple of that of the reference "
+        "setting (grey square), one factor a panel: below 1 is better. Lines are 95 % intervals "
+        "over questions and sequences, and over seeds where there are several; a point without "
+        "one lies too near the end of its curve. "
         f"{setting_sentence(frontier.arms)}"
     )
     alt = "Dot plots of relative drift. " + " ".join(
@@ -267,8 +271,8 @@ def _band(ax: Axes, curve: Curve, colour: str) -> None:
 def _log_axis(ax: Axes) -> None:
     """A logarithmic axis of drifts, with plain numbers, not made wider than bands need."""
     ax.set_yscale("log")
-    drawn = [np.asarray(line.get_ydata()) for line in ax.lines]
-    lines = np.concatenate([heights for heights in drawn if len(heights) > 2])
+    drawn = [np.asarray(line.get_ydata()) for line in ax.lines if line.get_marker() == "o"]
+    lines = np.concatenate(drawn)
     low, high = ax.get_ylim()
     ax.set_ylim(max(low, lines.min() / 3), min(high, 3 * lines.max()))
     ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
@@ -296,7 +300,7 @@ def _room_at_the_right(ax: Axes, letters: int, columns: int) -> None:
 def _at_line(ax: Axes, at: float) -> None:
     ax.axvline(at, color=GREY, linewidth=1.1, linestyle="--", zorder=2)
     ax.annotate(
-        f"equal gain: {signed(at, 0)} points", (at, 1.0), xycoords=("data", "axes fraction"),
+        f"equal gain: {points_text(at)} points", (at, 1.0), xycoords=("data", "axes fraction"),
         xytext=(0, 3), textcoords="offset points", ha="center", size=10, color="#333333",
     )  # fmt: skip
 

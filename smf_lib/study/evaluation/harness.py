@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import math
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,8 @@ def _shipped_task(path: Path) -> Task:
 def measure_task(lm, name: str, task: Task) -> Measurement:
     """A task's first metric, an item being what lm-eval's log gives for a row."""
     metric = next(iter(task.aggregation()))
+    if task.config.output_type == "multiple_choice":  # NaN is no answer
+        return multiple_choice(name, metric, run_task(lm, task), version_of(task))
     items = [float(sample[metric]) for sample in run_task(lm, task)]
     return Measurement.of_mean(name, items, version_of(task))
 
@@ -115,6 +118,7 @@ def describe_task(named: str, task: Task) -> dict:
     for name in ("metadata", "custom_dataset"):  # hold a path, a place in memory of this machine
         asked.pop(name, None)
     text = json.dumps([rows, asked, version_of(task)], sort_keys=True, default=str)
+    text = re.sub(r" at 0x[0-9a-f]+", "", text)  # where a task's functions lie in memory
     sha = hashlib.sha256(text.encode()).hexdigest()[:12]
     return {"sha256": sha, "rows": len(rows), "source": named}
 

@@ -147,9 +147,14 @@ class RowReader:
         ).logits
 
 
+# kinds of layers whose state is no cache of keys and values
+RECURRENT = {"conv", "hybrid", "linear_attention", "mamba", "mamba2", "recurrent"}
+
+
 def check_readable(model: nn.Module) -> None:
     """Raise ValueError for a model (with or without weights) that `RowReader` cannot read."""
-    if getattr(model, "_is_stateful", False):
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
+    if getattr(model, "_is_stateful", False) or kinds & RECURRENT:
         raise ValueError(
             f"model={type(model).__name__} keeps a recurrent state; evaluation needs a model "
             "whose layers all have a key-value cache"

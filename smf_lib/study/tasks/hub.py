@@ -25,9 +25,18 @@ def locate(source: str, root: str | Path) -> str:
     """The absolute path of `source` if it is a file or folder, below `root` if relative.
 
     Anything else, a Hub id among others, is returned as it is.
+
+    Raises:
+        ValueError: what no path can be: the home of a user who is not there, a name too long.
     """
-    path = Path(root, Path(source).expanduser())
-    return str(path.absolute()) if path.exists() else source
+    try:
+        path = Path(root, Path(source).expanduser())
+        return str(path.absolute()) if path.exists() else source
+    except (RuntimeError, OSError) as error:
+        raise ValueError(
+            f"source={source!r:.60} is no path that can be ({first_line(error)}); give a folder, a "
+            "file or a Hub id"
+        ) from None
 
 
 def load_rows(

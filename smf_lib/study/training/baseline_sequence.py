@@ -89,5 +89,15 @@ def merge_adapters(
 
 
 def _scaling(model: nn.Module) -> float:
-    """What LoRA's change is multiplied by, the same for all of a model's maps."""
-    return next(m.scaling["default"] for m in model.modules() if hasattr(m, "lora_A"))
+    """What LoRA's change is multiplied by, the same for all of a model's maps.
+
+    Raises:
+        ValueError: it differs between maps.
+    """
+    found = {m.scaling["default"] for m in model.modules() if hasattr(m, "lora_A")}
+    if len(found) > 1:
+        raise ValueError(
+            f"rank_pattern or alpha_pattern give maps the scalings {sorted(found)}, and "
+            "merge_adapters knows one for all; leave them out"
+        )
+    return found.pop()

@@ -61,8 +61,10 @@ def kl_to_base(start: Start, weight: Annotated[float, Field(gt=0)] = 1.0) -> Cha
         with torch.no_grad(), autocast(output.logits.device.type, start.precision):
             if frozen is None:
                 plain = extract_model_from_parallel(model)
+                training = plain.training
                 with plain.disable_adapter():
-                    base = plain(**known).logits
+                    base = plain.eval()(**known).logits  # without the dropout of training
+                plain.train(training)
             else:
                 base = frozen(**known).logits
         ours, theirs = scored(batch, output.logits), scored(batch, base)
