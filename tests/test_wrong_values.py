@@ -21,6 +21,7 @@ from smf_lib.study.models import resolve_model
 from smf_lib.study.profiles import PROFILE_DIR, load_profile, load_profiles
 from smf_lib.study.records.results import records_folder
 from smf_lib.study.settings import ModelSettings
+from smf_lib.study.tasks.hub import locate
 
 INF, NAN = math.inf, math.nan
 FIELDS = [  # a field of profile smoke, a value that cannot be, what the line says
@@ -112,7 +113,6 @@ FIELDS = [  # a field of profile smoke, a value that cannot be, what the line sa
     ("exam", {5: "x"}, "a value of the wrong kind|exam"),
     ("sequences", 5, "a value of the wrong kind|sequences"),
     ("sequences", [["icd10", 5]], "a value of the wrong kind|sequences"),
-    ("model.source", "~nobody-of-that-name/model", "no path that can be|model.source"),
     ("methods.lora.baseline", "nosuch", "baseline='nosuch' is unknown"),
     ("methods.lora.training", {"precision": "fp32"}, r"training has the fields \['precision'\]"),
     ("methods.lora.training", {"epochs": 0}, "methods.lora: epochs = 0: .*greater"),
@@ -149,15 +149,19 @@ def test_a_field_of_a_profile(field, value, match, tmp_path):
 def test_methods_that_start_from_each_other(tmp_path):
     arm = {"label": "x", "kind": "peft", "peft_type": "SPARSE_MEMORY", "learning_rate": 0.1}
     arm |= {"stage": "retrofit", "settings": {"update": "dense", "trainable": "memory"}}
-    base = {"label": "Base", "kind": "base"}
-    methods = {"base": base, "a": arm | {"start": "b"}, "b": arm | {"start": "a"}}
-    path = changed(tmp_path, "methods", methods)
-    refused("start='.' goes round in a circle", load_profile, path)
-    refused(
-        "start='a' goes round",
-        load_profile,
-        changed(tmp_path, "methods", {"base": base, "a": arm | {"start": "a"}}),
-    )
+    for starts in ({"a": "b", "b": "a"}, {"a": "a"}):
+        methods = {name: arm | {"start": start} for name, start in starts.items()}
+        path = changed(tmp_path, "methods", {"base": {"label": "Base", "kind": "base"}} | methods)
+        content = yaml.safe_load(path.read_text())
+        text = {"source": str(tmp_path), "rows": 8}
+        content["retrofit"] = {"text": text, "training": content["training"]}
+        path.write_text(yaml.safe_dump(content))
+        refused("start='.' goes round in a circle", load_profile, path)
+
+
+@pytest.mark.parametrize("source", ["~nobody-of-that-name/model", "a" * 300])
+def test_a_source_that_is_no_path(source, tmp_path):
+    refused("source='.* is no path that can be .*give a folder", locate, source, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["kept", "published", "benchmarks"])

@@ -1,6 +1,7 @@
 """Tasks of lm-eval that a profile names: found, scored as lm-eval scores them, or refused."""
 
 import json
+import math
 import shutil
 import types
 from collections import Counter
@@ -70,6 +71,27 @@ def test_a_task_from_a_file_is_scored_as_lm_eval_scores_it(task_file, tmp_path):
     wanted = [sample["acc"] for sample in run_task(hflm, find_task(named, tmp_path))]
     assert measured.items == wanted and 0 < sum(wanted) < 12
     assert (measured.n, measured.task_version) == (12, "1.5")
+
+
+def test_a_model_that_diverged_has_no_score(task_file, tmp_path):
+    """lm-eval would take the first of options that all have NaN."""
+    model = tiny_model()
+    model.lm_head.weight.data.fill_(float("nan"))
+    lm = SharedContextLM(model, word_tokenizer(), 512)
+    for named in (task_file(), "minimal_pairs"):
+        found = measure_task(lm, "x", find_task(named, tmp_path))
+        assert math.isnan(found.value), named
+
+
+def test_where_a_tasks_functions_lie_in_memory_is_not_in_its_sum(task_file, tmp_path):
+    name = task_file()
+    (tmp_path / "asking.py").write_text("def ask(row):\n    return row['question']\n")
+    text = (tmp_path / name).read_text().splitlines()
+    text[5] = "doc_to_text: !function asking.ask"
+    (tmp_path / name).write_text("\n".join([*text, "num_fewshot: 0"]) + "\n")
+    assert "doc_to_text" in text[5]
+    sums = {describe_task("x", find_task(name, tmp_path))["sha256"] for _ in range(3)}
+    assert len(sums) == 1
 
 
 def test_a_profile_measures_and_records_the_tasks_that_it_names(task_file, tmp_path):

@@ -293,6 +293,14 @@ def test_a_recurrent_model_is_refused():
         RowReader(model)
 
 
+@pytest.mark.parametrize("kind", ["conv", "linear_attention"])
+def test_layers_that_keep_another_state_are_refused_by_their_kind(kind):
+    model = tiny_model()
+    model.config.layer_types = ["full_attention", kind]
+    with pytest.raises(ValueError, match="keeps a recurrent state"):
+        RowReader(model)
+
+
 def test_a_recurrent_model_is_refused_before_anything_is_trained(tmp_path, monkeypatch):
     monkeypatch.setattr(LlamaForCausalLM, "_is_stateful", True)
     with pytest.raises(ValueError, match="LlamaForCausalLM keeps a recurrent state"):

@@ -163,6 +163,10 @@ def test_merging_adds_the_changes_of_both_tasks_up_to_the_rank(llama):
     assert list(models[1].peft_config) == ["default"]
     with pytest.raises(ValueError, match="'merge_adapters': no task was learned before"):
         merge_adapters(StageStart(models[1], [], list))
+    uneven = LoraConfig(r=4, target_modules=["q_proj"], alpha_pattern={"layers.1.*": 2})
+    parts = [get_peft_model(copy.deepcopy(llama), copy.deepcopy(uneven)) for _ in range(2)]
+    with pytest.raises(ValueError, match="alpha_pattern give maps the scalings"):
+        merge_adapters(StageStart(parts[1], [], list, parent=lambda: parts[0])).finish(parts[1])
 
 
 def change_of_first_map(model):
