@@ -13,6 +13,7 @@ from smf_lib.report.analysis.balanced import (
     has_answers,
     shares_right,
 )
+from smf_lib.report.analysis.stats import accuracy_difference
 from smf_lib.report.paper import arm_tables, ordering
 from smf_lib.study.recording import right_by_answer
 from smf_lib.study.records.record import Record
@@ -175,3 +176,21 @@ def test_a_gain_that_is_a_letter_is_told_from_one_that_is_not():
     assert "gain clearly on the exam: Full finetuning; LoRA r 16, the other does not." in told
     assert "most often right in training (40.0 %): LoRA r 16." in told
     assert told.endswith("does not raise: by the paper's score LoRA r 16.")
+
+
+def test_an_arm_is_held_against_the_letter_on_the_same_questions():
+    """Of two arms as accurate, the one that answers as the letter does is told from it sooner."""
+    asked, n = (130, 90, 90, 90), 400
+    intervals = {}
+    for name, right in {"alike": (128, 20, 15, 15), "unlike": (40, 50, 44, 44)}.items():
+        made = arm([right], asked)
+        made.first.baselines.majority = 130 / n
+        found = ordering._over_one_letter(made, 0.95)
+        assert found.value == pytest.approx((178 - 130) / n)
+        both, only, letter = right[0], sum(right[1:]), 130 - right[0]
+        plain = accuracy_difference(
+            [1] * both + [0] * letter + [1] * only + [0] * (n - 130 - only), [1] * 130 + [0] * 270
+        )
+        assert (found.low, found.high) == (plain.low, plain.high)
+        intervals[name] = found.high - found.low
+    assert 1.5 * intervals["alike"] < intervals["unlike"]

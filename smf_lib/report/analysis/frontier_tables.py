@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from ..measures import DIVERGENCE, EXAM
+from ..measures import EXAM
 from ..text import listed, points_text, rate_text, signed
 from .arms import Arm
 from .effects import change, drift
@@ -107,5 +107,5 @@ def _drifts(arm: Arm, frontier: Frontier) -> dict[str, str]:
         measure = arm.measure(metric)
         found = drift(arm, frontier.start, metric)
         digits = measure.digits
-        cells[measure.drift_head] = number(found, digits, sign=metric != DIVERGENCE)
+        cells[measure.drift_head] = number(found, digits, sign=measure.unit != "nats")
     return cells

@@ -107,8 +107,9 @@ def _words(
         "What was learned against what was forgotten. Up is more learned, right is more "
         f"forgotten; the base model is at the origin.{joined if sweep else ''}"
         f"{diverged if lost else ''}{left_out if methods > MANY else ''} "
-        f"{setting_sentence(arms)} {seeds_sentence(arms)} {baseline_sentence(arms)}"
-    )
+        f"{setting_sentence(arms)} {seeds_sentence(arms) if methods <= MANY else ''} "
+        f"{baseline_sentence(arms)}"
+    ).replace("  ", " ")
     against = listed(measure.drift_axis for measure in panels.values())
     alt = f"Scatter plots of exam gain against {against}. "
     alt += "At the learning rate of highest gain: " if sweep else ""

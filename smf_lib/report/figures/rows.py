@@ -65,6 +65,7 @@ def read_frequency(
     if background.shape != task.shape:
         raise ValueError(f"background_counts has {background.size} rows, task_counts {task.size}")
     marked = {r: _rows(rows, task.size, r) for r, rows in (picked or {}).items()}
+    marked = {r: rows[task[rows] > 0] for r, rows in marked.items()}  # others have no rank
     figure = new_figure(4.2 + 0.22 * len(marked))
     heights = [4.2, 0.22 * len(marked)] if marked else [1]
     grid = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)
@@ -85,7 +86,7 @@ def read_frequency(
         marks += [(step, ordered[step - 1]) for step in steps]
     ax.grid()
     if marked:
-        _strips(grid[1, 0], {r: rank[rows][task[rows] > 0] for r, rows in marked.items()})
+        _strips(grid[1, 0], {r: rank[rows] for r, rows in marked.items()})
     low = min(background[background > 0].min(), task[task > 0].min())
     ax.set_ylim(low * 0.7, max(background.max(), task.max()) * 2)
     ax.set_xlim(0.8, task.size * 1.3)

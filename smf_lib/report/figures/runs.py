@@ -95,7 +95,7 @@ def exam_accuracy(records: Sequence[Record]) -> Figure:
 def _draw_floors(ax: Axes, arms: Sequence[Arm]) -> None:
     """What is had without a language model: a band without learning, a line for bags of words."""
     floors = [arm.first.baselines for arm in arms]
-    unlearned = [100 * v for f in floors for v in (f.chance, f.majority, *f.rules.values())]
+    unlearned = [100 * v for f in floors for v in (f.chance, *f.rules.values())]
     low, high = 100 * min(f.chance for f in floors), max(unlearned)
     ax.axvspan(low, high, color=GREY, alpha=0.25, linewidth=0, zorder=1)
     marks = [(low, f"nothing learned {low:.1f} to {high:.1f}", "left", 3)]

@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+import numpy as np
+
 from ...study.records.record import AccuracyName, MetricName, Record
 from ..analysis.arms import Arm
 from ..analysis.balanced import balanced_change, has_answers
 from ..analysis.decisions import holm
 from ..analysis.effects import are_paired, contrast, level
-from ..analysis.stats import Interval
+from ..analysis.stats import Interval, accuracy_difference
 from ..text import listed
 from .arms import SHORT, arms_of, lettered
 from .published import METRICS
@@ -165,12 +167,33 @@ def learning_sentence(records: Sequence[Record]) -> str:
     return " ".join([told, *_beyond_letters(trained, base)])
 
 
+def _over_one_letter(arm: Arm, joint: float) -> Interval:
+    """Exam accuracy minus that of always giving the usual letter, on the same questions (shares).
+
+    How many questions only one of the two answers right follows from the counts by letter.
+    """
+    if not has_answers(arm, "exam_accuracy"):
+        share = arm.first.baselines.majority
+        return level(arm, "exam_accuracy", joint).scaled(1 / 100, -100 * share)
+    n, usual = arm.first.metrics["exam_accuracy"].n, arm.first.baselines.majority
+    counts = np.array([record.by_answer["exam_accuracy"] for record in arm.records])
+    asked = counts[0, :, 1]
+    place = int(np.abs(asked / n - usual).argmin())
+    places = np.arange(n)
+    letter = (places < asked[place]).astype(float)
+    both, only = counts[:, place, 0], counts[:, :, 0].sum(1) - counts[:, place, 0]
+    right = (places < both[:, None]) | (
+        (places >= asked[place]) & (places < asked[place] + only[:, None])
+    )
+    return accuracy_difference(right.astype(float), letter, joint)
+
+
 def _beyond_letters(trained: Sequence[Arm], base: Arm) -> list[str]:
     """What is left of the gains where a letter was right more often than others."""
     if not lettered(base):
         return []
     majority = 100 * base.first.baselines.majority
-    over = holm(trained, lambda arm, joint: level(arm, "exam_accuracy", joint).low > majority)
+    over = holm(trained, lambda arm, joint: _over_one_letter(arm, joint).low > 0)
     above = [arm.first.label for arm in trained if arm in over]
     always = f"always giving the letter that was most often right in training ({majority:.1f} %)"
     told = [f"Clearly above {always}: {'; '.join(above) or 'none'}."]
