@@ -14,7 +14,6 @@ from smf_lib.study.__main__ import main
 from smf_lib.study.records.results import read_record
 
 RUNS = ["base", "smf-kl-seed0"]
-pytestmark = pytest.mark.slow  # a minute; without Snakemake: tests/study/test_many_runs.py
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +42,7 @@ def snakemake(root: Path, *flags: str, search: str = "") -> subprocess.Completed
     )
 
 
+@pytest.mark.slow  # without Snakemake: tests/study/test_many_runs.py
 def test_two_jobs_at_a_time_record_what_one_after_another_does(root, monkeypatch):
     wanted = [f"results/smoke/local/{run}.json" for run in RUNS]
     config = ["--config", "profile=smoke", "jobs=2"]
@@ -76,6 +76,7 @@ def slurm(tmp_path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_every_run_is_submitted_as_a_job_with_the_cores_that_were_asked_for(root, slurm):
     done = snakemake(
         root, "--executor", "slurm", "--jobs", "9", "--seconds-between-status-checks", "1",

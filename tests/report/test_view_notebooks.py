@@ -12,7 +12,7 @@ from helpers_records import ablation_records, frontier_records, make_record, stu
 from helpers_sequences import LORA, SMF, record, way
 from IPython.display import Markdown
 
-from smf_lib.report.analysis.further import read_further
+from smf_lib.report.analysis.further import one_study, read_further
 from smf_lib.report.analysis.sequence_findings import NOTHING
 from smf_lib.report.figures import Figure
 from smf_lib.study.profiles import PROFILE_DIR, load_profile
@@ -48,6 +48,16 @@ def test_a_recorded_study_is_drawn_without_its_model_and_data(name, tmp_path, mo
         Study.load(STUDY)
     methods = {record.method for record in executed(name, profile=STUDY)["records"]}
     assert {"base", "lora", "smf-kl"} <= methods <= set(load_profile(STUDY).methods)
+
+
+def test_of_several_studies_ones_own_is_shown():
+    made = [make_record("base", study=study) for study in ("reference", "local", "alices")]
+    assert [[r.study for r in part] for part in one_study(made)] == [
+        ["local"],
+        ["reference", "alices"],
+    ]
+    shown, others = one_study([made[0], made[2]], "reference")
+    assert (shown, others) == ([made[0]], [made[2]])
 
 
 @pytest.mark.parametrize("notebook", ["03_results", "05_cost"])
