@@ -318,7 +318,7 @@ def test_a_child_has_the_memory_of_its_parent_and_updates_of_its_own(tmp_path):
     [
         ({"second": {"start": "nosuch"}}, r"methods.second: start='nosuch' must name .* has first"),
         ({"second": {"start": "smf-kl"}}, r"start='smf-kl' must name a method of stage 'retrofit'"),
-        ({"second": {"start": "second"}}, r"start='second' must name a method"),
+        ({"second": {"start": "second"}}, r"start='second' goes round in a circle"),
         ({"first": {"learning_rate": [1e-3, 2e-3]}}, r"start='first' .* with one learning rate"),
         ({"retrofit": None}, r"methods.first: stage='retrofit' needs the profile's `retrofit`"),
         (

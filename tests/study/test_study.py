@@ -179,7 +179,7 @@ def test_what_was_trained_is_kept_and_loaded_by_one_call(tmp_path, method):
 
 def test_what_is_not_kept_is_said_with_a_remedy(tmp_path):
     study = smoke(tmp_path)
-    with pytest.raises(ValueError, match=r"'full-seed0' are not kept; train it.*study run --pro"):
+    with pytest.raises(ValueError, match=r"'full-seed0' are not kept; train it.*run\('full', 0, 0"):
         study.trained("full")
     trained(study, "full")
     with pytest.raises(ValueError, match=r"'full-seed0' are not kept; set `keep: full` in the pro"):

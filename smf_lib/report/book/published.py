@@ -48,7 +48,9 @@ def publish(source: Path, root: Path) -> Path:
         BookError: nothing is recorded, another process builds here, or a notebook fails; or as
             `build`.
     """
-    work = root / "work" / "published"
+    work, results = root / "work" / "published", root / "results"
+    if not any(p.parent.name != "local" for p in results.glob("*/*/*.json")):
+        raise BookError(f"{results} holds no recorded study; run this in a clone of the repository")
     work.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(work / ".lock").acquire(timeout=0):
@@ -108,8 +110,6 @@ def _stage_methods(source: Path, site: Path, code: Code) -> None:
 
 def _copy_recorded(results: Path, copies: Path) -> None:
     """Make `copies` hold what `results` holds, without the studies called `local`."""
-    if not any(p.parent.name != "local" for p in results.glob("*/*/*.json")):
-        raise BookError(f"{results} holds no recorded study; run this in a clone of the repository")
     shutil.rmtree(copies, ignore_errors=True)
     shutil.copytree(results, copies, ignore=shutil.ignore_patterns("local"))
 
