@@ -278,6 +278,14 @@ def test_a_second_build_is_refused_but_not_the_jobs_of_a_cluster(study):
         other.kill()
 
 
+def test_editing_prose_rebuilds_the_pages_alone(study):
+    """They are built by `test_damaged_pages_and_...`, which finds the sentence."""
+    chapter = study.root / "book" / "limits.md"
+    chapter.write_text(chapter.read_text("utf-8") + f"\n{SENTENCE}\n", "utf-8")
+    plan = study.planned()
+    assert "rule pages:" in plan and not re.search("rule (view|finetune|build_memory):", plan)
+
+
 def test_a_damaged_notebook_and_a_lost_record_are_told_and_their_runs_repeated(study):
     path = study.root / "work" / "smoke" / "notebooks" / "02_finetune_lora-seed0.ipynb"
     before, times = path.read_bytes(), path.stat()
@@ -293,14 +301,6 @@ def test_a_damaged_notebook_and_a_lost_record_are_told_and_their_runs_repeated(s
     assert told in plan and "output: results/smoke/local/lora-seed0.json" in plan, plan
     assert "output: results/smoke/local/smf-kl-seed0.json" in plan, plan
     assert plan.count("rule finetune:") == 2, plan
-
-
-def test_editing_prose_rebuilds_the_pages_alone(study):
-    """They are built by the next test, which finds the sentence."""
-    chapter = study.root / "book" / "limits.md"
-    chapter.write_text(chapter.read_text("utf-8") + f"\n{SENTENCE}\n", "utf-8")
-    plan = study.planned()
-    assert "rule pages:" in plan and not re.search("rule (view|finetune|build_memory):", plan)
 
 
 def test_damaged_pages_and_a_damaged_notebook_are_made_again_by_the_same_command(study):
