@@ -4,6 +4,7 @@ import pytest
 from helpers_records import make_record, study_records
 
 from smf_lib.report.analysis.arms import arm_name, group_arms
+from smf_lib.study.records.record import KeysPart
 from smf_lib.study.records.results import ResultsError
 
 
@@ -36,6 +37,26 @@ def test_a_rate_is_named_only_where_its_own_study_has_several():
     records = [make_record("lora", rate=rate, study=s) for rate, s in ((1e-3, "a"), (1e-4, "b"))]
     arms = group_arms(records)
     assert [arm_name(arm, arms) for arm in arms] == ["LoRA r 16", "LoRA r 16"]
+
+
+def test_runs_whose_keys_differ_in_the_seed_alone_are_seeds_of_one_arm():
+    """Whatever else their profiles said: other sizes of what they do not read, newer fields."""
+    first, second = make_record("lora", seed=0), make_record("lora", seed=1)
+    second.settings["training"] = dict(second.settings.get("training", {}))
+    second.settings["exam"] = {"test_rows": 5}
+    first.settings["exam"] = {"test_rows": 6}
+    with pytest.raises(ResultsError, match="differ in exam"):
+        group_arms([first, second])
+    for record in (first, second):
+        parts = {"seed": str(record.seed), "training rows": "abc"}
+        keys = {"training": {"key": "k", "parts": parts}, "metrics": {}}
+        record.keys = KeysPart.model_validate(keys)
+    assert len(group_arms([first, second])) == 1
+    second.keys.training.parts["training rows"] = "others"
+    with pytest.raises(ResultsError, match="differ in exam"):
+        group_arms([first, second])
+    second.settings.pop("exam")  # a field that the older record did not know
+    assert len(group_arms([first, second])) == 1
 
 
 def test_runs_of_other_settings_are_not_seeds_of_one_arm():

@@ -127,14 +127,32 @@ def _check_alike(runs: Sequence[Record]) -> None:
     """Raise ResultsError if runs differ in more than their seed and the machine they ran on."""
     first = _decisive(runs[0])
     for run in runs[1:]:
+        if _same_training(runs[0], run):  # whatever else their profiles said at the time
+            continue
         other = _decisive(run)
-        differing = [name for name in first | other if first.get(name) != other.get(name)]
+        differing = [n for n in first if n in other and not _agree(first[n], other[n])]
         if differing:
             raise ResultsError(
                 f"runs {runs[0].run_id!r} and {run.run_id!r} of {run.profile}/{run.study} differ "
                 f"in {', '.join(differing)}, so they are not seeds of one arm; remove the record "
                 "of the one that is out of date, or run it again"
             )
+
+
+def _same_training(one: Record, other: Record) -> bool:
+    """Whether the keys of two trainings have the same parts, but for the seed and precision."""
+    if one.keys is None or other.keys is None:
+        return False
+    first, second = one.keys.training.parts, other.keys.training.parts
+    differing = {n for n in first.keys() | second.keys() if first.get(n) != second.get(n)}
+    return differing <= {"seed", "precision"}
+
+
+def _agree(one: object, other: object) -> bool:
+    """Whether two settings are alike; a field that only one has, the other record did not know."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return all(_agree(one[name], other[name]) for name in one.keys() & other.keys())
+    return one == other
 
 
 def _decisive(record: Record) -> dict:

@@ -7,7 +7,7 @@ from ...study.records.record import Record
 from ...study.records.results import ResultsError, read_records, records_folder
 from ..text import listed
 
-OWN = "local"  # the study that is run on the reader's machine
+USUAL = ("local", "reference")  # what is run on the reader's machine, and what comes with the code
 
 
 def one_study(
@@ -15,12 +15,13 @@ def one_study(
 ) -> tuple[list[Record], list[Record]]:
     """The records of one study of a profile, and those of all its others.
 
-    study: a folder below the profile's, None for `local`, the reader's own, or else the first.
+    study: a folder below the profile's, None for `local`, the reader's own, or else `reference`, or
+    else the first.
 
     Raises ResultsError if the study is not among them.
     """
     names = sorted({record.study for record in records})
-    chosen = study or (OWN if OWN in names else names[0])
+    chosen = study or next(name for name in (*USUAL, *names) if name in names)
     if chosen not in names:
         raise ResultsError(f"study={study!r} has no records; there are: {', '.join(names)}")
     shown = [record for record in records if record.study == chosen]
