@@ -10,6 +10,6 @@ if any(importlib.util.find_spec(name) is None for name in ("bitsandbytes", "torc
 if not collect_ignore_glob:
     import bitsandbytes.nn.modules
 
-    # On processors with AVX-512 BF16 its 4-bit maps repack their weights at the first inference, after
-    # which numbers are others, and maps as small as a test's cannot be trained.
+    # On processors with AVX-512 BF16 its 4-bit maps repack their weights at the first inference:
+    # numbers are others from there on, and maps as small as a test's cannot be trained.
     bitsandbytes.nn.modules.has_avx512bf16 = lambda: False

@@ -6,7 +6,6 @@ import re
 
 from helpers_training import run, touched, write_folder
 
-
 UNPACKED = """
 import runpy
 import bitsandbytes.nn.modules
