@@ -12,4 +12,4 @@ if not collect_ignore_glob:
 
     # On processors with AVX-512 BF16 its 4-bit maps repack their weights at the first inference:
     # numbers are others from there on, and maps as small as a test's cannot be trained.
-    bitsandbytes.nn.modules.has_avx512bf16 = lambda: False
+    vars(bitsandbytes.nn.modules)["has_avx512bf16"] = lambda: False
