@@ -4,6 +4,7 @@ What is kept carries the SHA-256 of its content: a JSON file inside, any other i
 What no longer has its sum is as good as missing, is told in a line, and is made again.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -19,6 +20,20 @@ from filelock import FileLock
 from ..method.files import whole
 
 KEPT = "kept"  # the folder below work/ that all profiles share
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM}
+WORDS = ("No space left", "os error 27", "os error 28", "os error 122", "PytorchStreamWriter")
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error, of Python's or of a library's, says that a disk has no room."""
+    said = any(words in str(error) for words in WORDS)
+    return getattr(error, "errno", None) in FULL or said
+
+
+def is_closed(error: BaseException) -> bool:
+    """Whether an error says that a place cannot be written."""
+    return getattr(error, "errno", None) in CLOSED
 
 
 def find_root() -> Path:

@@ -331,16 +331,15 @@ def _known(job: Job, took: list[tuple[Job, float]]) -> list[float]:
 
 def _trained_once(jobs: Sequence[Job]) -> list[Job]:
     """The runs, those of other profiles with the training of an earlier one put to that one."""
-    found: dict[Path, Job] = {}
+    groups: dict[Path, list[Job]] = {}
     for job in jobs:
-        folder = RunFiles.of(job.study, job.spec).folder
-        first = found.get(folder)
-        if first is not None and _keeps(job) and not _keeps(first):  # who keeps weights trains
-            first, job = job, dataclasses.replace(first, also=())
-            first = dataclasses.replace(first, also=found[folder].also)
-        also = () if first is None else (*first.also, job)
-        found[folder] = dataclasses.replace(first or job, also=also)
-    return list(found.values())
+        groups.setdefault(RunFiles.of(job.study, job.spec).folder, []).append(job)
+    found = []
+    for group in groups.values():
+        first = next(filter(_keeps, group), group[0])  # who keeps weights trains
+        also = tuple(job for job in group if job is not first)
+        found.append(dataclasses.replace(first, also=also))
+    return found
 
 
 def _keeps(job: Job) -> bool:

@@ -6,7 +6,6 @@ the same folder wait for each other; what a killed one left behind is removed by
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 from collections.abc import Callable
@@ -17,11 +16,10 @@ from filelock import FileLock
 from safetensors import SafetensorError
 
 from ..method.files import whole
-from .files import file_sha256, say_damaged
+from .files import file_sha256, is_closed, is_full, say_damaged
 from .names import first_line
 
 _MANIFEST = "manifest.json"
-NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 
 def check_sha256(path: str | Path, expected: str, remedy: str = "fetch it again") -> None:
@@ -60,7 +58,7 @@ def cached_folder(
                     shutil.rmtree(leftover, ignore_errors=True)
                 sums = _sums(folder) or _build_whole(folder, build)
         except (OSError, SafetensorError) as error:
-            if getattr(error, "errno", None) not in NO_PLACE and "os error 28" not in str(error):
+            if not (is_full(error) or is_closed(error)):
                 raise
             raise ValueError(
                 f"the cache {models} cannot be written ({first_line(error)}); make it writable or "

@@ -7,7 +7,6 @@ same command goes on when there is room.
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import tempfile
@@ -20,14 +19,12 @@ import psutil
 import torch
 
 from ..method.sites import default_layers
+from .files import is_closed, is_full
 from .kept import what_is_left
 from .materials import Materials
 from .methods import MethodSettings
 from .profiles import RunSpec
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM}
-WORDS = ("No space left", "os error 27", "os error 28", "os error 122", "PytorchStreamWriter")
 OF_MEMORY = ("can't allocate memory", "out of memory", "Cannot allocate memory")
 OTHER_PLACE = "set SMF_ROOT to a folder elsewhere"
 
@@ -126,13 +123,13 @@ def _line(error: BaseException | None, root: Path) -> str | None:
     while error is not None:
         number, text = getattr(error, "errno", None), str(error)
         where = Path(getattr(error, "filename", None) or root)
-        if number in FULL or any(words in text for words in WORDS):
+        if is_full(error):
             free = shutil.disk_usage(_existing(root)).free
             return (
                 f"{where}: no space is left on its disk ({_gb(free)} free); make room there or "
                 f"{OTHER_PLACE}, and give the same command again: it goes on"
             )
-        if number in CLOSED and where.is_relative_to(root):
+        if number and is_closed(error) and where.is_relative_to(root):
             return (
                 f"{where} cannot be written ({os.strerror(number)}); make it writable or "
                 f"{OTHER_PLACE}, and give the same command again: it goes on"
