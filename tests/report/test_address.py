@@ -38,6 +38,15 @@ def test_a_clone_from_a_public_host_knows_its_address(remote, tmp_path):
     assert code_of(clone(tmp_path, remote), {}).url == "https://github.com/owner/name"
 
 
+def test_colab_is_offered_only_where_notebooks_know_the_address(tmp_path):
+    url = "https://github.com/owner/name"
+    of_clone = code_of(clone(tmp_path, url), {})
+    of_setting = code_of(tmp_path, {"repository": {"url": url}})
+    assert "colab_url" not in of_clone.theme_options()["launch_buttons"]
+    assert "colab_url" in of_setting.theme_options()["launch_buttons"]
+    assert of_clone.theme_options()["launch_buttons"]["binderhub_url"] == "https://mybinder.org"
+
+
 @pytest.mark.parametrize("remote", ["", "/srv/git/name", "https://git.inside.example/owner/name"])
 def test_no_other_address_is_taken_for_one(remote, tmp_path):
     code = code_of(clone(tmp_path, remote), {"repository": {"url": ""}})
@@ -96,7 +105,7 @@ def test_in_colab_the_first_cell_fetches_and_installs_the_code(address, tmp_path
 
 
 def test_pages_have_buttons_and_links_where_the_address_is_known(tmp_path):
-    code = Code("https://github.com/owner/name", "main", "a" * 40, False)
+    code = Code("https://github.com/owner/name", "main", "a" * 40, False, set=True)
     site = stage_settings(REPOSITORY, tmp_path, {"root": "book/intro"}, "Drawn <today>", code)
     staged = yaml.safe_load((site / "_config.yml").read_text())
     assert "repository" not in staged and "local_extensions" not in staged["sphinx"]

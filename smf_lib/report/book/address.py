@@ -1,8 +1,8 @@
 """Where the code of the book lives, and what pages have from knowing it: buttons and links.
 
-One setting says it: `repository.url` in `_config.yml`. Where that is empty, it is the address that
-the clone came from, if that is a public one; where that is unknown too, pages have no such button
-and no such link, and name the commit alone.
+One setting says it: `repository.url` in `_config.yml`, which notebooks repeat for Colab. Where that
+is empty, it is the address that the clone came from, if that is a public one; where that is unknown
+too, pages have no such button and no such link, and name the commit alone.
 """
 
 import re
@@ -28,13 +28,14 @@ class Code:
 
     url: address of the repository, without a slash at the end, or "". branch: what pages are edited
     on. commit: what the pages were drawn by, or None outside of a repository. dirty: whether files
-    differ from that commit.
+    differ from that commit. set: whether the setting names the address, as notebooks then do too.
     """
 
     url: str
     branch: str
     commit: str | None
     dirty: bool
+    set: bool = False
 
     def link(self, path: str, line: int | None = None) -> str:
         """Address of a file as this commit has it, or "" where the repository's is unknown."""
@@ -45,11 +46,15 @@ class Code:
         )
 
     def theme_options(self) -> dict[str, Any]:
-        """The theme's options for its buttons: repository, edit, issue, and launching notebooks."""
+        """The theme's options for its buttons: repository, edit, issue, and launching notebooks.
+
+        In Colab a notebook fetches the code from the address that it names itself, so there is a
+        button to it only where the setting has said that address.
+        """
         if not self.url:
             return {}
         launch = {"notebook_interface": "jupyterlab", "binderhub_url": "https://mybinder.org"}
-        if self.url.startswith("https://github.com/"):
+        if self.set and self.url.startswith("https://github.com/"):
             launch["colab_url"] = "https://colab.research.google.com"
         return {
             "repository_url": self.url,
@@ -86,7 +91,8 @@ def code_of(source: Path, config: dict[str, Any]) -> Code:
         BookError: `repository.url` is set and is no address of a repository on a known host.
     """
     setting = config.get("repository") or {}
-    url, branch = str(setting.get("url") or ""), str(setting.get("branch") or "main")
+    given, branch = str(setting.get("url") or ""), str(setting.get("branch") or "main")
+    url = given
     if url and (not (found := ADDRESS.fullmatch(url)) or found["host"] not in HOSTS):
         raise BookError(
             f"repository.url={url!r} in _config.yml is no address of a repository; it must be like "
@@ -95,7 +101,8 @@ def code_of(source: Path, config: dict[str, Any]) -> Code:
     if not url and (found := REMOTE.fullmatch(_remote(source))) and found["host"] in HOSTS:
         url = f"https://{found['host']}/{found['path']}"
     commit, dirty = git_state(source / "smf_lib" / "study" / "records")
-    return Code(url.removesuffix("/").removesuffix(".git"), branch, commit, bool(dirty))
+    url = url.removesuffix("/").removesuffix(".git")
+    return Code(url, branch, commit, bool(dirty), set=bool(given))
 
 
 def _remote(source: Path) -> str:
