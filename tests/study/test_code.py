@@ -191,6 +191,24 @@ def test_code_with_the_same_numbers_keeps_its_first_digest(package, tmp_path, mo
     assert code_digest("method/layer.py") not in digests
 
 
+def test_a_module_that_is_counted_from_a_state_on_changes_no_earlier_digest(
+    package, tmp_path, monkeypatch
+):
+    layer, both = package / "method" / "layer.py", ("method/layer.py", "method/mlp.py")
+    note(monkeypatch, tmp_path)
+    alone, first = code_digest("method/mlp.py"), syntax_digest(layer)
+    assert code_digest(*both) != alone
+    layer.write_text(layer.read_text() + "\nfirst = 1\n")
+    chain = [
+        EqualCode("method/layer.py", "", first, "a commit", "It is counted now."),
+        EqualCode("method/layer.py", first, syntax_digest(layer), "a commit", "A reason."),
+    ]
+    note(monkeypatch, tmp_path, *chain)
+    assert code_digest(*both) == alone
+    layer.write_text(layer.read_text() + "\nsecond = 2\n")
+    assert code_digest(*both) != alone
+
+
 def test_each_entry_is_of_a_module_that_keys_count_and_says_why():
     for entry in read_equal_code():
         assert (code.PACKAGE / entry.module).is_file()
