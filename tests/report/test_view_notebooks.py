@@ -12,6 +12,7 @@ from helpers_records import ablation_records, frontier_records, make_record, stu
 from helpers_sequences import LORA, SMF, record, way
 from IPython.display import Markdown
 
+from smf_lib.report.analysis import findings, tables
 from smf_lib.report.analysis.further import one_study, read_further
 from smf_lib.report.analysis.sequence_findings import NOTHING
 from smf_lib.report.figures import Figure
@@ -68,7 +69,7 @@ def test_one_study_is_drawn_and_others_are_folded(notebook, results):
     names = executed(notebook, **given)
     assert {record.study for record in names["records"]} == {"local"}
     folded = [table for place, table in names["shown"].items() if "others" in place]
-    assert folded and all(table.caption == "Study smoke/reference." for table in folded)
+    assert folded and all("Study smoke/reference" in table.caption for table in folded)
     with pytest.raises(ValueError, match="study='mine' has no records; there are: local, refere"):
         executed(notebook, study="mine", **given)
 
@@ -146,6 +147,22 @@ def test_a_parameter_of_the_frontier_that_cannot_work_is_refused(parameters, mes
 
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "notebooks").glob("*.ipynb")), ids=str)
+def test_no_table_is_shown_without_a_caption(path):
+    """`tables.show` asks for one; a bare DataFrame at a cell's end would have none."""
+    for cell in nbformat.read(path, 4).cells:
+        if cell.cell_type == "code":
+            calls = [
+                node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Call)
+            ]
+            shown = [
+                c for c in calls if isinstance(c.func, ast.Attribute) and c.func.attr == "show"
+            ]
+            assert all(len(call.args) == 2 for call in shown), cell.source
+            last = ast.unparse(ast.parse(cell.source).body[-1])
+            assert not last.startswith(("pd.DataFrame(", "pd.Series(")), cell.source
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "notebooks").glob("*.ipynb")), ids=str)
 def test_exercises_are_numbered_and_fold_without_the_book(path):
     cells = nbformat.read(path, 4).cells
     text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
@@ -154,6 +171,54 @@ def test_exercises_are_numbered_and_fold_without_the_book(path):
     assert text.count("<details>\n<summary>Solution") == len(asked)
     assert text.count("<details>") == text.count("</details>") and "{admonition}" not in text
     assert 3 <= len(asked) <= 5 or path.stem == "06_paper_tables"  # an appendix
+
+
+RESULTS = [
+    "00_frontier",
+    "03_results",
+    "04_selection",
+    "05_cost",
+    "06_paper",
+    "07_one_after_another",
+]
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_chapters_of_results_begin_with_what_came_out(name):
+    cells = nbformat.read(REPOSITORY / "notebooks" / f"{name}.ipynb", 4).cells
+    headed = [n for n, cell in enumerate(cells) if re.search(r"^## ", cell.source, re.MULTILINE)]
+    assert cells[headed[0]].source.startswith("## What came out")
+    assert "tables.said(" in cells[headed[0] + 1].source
+
+
+def test_what_a_rule_is_worth_is_told_beside_lora_and_full_finetuning(results):
+    results(frontier_records())
+    said = [findings.found_on_record("frontier"), findings.rules_on_record("frontier")]
+    assert "as far as LoRA r 16 and " in said[0] and "as far as Full finetuning" in said[0]
+    cells = nbformat.read(REPOSITORY / "notebooks" / "04_selection.ipynb", 4).cells
+    code = next(cell.source for cell in cells if "came_out = " in cell.source)
+    names = {"findings": findings, "tables": tables, "recorded": "frontier"}
+    exec(code.rpartition("\n")[0], names)  # noqa: S102
+    assert names["came_out"] == said
+
+
+DECIDED = "decided by its own 95 % interval"
+
+
+@pytest.mark.parametrize(
+    ("name", "before"),
+    [
+        ("00_frontier", "factor_sentence(factor)"),
+        ("03_results", "outcomes.came_out"),
+        ("07_one_after_another", "sequence_findings.came_out"),
+    ],
+)
+def test_pages_say_above_their_sentences_that_each_is_decided_alone(name, before):
+    cells = nbformat.read(REPOSITORY / "notebooks" / f"{name}.ipynb", 4).cells
+    place = next(n for n, cell in enumerate(cells) if before in cell.source)
+    above = [cell.source for cell in cells[:place] if cell.cell_type == "markdown"][-1]
+    above = " ".join(above.split())
+    assert DECIDED in above and "of twenty without any difference" in above
 
 
 def test_sequences_are_drawn_from_records_alone(results):

@@ -11,6 +11,7 @@ from ..measures import DIVERGENCE
 from ..text import listed, points_text, signed
 from .ablations import RELEASED, TITLES, Factor, differences, passes
 from .effects import change, drift
+from .floors import floors_sentence
 from .frontier import Frontier, differs, ratio_text, read_frontier
 from .stats import Interval
 
@@ -23,6 +24,7 @@ WORDS = {
 }
 NOTHING = "Study {} has no curves yet: a curve is a method at two learning rates or more."
 UNITS = {"accuracy": "points", "perplexity": "percentage points"}
+ALONE = "Each comparison is decided by its own 95 % interval."
 ONE_SEED = "{} {} one seed, so intervals do not cover the luck of training."
 
 
@@ -91,13 +93,15 @@ def finding(frontier: Frontier, method: str, references: Sequence[str], at: floa
 def came_out(frontier: Frontier, method: str, references: Sequence[str], at: float) -> list[str]:
     """The findings at one gain, each a sentence or two, what is lost as well as what is won."""
     if method not in frontier.reached(at):
-        return [finding(frontier, method, references, at), *_reach(frontier, method, references)]
+        reach = _reach(frontier, method, references)
+        return [finding(frontier, method, references, at), *reach, *_floors(frontier)]
     told = [finding(frontier, method, references, at)]
     told += _verdicts(frontier, method, references, at)
     told += _by_best_points(frontier, method, references, at)
     told += _against_all(frontier, method, references, at)
     told += _other_probes(frontier, method, references, at)
     told += _reach(frontier, method, references)
+    told += _floors(frontier)
     told += _not_won(frontier, method, references, at)
     told += _gentlest(frontier, references)
     once = [name for name, curve in frontier.curves.items() if curve.most_seeds == 1]
@@ -227,7 +231,7 @@ def _other_probes(
             measure = frontier.start.measure(metric)
             lost = "" if measure.unit == "nats" else ", what it lost minus what the other lost"
             told.append(f"{measure.title}{lost}: {frontier.label(method)} {listed(parts)}.")
-    return told
+    return [*told[:-1], f"{told[-1]} {ALONE}"] if told else []
 
 
 def _compared(
@@ -281,8 +285,9 @@ def _not_won(frontier: Frontier, method: str, references: Sequence[str], at: flo
         parts.append(f"has a smaller largest gain on record than {_labels(frontier, more)}")
     if not parts:
         beside = _labels(frontier, list(met))
-        return [f"There is no probe here by which {label} is not ahead of {beside}."] if met else []
-    return [f"**Where {label} does not win**: it {'; it '.join(parts)}."]
+        said = f"There is no probe here by which {label} is not ahead of {beside}. {ALONE}"
+        return [said] if met else []
+    return [f"**Where {label} does not win**: it {'; it '.join(parts)}. {ALONE}"]
 
 
 def _reach(frontier: Frontier, method: str, references: Sequence[str]) -> list[str]:
@@ -294,6 +299,15 @@ def _reach(frontier: Frontier, method: str, references: Sequence[str]) -> list[s
     ordered = sorted(tops, key=lambda name: -tops[name])
     text = listed(f"{frontier.label(name)} {signed(tops[name], 1)}" for name in ordered)
     return [f"The largest gains within the rates on record, in points: {text}."]
+
+
+def _floors(frontier: Frontier) -> list[str]:
+    """What is had without a language model, beside the base model and the best of each curve."""
+    if frontier.base is None:
+        return []
+    start = frontier.base
+    labels = {arm: curve.label for curve in frontier.curves.values() for arm in curve.arms}
+    return [floors_sentence(frontier.arms, lambda arm: labels.get(arm, start.first.label))]
 
 
 def _gentlest(frontier: Frontier, references: Sequence[str]) -> list[str]:
@@ -383,7 +397,7 @@ def pass_sentences(frontier: Frontier, at: float) -> list[str]:
                 if ratio.value < 1
                 else "**a higher rate is the better way to learn more**"
             )
-        told.append(f"{other} drifts {share_text(ratio)} as far as {label}: {verdict}.")
+        told.append(f"{other} drifts {share_text(ratio)} as far as {label}: {verdict}. {ALONE}")
     return told
 
 
@@ -400,4 +414,5 @@ def strictness_sentence(factors: Sequence[Factor], at: float) -> str:
     ]
     lost = [f"{v.value} {v.ratio.reason}" for v in steps.others if not v.ratio.known]
     parts = [*told, *(f"{text}, so nothing can be said" for text in lost)]
-    return f"Against the strict step at {points_text(at)} points of gain: {'; '.join(parts)}."
+    said = f"Against the strict step at {points_text(at)} points of gain: {'; '.join(parts)}."
+    return f"{said} {ALONE}" if told else said

@@ -16,13 +16,15 @@ from ...study.records.record import MetricName, Record
 from ..measures import EXAM, drift_measures
 from ..text import CROWDED, as_html, count, duration, listed, memory, sentences, signed, size
 from .arms import Arm, arm_name, base_of, group_arms
-from .captions import best_floor, precision_name
+from .captions import best_floor, precision_name, setting_sentence
 from .decisions import holm_p
 from .effects import change, compare, level, retention
+from .floors import floors_of
 from .frontier import NotOnRecord
 from .stats import Interval
 
 DASH = "–"
+PROVENANCE = "What the numbers on this page come from; where runs differ, all values are listed."
 
 
 def number(interval: Interval | None, digits: int, sign: bool = False) -> str:
@@ -48,15 +50,20 @@ def p_text(p_value: float) -> str:
     return "< 0.0001" if p_value < 1e-4 else f"{p_value:.2g}"
 
 
+def setting(records: Sequence[Record]) -> str:
+    """Study, split and number of questions, for captions."""
+    return setting_sentence(group_arms(records))
+
+
 def learned_table(records: Sequence[Record]) -> pd.DataFrame:
-    """What each arm learned: exam accuracy, gain, share of LoRA's gain, seeds.
+    """What each arm learned: exam accuracy, gain, share of LoRA's gain, seeds; below, the floors.
 
     Brackets are 95 % intervals; with 1 seed they cover the choice of items only, and the seeds
     column says so. Raises ResultsError if a study has no base run.
     """
     arms = group_arms(records)
-    rows = []
-    for arm in arms:
+    rows: list[dict[str, str]] = []
+    for place, arm in enumerate(arms):
         base = base_of(arm, arms)
         rows.append(
             {
@@ -68,7 +75,22 @@ def learned_table(records: Sequence[Record]) -> pd.DataFrame:
                 "Seeds": _seeds(arm),
             }
         )
+        if arm.has(EXAM) and all(later.where != arm.where for later in arms[place + 1 :]):
+            rows += _floor_rows(arm, list(rows[0]))
     return _without_empty(rows)
+
+
+def _floor_rows(arm: Arm, heads: Sequence[str]) -> list[dict[str, str]]:
+    """A row for each floor of the arm's exam: what is had without a language model."""
+    return [
+        dict.fromkeys(heads, DASH)
+        | {
+            "Study": arm.where,
+            "Method": f"Without a model: {name.removeprefix('a ').removeprefix('the ')}",
+            "Exam accuracy (%)": f"{value:.1f}",
+        }
+        for name, value in floors_of(arm.first.baselines).items()
+    ]
 
 
 def floors_table(records: Sequence[Record]) -> pd.DataFrame:
@@ -278,20 +300,23 @@ def said(*texts: str) -> Markdown:
 
 
 def show(
-    table: pd.DataFrame, caption: str = "", empty: str = "Nothing is on record yet."
+    table: pd.DataFrame, caption: str, empty: str = "Nothing is on record yet."
 ) -> Styler | Markdown:
     """The table as a notebook shows it: no row numbers, the caption above.
 
     Cells are as they are, but a line does not end inside the brackets of an interval. Of a table
     without rows only the caption is shown, and what `empty` says.
+
+    caption: what the rows are, of how many items, and what the heads leave open. Pages of the book
+    put a number before it. Raises ValueError without one.
     """
+    if not caption.strip():
+        raise ValueError("caption='' says nothing; a table needs one that says what its rows are")
     if table.empty:
         return said(f"{caption} {empty}".strip())
     unbroken = table.map(lambda cell: re.sub(r"\[([^],]*), ", "[\\1,\u00a0", as_html(str(cell))))
     unbroken.columns = [as_html(str(name)) for name in unbroken.columns]
     shown = unbroken.style.hide(axis="index")
-    if not caption:
-        return shown
     style = {"selector": "caption", "props": "caption-side: top; text-align: left"}
     return shown.set_caption(as_html(caption)).set_table_styles([style])
 
