@@ -78,11 +78,13 @@ study: $(READY)
 	@$(SNAKEMAKE) -- study
 
 test: $(READY) $(QUANTISED)/.installed
-	@$(RUN)python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/quantised
+	@$(RUN)python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/quantised \
+		--ignore tests/kernels
 	@PYTHONPATH=$(QUANTISED) $(RUN)python -m pytest tests/quantised
+	@PYTHONPATH=$(QUANTISED) TRITON_INTERPRET=1 $(RUN)python -m pytest tests/kernels
 
 slow: $(READY)
-	@$(RUN)python -m pytest -m slow --ignore tests/quantised
+	@$(RUN)python -m pytest -m slow --ignore tests/quantised --ignore tests/kernels
 
 # Apart from the environment, in which they would make every import of PEFT a second slower.
 $(QUANTISED)/.installed: requirements-quantised.lock $(READY)
@@ -111,8 +113,9 @@ lock:
 		--custom-compile-command "make lock" --quiet --generate-hashes \
 		--output-file requirements-cuda.lock
 	@uv pip compile tests/quantised/requirements.in --no-config --universal --no-deps \
-		--python-version 3.11.0 --no-annotate --custom-compile-command "make lock" --quiet \
-		--generate-hashes --output-file requirements-quantised.lock
+		--python-version 3.11.0 --constraint requirements-cuda.lock --no-annotate \
+		--custom-compile-command "make lock" --quiet --generate-hashes \
+		--output-file requirements-quantised.lock
 
 clean:
 	@$(NAME); case "$$name" in \

@@ -9,8 +9,9 @@ paper's, Qwen2.5-0.5B, and 16 x 512 tokens; on a processor that of SmolLM2-135M 
 
 "layer": one memory alone, forward, backward and update, at two sizes of the table, beside torch's
 sparse gradients (an embedding bag with `sparse=True` and `SparseAdam`, which moves every row that
-was read); its read alone, by the embedding bag that it uses and by `torch.sparse.mm` of a CSR
-matrix that is made before; and the bound of both, a copy of every row as often as it is read.
+was read); its read alone, by torch's embedding bag and by `torch.sparse.mm` of a CSR matrix that is
+made before; and the bound of both, a copy of every row as often as it is read. Where Triton's
+kernels run, "smf" has them: beside it stand "smf_plain", the same without, and the kernel's read.
 
 Weights are random, which takes the same time as trained ones. All take steps in turn.
 """
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +40,7 @@ from benchmarks.common import (
     timed,
 )
 from smf_lib import ProductKeyMemory, RowAdamW, SparseMemoryConfig
+from smf_lib.method import operators
 from smf_lib.method.background import memories
 
 LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
@@ -144,6 +147,10 @@ def layer_steps(
         optimizer.step()
         optimizer.zero_grad()
 
+    def plain_step() -> None:
+        with patch.object(operators, "kernels_agree", lambda device: False):
+            step()
+
     def sparse_step() -> None:
         found, weight = layer.lookup(x)
         bag(found, per_sample_weights=weight.detach()).backward(target)
@@ -157,6 +164,9 @@ def layer_steps(
         "read_by_csr": lambda: torch.sparse.mm(matrix, table),
         "rows_copied": lambda: table[indices.flatten()],
     }
+    if operators.kernels_run(device):
+        actions["smf_plain"] = plain_step
+        actions["read_by_kernel"] = lambda: operators.read_rows(table, indices, weights)
     return {name: partial(timed, action, device) for name, action in actions.items()}
 
 
@@ -193,6 +203,13 @@ def main(argv: list[str] | None = None) -> None:
         "read_against_csr": ratio(seconds, f"read{many}", f"read_by_csr{many}"),
         "read_against_rows_copied": ratio(seconds, f"read{many}", f"rows_copied{many}"),
     }
+    if operators.kernels_run(device):
+        results["layer"] |= {
+            "smf_against_smf_plain": ratio(seconds, f"smf{many}", f"smf_plain{many}"),
+            "read_by_kernel_against_rows_copied": ratio(
+                seconds, f"read_by_kernel{many}", f"rows_copied{many}"
+            ),
+        }
     settings = {
         "sequences": shape[0],
         "length": shape[1],

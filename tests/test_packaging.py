@@ -150,11 +150,12 @@ def locked_sums(file):
     return {package: re.findall(r"sha256:([0-9a-f]{64})\b", sums) for package, _, sums in split}
 
 
-@pytest.mark.parametrize("build", ["", "-cpu", "-cuda"])
+@pytest.mark.parametrize("build", ["", "-cpu", "-cuda", "-quantised"])
 def test_what_pip_fetches_is_checked_by_sum(build):
     locked = locked_sums(f"requirements{build}.lock")
     assert locked and [line for line, sums in locked.items() if not sums] == []
-    everywhere = dict(line.split(" ")[0].split("==") for line in locked_sums("requirements.lock"))
+    both = [*locked_sums("requirements-cuda.lock"), *locked_sums("requirements.lock")]
+    everywhere = dict(line.split(" ")[0].split("==") for line in both)
     for line in locked:  # a package that stands in two locks has one version
         name, version = line.split(" ")[0].split("==")
         assert everywhere.get(name, version) == version

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import SparseMemoryConfig
+from .operators import kernels_run, read_rows
 from .padding import PaddingMask, real_tokens
 from .rules import BackgroundReads, check_background
 from .tape import ReadTape, RecordReads, check_recording, number_reader, waits
@@ -200,12 +201,15 @@ class ProductKeyMemory(nn.Module):
             indices, weights = self.lookup(flat)
             if self.observer is not None:
                 self.observer(indices, real_tokens(mask, len(flat)))
-            read = F.embedding_bag(
-                indices,
-                values.detach() if sparse else values,
-                per_sample_weights=weights.to(values.dtype),
-                mode="sum",
-            ).float()
+            if sparse and kernels_run(values.device):
+                read = read_rows(values.detach(), indices, weights)
+            else:
+                read = F.embedding_bag(
+                    indices,
+                    values.detach() if sparse else values,
+                    per_sample_weights=weights.to(values.dtype),
+                    mode="sum",
+                ).float()
             if recording:
                 read = RecordReads.apply(read, self.anchor, indices, weights, mask, self.number)
             if self.gate_weight is not None and self.output_weight is not None:

@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .operators import gradient_of_rows, kernels_run
+
 Entry = tuple[Tensor, Tensor, Tensor]
 
 
@@ -99,9 +101,9 @@ class ReadTape:
     def row_gradient_on_device(self, rows: Tensor, num_rows: int) -> Tensor:
         """The same, by operations whose shapes depend on no data: a GPU never waits.
 
-        A matrix of weights, tokens by rows, times the gradients of the reads. That is a
-        multiplication for every pair of a token and a row, read or not: little for a GPU, and more
-        than a processor has to spare.
+        By a kernel (`kernels.row_gradient`) where there is one. Elsewhere a matrix of weights,
+        tokens by rows, times the gradients of the reads. That is a multiplication for every pair of
+        a token and a row, read or not: little for a GPU, and more than a processor has to spare.
 
         Args:
             rows: (T,) row ids, sorted, unique.
@@ -111,9 +113,13 @@ class ReadTape:
         column[rows] = torch.arange(len(rows), device=rows.device)
         parts = []
         for indices, weights, grad in self.entries:
-            matrix = grad.new_zeros(len(grad), len(rows) + 1)
-            matrix.scatter_add_(1, column[indices], weights)
-            parts.append(matrix[:, :-1].T @ grad)
+            if kernels_run(rows.device):
+                part = gradient_of_rows(column[indices], weights, grad, len(rows))
+            else:
+                matrix = grad.new_zeros(len(grad), len(rows) + 1)
+                matrix.scatter_add_(1, column[indices], weights)
+                part = matrix[:, :-1].T @ grad
+            parts.append(part)
         return _sum(parts)
 
 
