@@ -121,16 +121,24 @@ def bits(x: Tensor) -> Tensor:
 
 
 def row_state(optimizer: torch.optim.Optimizer, memory: nn.Module) -> dict[str, Tensor]:
-    """Optimizer state of every row of a table, (N,) steps and (N, d) moments; zero if none yet."""
-    state = optimizer.state[memory.values]
+    """Optimizer state of every row of a table, (N,) steps and (N, d) moments; zero if none yet.
+
+    Of a bfloat16 table, beside which numbers are kept as their bits, also masters (N, d).
+    """
+    state = dict(optimizer.state[memory.values])
     rows, width = memory.values.shape
     dense = {
         "row_steps": torch.zeros(rows),
         "exp_avg": torch.zeros(rows, width),
         "exp_avg_sq": torch.zeros(rows, width),
     }
+    if memory.values.dtype == torch.bfloat16:
+        dense["master"] = torch.zeros(rows, width)
+        for name in {"slots", *dense} & state.keys():
+            kind = torch.int32 if name == "slots" else torch.float32
+            state[name] = state[name].view(kind)
     if state:
         known = (state["slots"] >= 0).nonzero().squeeze(1)
-        for name, held in dense.items():
-            held[known] = state[name][state["slots"][known].long()].float()
+        for name in dense.keys() & state.keys():
+            dense[name][known] = state[name][state["slots"][known].long()].float()
     return dense

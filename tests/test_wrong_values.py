@@ -80,6 +80,7 @@ FIELDS = [  # a field of profile smoke, a value that cannot be, what the line sa
     ("memory.layers", [1, 1], r"layers=\[1, 1\] must be"),
     ("memory.initial_scale", "big", "initial_scale='big' must be a number"),
     ("memory.rows_per_step", 0, "rows_per_step=0"),
+    ("memory.values_dtype", "float16", "values_dtype='float16' is unknown; choose one of"),
     ("memory.max_grad_norm", -1.0, "max_grad_norm=-1.0"),
     ("seeds", [], "seeds = "),
     ("seeds", [0, 0], r"seeds=\[0, 0\] must differ"),

@@ -46,8 +46,9 @@ class SparseMemoryCallback(TrainerCallback):
     clipped by the `max_grad_norm` of the Trainer's arguments, which takes the place of the
     configuration's: the joint gradient norm of all chosen rows, apart from the other parameters.
     It changes nothing else of what a step does to rows. A memory that the trainer has put into
-    bfloat16 (TRL's do so beside a quantised base) is put back into float32, in which alone small
-    updates count. A Trainer that shares the model out by FSDP2 is told to leave memories whole.
+    bfloat16 (TRL's do so beside a quantised base) is put back into float32, and its tables into
+    their `values_dtype`. A Trainer that shares the model out by FSDP2 is told to leave memories
+    whole.
 
     Each line of the Trainer's log, also in what `report_to` names, gets:
 
@@ -111,7 +112,7 @@ class SparseMemoryCallback(TrainerCallback):
                 )
             _give_rows_a_rate(trainer, learning_rate)
         self.sharded = prepare_sharding(trainer)
-        _keep_float32(trainer.model)
+        _keep_dtypes(trainer.model)
         self.trainer, self.background = trainer, background
         self.sequences, self.tokens = sequences, tokens
         self.tables: list[ProductKeyMemory] = []
@@ -330,8 +331,10 @@ def _give_rows_a_rate(trainer: Trainer, learning_rate: float) -> None:
     trainer.create_optimizer = create_optimizer
 
 
-def _keep_float32(model: nn.Module) -> None:
-    """Put memories back into float32; parameters stay the objects that a trainer knows.
+def _keep_dtypes(model: nn.Module) -> None:
+    """Put memories back into float32 (tables into the dtype that they are to have).
+
+    Parameters stay the objects that a trainer knows.
 
     What no step has changed gets the numbers again that its seed makes; what was trained before
     goes on from rounded ones, which is told.
@@ -340,18 +343,24 @@ def _keep_float32(model: nn.Module) -> None:
     for place, layer in model.named_modules():
         if not isinstance(layer, MemoryMLP):
             continue
+        dtypes = {
+            f"smf_memory.{name}.values": memory.values_dtype
+            for name, memory in layer.smf_memory.items()
+        }
         rounded = {
             name: parameter
             for name, parameter in layer.named_parameters()
-            if "smf_" in name and parameter.dtype in (torch.bfloat16, torch.float16)
+            if "smf_" in name
+            and parameter.dtype in (torch.bfloat16, torch.float16, torch.float32)
+            and parameter.dtype != dtypes.get(name, torch.float32)
         }
         began = _as_they_began(place, layer) if rounded else {}
         for name, parameter in rounded.items():
             if name in began:
                 parameter.data = began[name].to(parameter.device)
                 continue
-            trained |= name.endswith(".values") and bool(parameter.any())
-            parameter.data = parameter.data.float()
+            trained |= dtypes.get(name) == torch.float32 and bool(parameter.any())
+            parameter.data = parameter.data.to(dtypes.get(name, torch.float32))
     if trained:
         warnings.warn(
             "the trainer rounded a memory that was trained before to bfloat16, and it goes on in "

@@ -51,6 +51,13 @@ class SparseMemoryConfig(PeftConfig):
         initial_scale: where the scalar on an additive memory's output starts, any finite number.
             It is trained only with `trainable` "values+scale" or "memory".
         share_values: whether all layers read one value table; otherwise each has its own.
+        values_dtype: what a table's numbers are kept in, beside a model of any dtype. "float32": 4
+            bytes each. "bfloat16": 2 bytes, in memory and in the saved adapter; a read is rounded
+            to bfloat16. Updates too small for bfloat16 are not lost, since the optimizer keeps a
+            float32 master of each row that a step ever chose, and the row is its rounding. In all
+            that takes less memory while less than a third of the rows was chosen. A saved adapter
+            holds the rounded rows: masters are saved with the optimizer, and begin at the rows
+            again without it. It needs `update` "sparse".
         update: "sparse": an optimizer step changes only the rows that `rule` chooses. "dense":
             the whole table gets an ordinary gradient (stage 1 of arXiv 2605.03229), and `rule`,
             `rows_per_step` and `max_grad_norm` play no part.
@@ -96,6 +103,7 @@ class SparseMemoryConfig(PeftConfig):
     initial_values: Literal["zero", "random"] = "zero"
     initial_scale: float = 1.0
     share_values: bool = False
+    values_dtype: Literal["float32", "bfloat16"] = "float32"
     update: Literal["sparse", "dense"] = "sparse"
     trainable: Literal["values", "values+scale", "memory"] = "values"
     rule: str = "kl"
@@ -151,6 +159,11 @@ class SparseMemoryConfig(PeftConfig):
             raise ValueError(
                 "trainable='values+scale' needs integration='additive': a memory that replaces "
                 "the MLP has no scale"
+            )
+        if self.values_dtype != "float32" and self.update == "dense":
+            raise ValueError(
+                f"values_dtype={self.values_dtype!r} needs update='sparse': an ordinary optimizer "
+                "keeps no float32 masters of a table, and small updates would vanish"
             )
         if self.format_version not in (None, FORMAT_VERSION):
             raise ValueError(

@@ -144,6 +144,8 @@ def _memory(memory: ProductKeyMemory) -> tuple[dict[str, Tensor], dict[str, Any]
         "query_norm": memory.query_norm,
         "gated": memory.gate_weight is not None,
     }
+    if memory.table.values_dtype != torch.float32:
+        shape["values_dtype"] = "bfloat16"
     return {k: t.detach().float() for k, t in tensors.items() if t is not None}, shape
 
 

@@ -57,6 +57,7 @@ class ProductKeyMemory(nn.Module):
         query_norm: whether each head's query is layer-normalised, without learned parameters.
         gated: whether the output is W_out(read * silu(W_gate x)) (Berges et al. 2024).
         initial_values: "zero" (inserting the memory changes nothing) or "random" (std d**-0.5).
+        values_dtype: what the table is kept in, "float32" or "bfloat16"; all else is in float32.
         rule: name of the selection rule by which an optimizer step chooses the rows that it
             updates; None for an ordinary gradient of the whole table.
         rows_per_step: T, how many rows an optimizer step updates. Without a rule it plays no part.
@@ -66,8 +67,9 @@ class ProductKeyMemory(nn.Module):
         table: another memory whose value table this one shares, or None.
 
     Attributes:
-        values: (num_subkeys**2, hidden_size) float32 parameter, the table; of another memory where
-            that is shared. Under a rule it never has a gradient.
+        values: (num_subkeys**2, hidden_size) parameter, the table; of another memory where that is
+            shared. Under a rule it never has a gradient.
+        values_dtype: the torch.dtype in which the table is to be trained.
         row_updates: (num_subkeys**2,) int32, optimizer steps that updated each row.
         tape: the reads since the last optimizer step, where rows are trained by a rule.
         observer: called in each forward pass with the row ids that the tokens read, (n, heads *
@@ -92,6 +94,7 @@ class ProductKeyMemory(nn.Module):
         query_norm: bool = True,
         gated: bool = False,
         initial_values: Literal["zero", "random"] = "zero",
+        values_dtype: Literal["float32", "bfloat16"] = "float32",
         rule: str | None = None,
         rows_per_step: int = 512,
         max_grad_norm: float | None = None,
@@ -103,6 +106,7 @@ class ProductKeyMemory(nn.Module):
         self.query_norm, self.rule = query_norm, rule
         self.rows_per_step, self.max_grad_norm = rows_per_step, max_grad_norm
         self.num_rows = num_subkeys**2
+        self.values_dtype = getattr(torch, values_dtype)
         half = key_dim // 2
         random = torch.Generator().manual_seed(seed)
 
@@ -122,7 +126,7 @@ class ProductKeyMemory(nn.Module):
             values = torch.zeros(self.num_rows, hidden_size)
             if initial_values == "random":
                 values.normal_(std=hidden_size**-0.5, generator=random)
-            self.values = nn.Parameter(values)
+            self.values = nn.Parameter(values.to(self.values_dtype))
             # how many optimizer steps updated each row; zero marks a row that never changed
             self.register_buffer("row_updates", torch.zeros(self.num_rows, dtype=torch.int32))
             self.register_buffer("background_counts", torch.zeros(self.num_rows, dtype=torch.int64))
@@ -188,7 +192,8 @@ class ProductKeyMemory(nn.Module):
         """Memory output for hidden states x of shape (..., hidden_size), in x's dtype and shape.
 
         Everything here runs in float32, also under autocast, so that the rows a token reads do not
-        depend on the precision of the model around it.
+        depend on the precision of the model around it. (Of a bfloat16 table the weights of a read
+        are rounded to bfloat16, and so is their sum over rows, once: torch adds up in float32.)
         """
         flat = x.reshape(-1, x.shape[-1])
         values, sparse = self.table.values, self.rule is not None
@@ -271,6 +276,7 @@ def new_memory(
         query_norm=config.query_norm,
         gated=config.gated,
         initial_values=config.initial_values,
+        values_dtype=config.values_dtype,
         rule=config.rule if config.update == "sparse" else None,
         rows_per_step=config.rows_per_step,
         max_grad_norm=config.max_grad_norm,

@@ -35,6 +35,7 @@ class Memory(nn.Module):
         num_subkeys, num_heads, top_k, key_dim: the shape of the table and of its readers.
         query_norm: whether queries are layer-normalised.
         gated: whether the output is W_out(read * silu(W_gate x)).
+        values_dtype: what rows were kept in, and are read in, "float32" or "bfloat16".
     """
 
     def __init__(
@@ -47,10 +48,11 @@ class Memory(nn.Module):
         key_dim: int,
         query_norm: bool,
         gated: bool,
+        values_dtype: str = "float32",
     ):
         super().__init__()
         self.num_subkeys, self.num_heads, self.top_k = num_subkeys, num_heads, top_k
-        self.query_norm = query_norm
+        self.query_norm, self.values_dtype = query_norm, getattr(torch, values_dtype)
         # what can be among the k largest sums of two scores, by the ranks of both
         self.pairs = [(i, j) for i in range(top_k) for j in range(top_k // (i + 1))]
 
@@ -71,9 +73,11 @@ class Memory(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             flat = flat.float()
             rows, weights = self.lookup(flat)
+            values = self.values.to(self.values_dtype)
+            weights = weights.to(self.values_dtype)
             read = F.embedding_bag(
-                self.places(rows), self.values.float(), per_sample_weights=weights, mode="sum"
-            )
+                self.places(rows), values, per_sample_weights=weights, mode="sum"
+            ).float()
             if hasattr(self, "gate_weight"):
                 gate = F.silu(F.linear(flat, self.gate_weight.float()))
                 read = F.linear(read * gate, self.output_weight.float())

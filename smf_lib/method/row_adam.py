@@ -20,6 +20,9 @@ so neither momentum nor weight decay can move a row that was not selected, which
 a masked dense gradient under AdamW. The state lives in `optimizer.state`, sized by the rows ever
 touched, and is saved and loaded with the optimizer.
 
+Of a bfloat16 table (`SparseMemoryConfig.values_dtype`) it also holds a float32 master of each row,
+which is what moves; the row is its rounding (`_step_masters`).
+
 Adam: Kingma and Ba 2015 (arXiv 1412.6980), algorithm 1, with each row's own step count t.
 Decoupled weight decay: Loshchilov and Hutter 2019 (arXiv 1711.05101). Plain gradient descent on
 the rows: Lin et al. (arXiv 2510.15103).
@@ -45,6 +48,7 @@ from .tape import waits
 
 Closure = Callable[[], float]
 RowStep = Callable[[Tensor, Tensor, Tensor, dict, dict, Tensor | None], None]
+MOMENTS = ("row_steps", "exp_avg", "exp_avg_sq")  # what Adam keeps of a row
 MOST_ON_DEVICE = 4096  # rows a step; beyond, a product with every token costs more than waiting
 
 
@@ -125,7 +129,8 @@ def check_row_step(optimizer: torch.optim.Optimizer) -> None:
     Raises:
         ValueError: the optimizer is none of those whose meaning is known for rows (torch's AdamW,
             Adam and SGD, `RowAdamW`, `RowSGD`, bitsandbytes' AdamW); it has amsgrad,
-            differentiable or momentum; or the values are not float32.
+            differentiable or momentum; the values are not in the dtype of the memory's
+            configuration; or the optimizer's state is of a table of another dtype.
     """
     for memory, group in _tables(optimizer):
         if not memory.values.requires_grad:
@@ -139,10 +144,17 @@ def check_row_step(optimizer: torch.optim.Optimizer) -> None:
                     f"rows, of which each step moves others; leave {setting} out, or train with "
                     "smf_lib.RowAdamW"
                 )
-        if memory.values.dtype != torch.float32:
+        if memory.values.dtype != memory.values_dtype:
             raise ValueError(
-                f"memory values are {memory.values.dtype}; keep them in torch.float32 (small "
-                "updates vanish in less) and use autocast for speed"
+                f"memory values are {memory.values.dtype}; keep them in {memory.values_dtype} as "
+                "their configuration says (small updates vanish in less, unless it has "
+                "values_dtype='bfloat16') and use autocast for speed"
+            )
+        slots = optimizer.state.get(memory.values, {}).get("slots")
+        if slots is not None and slots.nbytes != 4 * memory.num_rows:
+            raise ValueError(
+                f"the state of optimizer={name} was saved beside a table of another dtype than "
+                f"{memory.values_dtype}; go on with the values_dtype of then, or without that state"
             )
 
 
@@ -195,7 +207,11 @@ def step_rows(optimizer: torch.optim.Optimizer) -> None:
     _clip([(memory.max_grad_norm, grad) for memory, *_, grad in updates])
     for memory, group, state, rows, read, grad in updates:
         grad = -grad if group.get("maximize") else grad
-        _row_step(optimizer)(memory.values, rows, grad, state, group, read)
+        row_step = _row_step(optimizer)
+        if memory.values.dtype == torch.float32:
+            row_step(memory.values, rows, grad, state, group, read)
+        else:
+            _step_masters(row_step, memory.values, rows, grad, state, group, read)
         state["step"] = state.get("step", torch.zeros(())) + 1
         memory.row_updates[rows] += 1 if read is None else read
         for reader in memory.readers:
@@ -286,35 +302,35 @@ def _clip(gradients: list[tuple[float | None, Tensor]]) -> None:
             grad *= (limit / (norm + 1e-6)).clamp(max=1.0)
 
 
-def _slots(state: dict, rows: Tensor, values: Tensor) -> Tensor:
+def _slots(state: dict, rows: Tensor, values: Tensor, kept: tuple[str, ...] = MOMENTS) -> Tensor:
     """Where in the compact state the given rows are kept; rows that are new get the next places.
 
-    The state is: used (), the places taken; slots (N,), each row's place or -1; row_steps
-    (capacity,) and exp_avg, exp_avg_sq (capacity, d); beside them step (), the optimizer steps of
-    this table, and used_at_most, which is known without asking the device. The capacity grows by
-    half when it is full, so that growing costs little per step. A GPU is asked, and waited for,
-    only when used_at_most reaches the capacity, which then grows unless a quarter is free.
-    `Optimizer.load_state_dict` turns everything into float32, which holds places exactly up to
-    2**24; SparseMemoryConfig refuses larger tables.
+    The state is: used (), the places taken; slots (N,), each row's place or -1; of what is `kept`
+    row_steps (capacity,) and exp_avg, exp_avg_sq, master (capacity, d), float32; beside them step
+    (), the optimizer steps of this table, and used_at_most, which is known without asking the
+    device. The capacity grows by half when it is full, so that growing costs little per step. A
+    GPU is asked, and waited for, only when used_at_most reaches the capacity, which then grows
+    unless a quarter is free. Beside a float32 table `Optimizer.load_state_dict` turns everything
+    into float32, which holds places exactly up to 2**24; SparseMemoryConfig refuses larger tables.
     """
     if "slots" not in state:
         table, width = values.shape
-        state["used"] = values.new_zeros(())
+        state["used"] = values.new_zeros((), dtype=torch.float32)
         state["slots"] = values.new_full((table,), -1, dtype=torch.int32)
-        state["row_steps"] = values.new_zeros(len(rows))
-        state["exp_avg"] = values.new_zeros(len(rows), width)
-        state["exp_avg_sq"] = values.new_zeros(len(rows), width)
+        for name in kept:
+            shape = (len(rows),) if name == "row_steps" else (len(rows), width)
+            state[name] = values.new_zeros(shape, dtype=torch.float32)
         state["used_at_most"] = 0
     slots = state["slots"]
     new = slots[rows] < 0
-    capacity = len(state["row_steps"])
+    capacity = len(state[kept[0]])
     at_most = state.get("used_at_most", capacity)
     if capacity < len(values) and at_most + len(rows) > capacity:
         at_most = used = int(state["used"])
         room = max(len(rows), used // 4) if waits(slots) else int(new.sum())
         if used + room > capacity:
             grown = min(max(used + room, capacity * 3 // 2), len(values))
-            for name in ("row_steps", "exp_avg", "exp_avg_sq"):
+            for name in kept:
                 larger = state[name].new_zeros(grown, *state[name].shape[1:])
                 larger[:capacity] = state[name]
                 state[name] = larger
@@ -385,6 +401,53 @@ def _sgd_rows(
     """One step of gradient descent of `rows` of `values`, with weight decay as an L2 penalty."""
     grad = grad + group["weight_decay"] * values[rows]
     _put(values, rows, values[rows] - float(group["lr"]) * grad, read)
+
+
+# ------------------------------------------------------------------ tables in bfloat16
+
+
+def _step_masters(
+    row_step: RowStep,
+    values: Tensor,
+    rows: Tensor,
+    grad: Tensor,
+    state: dict,
+    group: dict,
+    read: Tensor | None,
+) -> None:
+    """One step of `rows` of a bfloat16 table: their float32 masters move, and rows are rounded.
+
+    A master counts as long as its row is its rounding. The master of a row that is new, or that
+    something else has written to since (a patch, loaded weights), begins at what the row holds.
+    """
+    _as_numbers(state)
+    places = _slots(state, rows, values, (*(() if row_step is _sgd_rows else MOMENTS), "master"))
+    held, masters = values[rows], state["master"][places]
+    masters = masters.where(masters.to(values.dtype) == held, held.float())
+    # to the optimizer's own step they are a table by themselves, all of whose rows have places
+    every = torch.arange(len(rows), device=rows.device)
+    row_step(masters, every, grad, state | {"slots": places}, group, read)
+    _put(state["master"], places, masters, read)
+    _put(values, rows, masters.to(values.dtype), read)
+    _as_bits(state)
+
+
+def _as_bits(state: dict) -> None:
+    """Keep each number of the state as two of bfloat16 that have its bits.
+
+    `Optimizer.load_state_dict` gives a parameter's state the parameter's dtype (all but `step`),
+    which would round it; bits are in that dtype already.
+    """
+    for name, held in state.items():
+        if isinstance(held, Tensor) and name != "step":
+            state[name] = torch.atleast_1d(held).view(torch.bfloat16)
+
+
+def _as_numbers(state: dict) -> None:
+    """The opposite of `_as_bits`; nothing is copied by either."""
+    for name, held in state.items():
+        if isinstance(held, Tensor) and name != "step":
+            state[name] = held.view(torch.int32 if name == "slots" else torch.float32)
 
 
 ROW_STEPS: dict[type[torch.optim.Optimizer], RowStep] = {

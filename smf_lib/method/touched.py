@@ -69,7 +69,7 @@ def touched(state: Mapping[str, Tensor], config: SparseMemoryConfig) -> dict[str
         place = key.removesuffix("values")
         values, updates = found.pop(key), found.pop(f"{place}row_updates")
         start = _start(config, place, values.shape[1])
-        differs = values.float().view(torch.int32) != start["values"].view(torch.int32)
+        differs = values.float().view(torch.int32) != start["values"].float().view(torch.int32)
         rows = (differs.any(1) | (updates > 0)).nonzero().squeeze(1)
         found |= {
             f"{place}{ROWS}": rows.to(torch.int32),

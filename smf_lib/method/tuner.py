@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar
 
+import torch
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
@@ -165,6 +166,17 @@ class SparseMemoryModel(BaseTuner):
         self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module
     ) -> None:
         setattr(parent, child_name, new_module)
+
+    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
+        """PEFT's way to put adapters into float32; tables that are to be bfloat16 stay so."""
+        layers = [module for module in self.model.modules() if isinstance(module, MemoryMLP)]
+        memories = [la.smf_memory[adapter_name] for la in layers if adapter_name in la.smf_memory]
+        kept = {m: m.values for m in memories if m.table is m and m.values_dtype == torch.bfloat16}
+        for memory in kept:
+            del memory.values
+        super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype)
+        for memory, values in kept.items():
+            memory.values = values
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:

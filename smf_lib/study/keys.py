@@ -332,13 +332,17 @@ def _precision(study: Any) -> str:
 def _memory_settings(config: SparseMemoryConfig) -> dict:
     """The settings of a memory that are its own, without those of every PEFT configuration.
 
-    What is None is left out, so that a new setting that changes nothing changes no key.
+    What is None is left out, so that a new setting that changes nothing changes no key; and so is
+    `values_dtype` where tables are in float32, as all were before there was a choice.
     """
     inherited = {f.name for f in dataclasses.fields(type(config).__mro__[1])} | {"target_modules"}
     return {
         name: value
         for name, value in vars(config).items()
-        if value is not None and name not in inherited and not name.startswith("_")
+        if value is not None
+        and name not in inherited
+        and not name.startswith("_")
+        and (name, value) != ("values_dtype", "float32")
     }
 
 

@@ -158,8 +158,11 @@ def test_rows_have_a_rate_of_their_own_that_the_scheduler_scales(tmp_path):
         assert torch.equal(bits(one.values), bits(other.values))
 
 
-def test_training_that_goes_on_from_a_checkpoint_equals_one_that_was_not_stopped(tmp_path):
-    whole, parts = without_background(), without_background()
+@pytest.mark.parametrize("values_dtype", ["float32", "bfloat16"])
+def test_training_that_goes_on_from_a_checkpoint_equals_one_that_was_not_stopped(
+    values_dtype, tmp_path
+):
+    whole, parts, last = (without_background(values_dtype=values_dtype) for _ in range(3))
     settings = {"lr_scheduler_type": "linear", "save_strategy": "steps", "save_steps": 2}
     train(trainer(tmp_path / "whole", whole, **settings), background=BACKGROUND, learning_rate=0.1)
     first = trainer(tmp_path / "parts", parts, **settings)
@@ -170,7 +173,7 @@ def test_training_that_goes_on_from_a_checkpoint_equals_one_that_was_not_stopped
 
     first.add_callback(Stop())
     train(first, background=BACKGROUND, learning_rate=0.1)
-    goes_on = trainer(tmp_path / "parts", without_background(), **settings)
+    goes_on = trainer(tmp_path / "parts", last, **settings)
     goes_on.add_callback(SparseMemoryCallback(goes_on, background=BACKGROUND, learning_rate=0.1))
     goes_on.train(resume_from_checkpoint=True)
     for one, other in zip(tables(whole), tables(goes_on.model)):

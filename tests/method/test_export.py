@@ -77,6 +77,7 @@ SETTINGS = [
     {"trainable": "memory", "update": "dense"},
     {"num_subkeys": 300, "top_k": 5, "num_heads": 3},
     {"modules_to_save": ["lm_head"]},
+    {"values_dtype": "bfloat16", "initial_values": "random"},
 ]
 
 

@@ -42,6 +42,8 @@ def disjoint(patch, other):
         {"share_values": True},
         {"trainable": "values+scale", "initial_scale": 0.01},
         {"integration": "replacement"},
+        {"values_dtype": "bfloat16"},
+        {"initial_values": "random", "values_dtype": "bfloat16"},
     ],
     ids=lambda settings: "-".join(f"{k}={v}" for k, v in settings.items()) or "default",
 )

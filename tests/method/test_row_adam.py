@@ -35,6 +35,7 @@ from smf_lib.method.rules import count_reads
     weight_decay=st.sampled_from([0.0, 0.1]),
     rule=st.sampled_from(["kl", "tfidf", "count", "random"]),
     scope=st.sampled_from(["values", "values+scale", "memory"]),
+    values_dtype=st.sampled_from(["float32", "bfloat16"]),
 )
 def test_rows_not_selected_keep_every_bit_and_their_optimizer_state(
     seed,
@@ -47,6 +48,7 @@ def test_rows_not_selected_keep_every_bit_and_their_optimizer_state(
     weight_decay,
     rule,
     scope,
+    values_dtype,
 ):
     model = memory_model(
         model=tiny_model(seed=seed).to(base),
@@ -54,6 +56,7 @@ def test_rows_not_selected_keep_every_bit_and_their_optimizer_state(
         rows_per_step=rows_per_step,
         rule=rule,
         trainable=scope,
+        values_dtype=values_dtype,
         initial_values="random",
         seed=seed,
     ).train()
@@ -279,9 +282,10 @@ def test_packed_sequences_give_the_rows_and_values_of_the_sequences_apart():
         torch.testing.assert_close(one.values, other.values, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("values_dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("settings", [{}, {"fused": True}, {"foreach": True}, {"amsgrad": False}])
-def test_saved_and_loaded_optimizer_goes_on_bit_for_bit(settings):
-    straight, resumed = memory_model(rule="random"), memory_model(rule="random")
+def test_saved_and_loaded_optimizer_goes_on_bit_for_bit(settings, values_dtype):
+    straight, resumed = (memory_model(rule="random", values_dtype=values_dtype) for _ in range(2))
     optimizer, fresh = adamw(straight), adamw(resumed, **settings)
     batches = [tokens(2, 9, seed=s) for s in range(6)]
     for ids in batches[:3]:

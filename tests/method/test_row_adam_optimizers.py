@@ -101,6 +101,23 @@ def test_rows_move_as_the_optimizer_moves_a_dense_table(kind):
     assert (sparse.values - start).abs().min() > 0 and sparse.values.grad is None
 
 
+@pytest.mark.parametrize("kind", ACCEPTED)
+def test_masters_of_bfloat16_rows_move_as_rows_of_a_float32_table_do(kind):
+    """To the bit, given the same reads and gradients."""
+    half, whole = memory_of_four_rows("all", values_dtype="bfloat16"), memory_of_four_rows("all")
+    whole.values.data.copy_(half.values)
+    optimizers = [ACCEPTED[kind]([memory.values, memory.anchor]) for memory in (half, whole)]
+    for _ in range(4):
+        reads = torch.randint(4, (30, 4)), torch.rand(30, 4), torch.randn(30, 8)
+        for memory, optimizer in zip((half, whole), optimizers):
+            memory.anchor.grad = torch.zeros(())
+            memory.write_down(*reads, None)
+            optimizer.step()
+        master = row_state(optimizers[0], half)["master"]
+        assert torch.equal(bits(master), bits(whole.values))
+        assert torch.equal(bits(half.values), bits(master.bfloat16()))
+
+
 class HandWritten(torch.optim.Optimizer):
     """Another algorithm whose parameter groups look like Adam's."""
 

@@ -36,6 +36,7 @@ def same(one, other):
         {"initial_values": "random", "seed": 7},
         {"share_values": True, "gated": True},
         {"trainable": "memory", "initial_scale": 0.01},
+        {"initial_values": "random", "values_dtype": "bfloat16"},
     ],
     ids=lambda settings: "-".join(settings) or "default",
 )

@@ -166,6 +166,11 @@ def test_it_trains_on_one_process(monkeypatch):
         change_of(Start(memory_model(), [], {}.get), "released", {})
 
 
+def test_a_table_with_masters_is_refused():
+    with pytest.raises(ValueError, match="baseline='released' trains tables in float32 alone"):
+        change_of(Start(memory_model(values_dtype="bfloat16"), [], {}.get), "released", {})
+
+
 def test_gradient_descent_moves_chosen_rows_by_their_gradient():
     model = memory_model(rows_per_step=4, max_grad_norm=None)
     change = change_of(Start(model, [], {}.get), "sgd", {})

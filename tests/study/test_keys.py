@@ -87,6 +87,8 @@ def edit(path, before, after):
         ("evaluation.probes", ["prose"], set(), set()),
         ("memory.top_k", 2, MEMORIES, set()),
         ("memory.seed", 1, MEMORIES, set()),
+        ("memory.values_dtype", "float32", set(), set()),
+        ("memory.values_dtype", "bfloat16", MEMORIES, set()),
         ("background.seed", 5, MEMORIES, set()),
         ("background.sequences", 4, MEMORIES, set()),
         ("methods.lora.learning_rate", 0.5, {"lora"}, set()),

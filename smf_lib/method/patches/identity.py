@@ -38,6 +38,7 @@ TRAINING_SETTINGS = {
     "rule",
     "rows_per_step",
     "max_grad_norm",
+    "values_dtype",
     "modules_to_save",
     "trainable_token_indices",
     "target_modules",

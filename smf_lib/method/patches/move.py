@@ -46,7 +46,7 @@ def to_free_rows(
         if name not in first.tables:
             continue
         for patch in (first, second):
-            check_rows_hold(f"rows of {name}", memory.values, patch.tables[name], applying=True)
+            check_rows_hold(f"rows of {name}", memory, patch.tables[name], applying=True)
         shared = torch.isin(table.rows, first.tables[name].rows)
         if shared.any():
             tables[name], moved[name] = _moved(name, memory, first.tables[name], table, shared)
@@ -73,7 +73,7 @@ def _moved(
         best = int(scores.masked_fill(~free, -torch.inf).argmax())
         target[place], free[best] = best, False
     before, after = second.before.clone(), second.after.clone()
-    found = memory.values.detach()[target[places].to(memory.values.device)].cpu()
+    found = memory.values.detach()[target[places].to(memory.values.device)].cpu().float()
     after[places] = found + (second.after[places] - second.before[places])
     before[places] = found
     by_row = target.argsort()

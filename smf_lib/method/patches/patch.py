@@ -30,7 +30,7 @@ class TableRows:
 
     Attributes:
         rows: (n,) int64, ascending row ids.
-        before: (n, d) float32, their values before training.
+        before: (n, d) float32, their values before training; of a bfloat16 table too.
         after: (n, d) float32, their values after it.
         updates: (n,) int32, optimizer steps that updated each row.
     """
@@ -207,7 +207,7 @@ class RowPatch:
         mlps = memory_mlps(model, adapter)
         for name, table in self.tables.items():
             memory = _owner_of(name, table, mlps, adapter)
-            check_rows_hold(f"rows of {name}", memory.values, table, applying)
+            check_rows_hold(f"rows of {name}", memory, table, applying)
             _check_counts(name, table, memory, 1 if applying else -1)
         for name, scale in self.scales.items():
             old = scale[:1] if applying else scale[1:]
@@ -223,7 +223,7 @@ class RowPatch:
             memory = mlps[name].smf_memory[adapter]
             rows = table.rows.to(memory.values.device)
             new, sign = (table.after, 1) if applying else (table.before, -1)
-            memory.values[rows] = new.to(memory.values.device)
+            memory.values[rows] = new.to(memory.values)
             memory.row_updates[rows] += sign * table.updates.to(memory.row_updates.device)
         for name, scale in self.scales.items():
             mlps[name].smf_scale[adapter].copy_(scale[1 if applying else 0])
@@ -234,18 +234,21 @@ def _changed_rows(
 ) -> TableRows:
     """Rows updated since `origin` (None: zeros), after checking that no other row differs."""
     values = memory.values.detach()
-    if values.dtype != torch.float32:
-        raise ValueError(f"the values of {name} are {values.dtype}; keep them in torch.float32")
+    if values.dtype != memory.values_dtype:
+        raise ValueError(
+            f"the values of {name} are {values.dtype}; keep them in {memory.values_dtype}"
+        )
     updates = memory.row_updates
     if origin is not None:
         updates = updates - origin.row_updates.to(updates.device)
         if (updates < 0).any():
             raise ValueError(f"start has updated rows of {name} more often than the adapter has")
-    start = None if origin is None else origin.values.detach().to(values.device)
+    start = None if origin is None else origin.values.detach().to(values)
     for begin in range(0, len(values), CHUNK):
         part = slice(begin, begin + CHUNK)
-        expected = 0 if start is None else start[part].view(torch.int32)
-        differs = (values[part].view(torch.int32) != expected).any(1) & (updates[part] == 0)
+        expected = 0 if start is None else start[part].float().view(torch.int32)
+        held = values[part].float().view(torch.int32)
+        differs = (held != expected).any(1) & (updates[part] == 0)
         if differs.any():
             raise ValueError(
                 f"{int(differs.sum())} rows of {name} were never updated and differ from the "
@@ -253,8 +256,8 @@ def _changed_rows(
                 "on from a trained memory, load that as another adapter and name it in start"
             )
     rows = updates.nonzero().squeeze(1)
-    after = values[rows].cpu()
-    before = torch.zeros_like(after) if start is None else start[rows].cpu()
+    after = values[rows].cpu().float()
+    before = torch.zeros_like(after) if start is None else start[rows].cpu().float()
     return TableRows(rows.cpu(), before, after, updates[rows].cpu())
 
 
@@ -306,12 +309,18 @@ def _same_bits(a: Tensor, b: Tensor) -> bool:
     return a.dtype == b.dtype and torch.equal(a.view(torch.int32), b.view(torch.int32))
 
 
-def check_rows_hold(what: str, values: Tensor, table: TableRows, applying: bool) -> None:
-    """Refuse a table whose rows do not hold what the patch is about to replace."""
-    if values.dtype != torch.float32:
-        raise ValueError(f"the {what} are {values.dtype} and those of the patch torch.float32")
-    old = table.before if applying else table.after
-    held = values[table.rows.to(values.device)].cpu()
+def check_rows_hold(what: str, memory: ProductKeyMemory, table: TableRows, applying: bool) -> None:
+    """Refuse a table whose rows do not hold what the patch is about to replace.
+
+    A bfloat16 table holds the numbers of a patch rounded.
+    """
+    values = memory.values
+    if values.dtype != memory.values_dtype:
+        raise ValueError(
+            f"the {what} are {values.dtype} and are to be {memory.values_dtype}, as configured"
+        )
+    old = (table.before if applying else table.after).to(values.dtype).float()
+    held = values[table.rows.to(values.device)].cpu().float()
     other = (held.view(torch.int32) != old.view(torch.int32)).any(1)
     if other.any():
         raise ValueError(

@@ -41,8 +41,13 @@ def released(
     accumulation. count_padding: padding tokens count as reads of the rows that they read.
 
     Raises:
-        ValueError: several processes train together, whose reads this does not add up.
+        ValueError: several processes train together, whose reads this does not add up; a table
+            with masters, which the released code does not have.
     """
+    if any(memory.values_dtype != torch.float32 for memory in memories(start.model).values()):
+        raise ValueError(
+            "baseline='released' trains tables in float32 alone; leave values_dtype out of memory"
+        )
     if processes.count() > 1:
         raise ValueError(
             f"baseline='released' trains on one process, not on {processes.count()}; start one"
