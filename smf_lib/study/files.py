@@ -72,8 +72,8 @@ def keep_json(path: Path, content: Any) -> None:
 def kept_json(path: Path, kind: type = dict) -> Any:
     """What a kept JSON file holds, an object or a list; None if it is missing or damaged.
 
-    A damaged one is as good as missing, and is told in a line: what it held is made again. One
-    without a sum was written before there were sums, and is taken as it is.
+    A damaged one, or one without its sum, is as good as missing, and is told in a line: what it
+    held is made again.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -81,11 +81,9 @@ def kept_json(path: Path, kind: type = dict) -> Any:
         return None
     except (OSError, ValueError, RecursionError):
         content = None
-    if isinstance(content, dict) and content.keys() & {"sha256", "kept"}:
-        found = content.get("kept")
-        content = found if content == {"sha256": _sum(found), "kept": found} else None
-    if isinstance(content, kind):
-        return content
+    found = content.get("kept") if isinstance(content, dict) else None
+    if isinstance(found, kind) and content == {"sha256": _sum(found), "kept": found}:
+        return found
     say_damaged(path)
     return None
 

@@ -11,7 +11,7 @@ from smf_lib.study.files import kept_json
 from smf_lib.study.profiles import PROFILE_DIR
 from smf_lib.study.study import Study, run
 
-DAMAGES = [b"", b"{", b"[]", b'"x"', b"\xff\xfe", b"{}"]
+DAMAGES = [b"", b"{", b"[]", b'"x"', b"\xff\xfe", b"{}", b'{"log": []}', b'{"kept": {}}']
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +100,27 @@ def test_a_metric_that_was_edited_is_measured_again(done, tmp_path, monkeypatch,
     assert f"{files[0]} is damaged" in capsys.readouterr().err
 
 
+def test_what_has_no_sum_is_made_again(done, tmp_path, monkeypatch, capsys):
+    """An object that was written by another hand, or emptied, is no measurement and no size."""
+    root, profile, record = done
+    monkeypatch.setattr("smf_lib.study.study.finetune", None)
+
+    def replace(path):
+        content = json.loads(path.read_text())["kept"]
+        path.write_text(json.dumps(content | {"seconds": 1} if "metric" in content else {}))
+
+    files, made = again(
+        root,
+        profile,
+        tmp_path / "again",
+        replace,
+        lambda p: p.name.startswith(("exam_accuracy-", "footprint", "provenance")),
+    )
+    assert len(files) == 3 and same(made, record) and made.selection == record.selection
+    said = capsys.readouterr().err
+    assert all(f"{path} is damaged" in said for path in files)
+
+
 def test_damaged_weights_cost_a_training_and_nothing_else(done, tmp_path, capsys):
     root, profile, record = done
     damaged, made = again(
@@ -116,7 +137,6 @@ def test_damaged_weights_cost_a_training_and_nothing_else(done, tmp_path, capsys
 def test_a_damaged_file_is_as_good_as_missing(damage, tmp_path, capsys):
     path = tmp_path / f"kept-{damage.hex()}.json"
     path.write_bytes(damage)
-    assert kept_json(path) in (None, {})
-    said = capsys.readouterr().err
-    assert said == ("" if damage == b"{}" else f"{path} is damaged; what it held is made again\n")
+    assert kept_json(path) is None
+    assert capsys.readouterr().err == f"{path} is damaged; what it held is made again\n"
     assert kept_json(tmp_path / "none.json") is None and not capsys.readouterr().err
