@@ -191,6 +191,8 @@ class Study(Materials):
             if files.weights is not None:
                 load_weights(files, model)
             if processes.is_first():
+                if any(kept_json(path) is None for path in files.outcomes):
+                    files.keep_outcome(done)
                 self._mend(files, model, start)
             return TrainingOutcome(**done)
         if done is not None:

@@ -84,6 +84,16 @@ def test_what_is_whole_is_kept_though_all_else_is_damaged(done, tmp_path, monkey
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("name", ["training.json", "training.copy.json"])
+def test_one_copy_of_what_training_took_is_enough(done, tmp_path, monkeypatch, name):
+    root, profile, record = done
+    monkeypatch.setattr("smf_lib.study.study.finetune", None)
+    (lost,), made = again(
+        root, profile, tmp_path / "again", lambda p: p.unlink(), lambda p: p.name == name
+    )
+    assert same(made, record) and lost.is_file()
+
+
 def test_a_metric_that_was_edited_is_measured_again(done, tmp_path, monkeypatch, capsys):
     root, profile, record = done
     monkeypatch.setattr("smf_lib.study.study.finetune", None)
