@@ -40,7 +40,7 @@ from .checkpoints import checked
 from .evaluation.measuring import measure_metric
 from .evaluation.reading import check_readable
 from .files import find_root, keep_json, kept_json
-from .kept import RunFiles, load_weights, save_patch, save_weights
+from .kept import RunFiles, load_weights, local_record, save_patch, save_weights
 from .keys import parent_of
 from .materials import Materials
 from .metrics import METRICS, describe_data, metric_names
@@ -293,8 +293,9 @@ class Study(Materials):
         """Write the run's record to results/<profile>/local/<run_id>.json and return it.
 
         It tells the time and place of the run itself, also where another process writes it. The
-        run's checkpoints are removed.
+        run's checkpoints are removed. A damaged record that it takes the place of is told.
         """
+        local_record(self, spec)
         files = self.files(spec)
         self._keep_provenance(files)
         measuring = sum(_measured(files, metric)["seconds"] for metric in metrics)

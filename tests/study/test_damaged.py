@@ -143,6 +143,18 @@ def test_damaged_weights_cost_a_training_and_nothing_else(done, tmp_path, capsys
     assert study.trained("smf-kl") and not capsys.readouterr().err
 
 
+def test_a_damaged_record_is_told_where_it_is_made_again(done, tmp_path, capsys):
+    """By the run itself too, which a notebook does without asking what is left."""
+    root, profile, record = done
+    shutil.copytree(root, tmp_path / "again")
+    study = Study.load(profile, tmp_path / "again")
+    path = study.results / "local" / "smf-kl-seed0.json"
+    path.write_bytes(path.read_bytes()[:100])
+    assert same(run(study, study.profile.run("smf-kl")), record)
+    (said,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("record "))
+    assert str(path) in said and said.endswith("it is made again from what is kept")
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_file_is_as_good_as_missing(damage, tmp_path, capsys):
     path = tmp_path / f"kept-{damage.hex()}.json"
