@@ -57,6 +57,18 @@ def test_other_formats(tmp_path, datasets_cache, extension):
     assert found.to_list() == rows
 
 
+def test_csv_has_the_texts_that_stand_in_it(tmp_path, datasets_cache):
+    """Nothing but an empty cell is missing, and "1.50" is not the number 1.5."""
+    (tmp_path / "train.CSV").write_text(
+        "text,price,number,zip\nNA,1.50,7,01\nNone,2,,02\n,3e5,-1,03\nnull,nan,0,04\n"
+    )
+    rows = load_rows("f", str(tmp_path), "train", {"text"}, "/")
+    assert rows["text"][:] == ["NA", "None", None, "null"]
+    assert rows["price"][:] == ["1.50", "2", "3e5", "nan"]
+    assert rows["number"][:] == [7, None, -1, 0]
+    assert rows["zip"][:] == ["01", "02", "03", "04"]
+
+
 def shards(folder, rows, name):
     folder.mkdir(parents=True, exist_ok=True)
     half = len(rows) // 2
