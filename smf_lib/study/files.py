@@ -36,6 +36,13 @@ def is_closed(error: BaseException) -> bool:
     return getattr(error, "errno", None) in CLOSED
 
 
+def origins(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what it came from, what that came from, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 def find_root() -> Path:
     """Where work/ and results/ lie: SMF_ROOT if set, else the repository, else this folder."""
     if "SMF_ROOT" in os.environ:

@@ -19,7 +19,7 @@ import psutil
 import torch
 
 from ..method.sites import default_layers
-from .files import is_closed, is_full
+from .files import is_closed, is_full, origins
 from .kept import what_is_left
 from .materials import Materials
 from .methods import MethodSettings
@@ -107,7 +107,7 @@ def explains_no_room(method: Callable) -> Callable:
         except NoRoomError:
             raise
         except Exception as error:
-            line = _line(error, study.root)
+            line = room_line(error, study.root)
             if line is None:
                 raise
             raise NoRoomError(line) from error
@@ -115,12 +115,12 @@ def explains_no_room(method: Callable) -> Callable:
     return explained
 
 
-def _line(error: BaseException | None, root: Path) -> str | None:
+def room_line(raised: BaseException, root: Path) -> str | None:
     """What to say of an error or of one that it came from; None if room is not what it is about.
 
     root: the folder below which things are written.
     """
-    while error is not None:
+    for error in origins(raised):
         number, text = getattr(error, "errno", None), str(error)
         where = Path(getattr(error, "filename", None) or root)
         if is_full(error):
@@ -140,7 +140,6 @@ def _line(error: BaseException | None, root: Path) -> str | None:
                 "training.gradient_accumulation, or choose a smaller model, and give the same "
                 "command again: it goes on"
             )
-        error = error.__cause__ or error.__context__
     return None
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..names import first_line
 from .exam import Exam, ExamQuestion, fault, make_exam, question_key, take, without_repeats
-from .hub import EXTENSIONS, load_rows, locate, read_files
+from .hub import EXTENSIONS, check_cache, load_rows, locate, read_files
 
 if TYPE_CHECKING:
     from ..settings import ChoiceSettings
@@ -80,6 +80,7 @@ def _from_pool(settings: ChoiceSettings, sources: list[str], places: list[Path])
     try:
         rows = read_files(kinds.pop(), {"train": [str(place) for place in places]}, "train")
     except Exception as error:
+        check_cache(error, places[0])
         reason = first_line(error.__cause__ or error)
         raise ValueError(f"exam.source={settings.source!r} cannot be read: {reason}") from error
     _check_columns(settings.source, rows.column_names)

@@ -15,6 +15,7 @@ from pathlib import Path
 import datasets
 import pandas as pd
 
+from ..files import is_closed, is_full, origins
 from ..names import first_line
 
 EXTENSIONS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
@@ -65,7 +66,8 @@ def load_rows(
 
     Raises:
         ValueError: no such folder, split or column, or the Hub cannot be reached; the message
-            names the field, the source and the local alternative.
+            names the field, the source and the local alternative. Or the cache of data sets is
+            full or closed.
     """
     place = locate(source, root)
     local = Path(place).is_dir()
@@ -76,6 +78,7 @@ def load_rows(
             with _quiet_retries():
                 rows = datasets.load_dataset(source, config, split=split, revision=revision)
     except Exception as error:
+        check_cache(error, Path(place))
         reason = first_line(error)
         if local:
             raise ValueError(
@@ -95,6 +98,21 @@ def load_rows(
             f"{', '.join(missing)}; name a data set in the columns of the Hub"
         )
     return rows
+
+
+def check_cache(raised: Exception, place: Path) -> None:
+    """Raise ValueError if data could not be had since the cache of `datasets` is full or closed.
+
+    raised: what `datasets` failed with; place: the data's file or folder, which is not the cache.
+    """
+    for error in origins(raised):
+        where = Path(getattr(error, "filename", None) or datasets.config.HF_DATASETS_CACHE)
+        if is_full(error) or (is_closed(error) and not where.is_relative_to(place)):
+            raise ValueError(
+                f"the cache of data sets, {datasets.config.HF_DATASETS_CACHE}, cannot be written "
+                f"({first_line(error)}); make it writable or make room there, or set "
+                "HF_DATASETS_CACHE to a folder elsewhere"
+            ) from raised
 
 
 @contextlib.contextmanager
