@@ -22,7 +22,10 @@ from ..method.files import whole
 KEPT = "kept"  # the folder below work/ that all profiles share
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM}
-WORDS = ("No space left", "os error 27", "os error 28", "os error 122", "PytorchStreamWriter")
+WORDS = (
+    *("No space left", "File too large", "PytorchStreamWriter"),
+    *("os error 27", "os error 28", "os error 122"),
+)
 
 
 def is_full(error: BaseException) -> bool:

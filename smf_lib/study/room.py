@@ -122,7 +122,8 @@ def room_line(raised: BaseException, root: Path) -> str | None:
     """
     for error in origins(raised):
         number, text = getattr(error, "errno", None), str(error)
-        where = Path(getattr(error, "filename", None) or root)
+        names = (getattr(error, name, None) for name in ("filename2", "filename"))
+        where = Path(next(filter(None, names), root))  # of a copy the second
         if is_full(error):
             free = shutil.disk_usage(_existing(root)).free
             return (
