@@ -51,7 +51,7 @@ from .precision import resolve_precision
 from .profiles import RunSpec, load_profile, with_memory
 from .recording import NO_FOOTPRINT, build_record, footprint
 from .records.results import Metric, Record, provenance, write_record
-from .room import explains_no_room
+from .room import check_memory, explains_no_room
 from .sequences import MERGES, StageStart
 from .training import processes
 from .training.train import TrainingOutcome, finetune, peak_memory
@@ -139,8 +139,11 @@ class Study(Materials):
     def build(self, spec: RunSpec) -> tuple[nn.Module, PreTrainedTokenizerBase]:
         """The model of a run before training, and its tokenizer; see `build.build`.
 
-        A stage of a sequence has the weights of the stage before, unless it merges with them.
+        A stage of a sequence has the weights of the stage before, unless it merges with them. One
+        that is not trained yet and finds too little memory is refused before anything is loaded.
         """
+        if not self.files(spec).is_trained:
+            check_memory(self, [spec])
         model, tokenizer = build.build(self.at(spec), spec)
         parent = self.parent(spec)
         goes_on = spec.settings.task is not None and spec.settings.baseline != MERGES
