@@ -150,7 +150,7 @@ def locked_sums(file):
     return {package: re.findall(r"sha256:([0-9a-f]{64})\b", sums) for package, _, sums in split}
 
 
-@pytest.mark.parametrize("build", ["", "-cpu", "-cuda"])
+@pytest.mark.parametrize("build", ["", "-cpu", "-cuda", "-quantised"])
 def test_what_pip_fetches_is_checked_by_sum(build):
     locked = locked_sums(f"requirements{build}.lock")
     assert locked and [line for line, sums in locked.items() if not sums] == []
