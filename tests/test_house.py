@@ -93,6 +93,19 @@ def test_the_study_imports_nothing_of_the_report(module):
     assert not {name for name in imports(module) if room(name) == "smf_lib.report"}
 
 
+def test_training_and_building_never_measure_and_measuring_never_trains():
+    train = [m for m in MODULES if m.startswith("smf_lib.study.training")]
+    measure = [m for m in MODULES if m.startswith("smf_lib.study.evaluation")]
+    assert len(train) > 5 and len(measure) > 5
+    for modules, other in (
+        ([*train, "smf_lib.study.build"], "smf_lib.study.evaluation"),
+        ([*measure, "smf_lib.study.build"], "smf_lib.study.training"),
+    ):
+        for module in modules:
+            found = {n for n in imports(module) if n == other or n.startswith(f"{other}.")}
+            assert not found, (module, found)
+
+
 @pytest.mark.parametrize("inside", ["smf_lib.method", "smf_lib.study", "smf_lib.report"])
 def test_no_import_goes_in_a_circle(inside):
     modules = {module for module in MODULES if room(module) == inside}

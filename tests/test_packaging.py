@@ -64,6 +64,15 @@ def test_profiles_are_found_in_a_wheel(installed):
     assert done.stdout.split() == ["smoke", where], done.stderr
 
 
+@pytest.mark.slow
+def test_the_command_works_from_a_wheel(installed, tmp_path):
+    """Without the repository: the run of the base model is done and recorded."""
+    command = ("-m", "smf_lib.study", "run", "--profile", "smoke", "--method", "base")
+    done = installed(*command)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "results" / "smoke" / "local" / "base.json").is_file()
+
+
 def test_a_program_that_imports_peft_alone_loads_a_saved_memory(installed, tmp_path):
     model = memory_model()
     table = tables(model)[0]

@@ -22,7 +22,10 @@ from ..method.files import whole
 KEPT = "kept"  # the folder below work/ that all profiles share
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM}
-WORDS = ("No space left", "os error 27", "os error 28", "os error 122", "PytorchStreamWriter")
+WORDS = (
+    *("No space left", "File too large", "PytorchStreamWriter"),
+    *("os error 27", "os error 28", "os error 122"),
+)
 
 
 def is_full(error: BaseException) -> bool:
@@ -34,6 +37,13 @@ def is_full(error: BaseException) -> bool:
 def is_closed(error: BaseException) -> bool:
     """Whether an error says that a place cannot be written."""
     return getattr(error, "errno", None) in CLOSED
+
+
+def origins(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what it came from, what that came from, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def find_root() -> Path:
@@ -72,8 +82,8 @@ def keep_json(path: Path, content: Any) -> None:
 def kept_json(path: Path, kind: type = dict) -> Any:
     """What a kept JSON file holds, an object or a list; None if it is missing or damaged.
 
-    A damaged one is as good as missing, and is told in a line: what it held is made again. One
-    without a sum was written before there were sums, and is taken as it is.
+    A damaged one, or one without its sum, is as good as missing, and is told in a line: what it
+    held is made again.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -81,11 +91,9 @@ def kept_json(path: Path, kind: type = dict) -> Any:
         return None
     except (OSError, ValueError, RecursionError):
         content = None
-    if isinstance(content, dict) and content.keys() & {"sha256", "kept"}:
-        found = content.get("kept")
-        content = found if content == {"sha256": _sum(found), "kept": found} else None
-    if isinstance(content, kind):
-        return content
+    found = content.get("kept") if isinstance(content, dict) else None
+    if isinstance(found, kind) and content == {"sha256": _sum(found), "kept": found}:
+        return found
     say_damaged(path)
     return None
 

@@ -84,17 +84,22 @@ class RunFiles:
         return self.folder / "provenance.json"
 
     @property
+    def outcomes(self) -> tuple[Path, Path]:
+        """The files that say what training took: the same twice."""
+        return self.training, self.training.with_suffix(".copy.json")
+
+    @property
     def outcome(self) -> dict[str, Any] | None:
-        """What training took, from the copy where the file is damaged; None if it is not done."""
-        for path in (self.training, self.training.with_suffix(".copy.json")):
-            if self.training.exists() and "log" in (found := kept_json(path) or {}):
+        """What training took, from the copy where the file is lost; None if it is not done."""
+        for path in self.outcomes:
+            if (found := kept_json(path)) is not None:
                 return found
         return None
 
     def keep_outcome(self, outcome: dict[str, Any]) -> None:
-        """Note that the run is trained, and what it took."""
-        keep_json(self.training.with_suffix(".copy.json"), outcome)
-        keep_json(self.training, outcome)
+        """Note, twice, that the run is trained and what it took."""
+        for path in reversed(self.outcomes):
+            keep_json(path, outcome)
 
     @property
     def is_trained(self) -> bool:

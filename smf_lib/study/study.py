@@ -40,7 +40,7 @@ from .checkpoints import checked
 from .evaluation.measuring import measure_metric
 from .evaluation.reading import check_readable
 from .files import find_root, keep_json, kept_json
-from .kept import RunFiles, load_weights, save_patch, save_weights
+from .kept import RunFiles, load_weights, local_record, save_patch, save_weights
 from .keys import parent_of
 from .materials import Materials
 from .metrics import METRICS, describe_data, metric_names
@@ -51,7 +51,7 @@ from .precision import resolve_precision
 from .profiles import RunSpec, load_profile, with_memory
 from .recording import NO_FOOTPRINT, build_record, footprint
 from .records.results import Metric, Record, provenance, write_record
-from .room import explains_no_room
+from .room import check_memory, explains_no_room
 from .sequences import MERGES, StageStart
 from .training import processes
 from .training.train import TrainingOutcome, finetune, peak_memory
@@ -139,8 +139,11 @@ class Study(Materials):
     def build(self, spec: RunSpec) -> tuple[nn.Module, PreTrainedTokenizerBase]:
         """The model of a run before training, and its tokenizer; see `build.build`.
 
-        A stage of a sequence has the weights of the stage before, unless it merges with them.
+        A stage of a sequence has the weights of the stage before, unless it merges with them. One
+        that is not trained yet and finds too little memory is refused before anything is loaded.
         """
+        if not self.files(spec).is_trained:
+            check_memory(self, [spec])
         model, tokenizer = build.build(self.at(spec), spec)
         parent = self.parent(spec)
         goes_on = spec.settings.task is not None and spec.settings.baseline != MERGES
@@ -191,6 +194,8 @@ class Study(Materials):
             if files.weights is not None:
                 load_weights(files, model)
             if processes.is_first():
+                if any(kept_json(path) is None for path in files.outcomes):
+                    files.keep_outcome(done)
                 self._mend(files, model, start)
             return TrainingOutcome(**done)
         if done is not None:
@@ -291,8 +296,9 @@ class Study(Materials):
         """Write the run's record to results/<profile>/local/<run_id>.json and return it.
 
         It tells the time and place of the run itself, also where another process writes it. The
-        run's checkpoints are removed.
+        run's checkpoints are removed. A damaged record that it takes the place of is told.
         """
+        local_record(self, spec)
         files = self.files(spec)
         self._keep_provenance(files)
         measuring = sum(_measured(files, metric)["seconds"] for metric in metrics)

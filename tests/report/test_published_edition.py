@@ -1,5 +1,6 @@
 """The published edition: drawn from recorded studies, whatever else lies in the folder."""
 
+import resource
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from helpers_records import make_record
 from nbformat import v4
 
 from smf_lib.report.book import published
+from smf_lib.report.book.__main__ import main
 from smf_lib.report.book.address import Code
 from smf_lib.report.book.pages import BookError
 from smf_lib.study.records.results import write_record
@@ -80,6 +82,22 @@ def test_every_chapter_is_there_and_the_footer_says_what_drew_it(edition):
     assert all(any(edition.glob(f"{file}.*")) for file in files)
     config = (edition / "_config.yml").read_text()
     assert "Drawn from recorded studies on" in config
+
+
+def test_a_disk_that_is_full_is_one_line(tmp_path, capsys):
+    """A limit on the size of files stands for a disk that is full."""
+    record = tmp_path / "results" / "mine" / "recorded" / "large.json"
+    record.parent.mkdir(parents=True)
+    record.write_bytes(b" " * 3_000_000)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, before[1]))
+    try:
+        status = main(["published", "--source", str(REPOSITORY), "--root", str(tmp_path)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert status == 1 and line.startswith(str(tmp_path)), line
+    assert "no space is left on its disk" in line and "the same command" in line
 
 
 def test_a_folder_without_recorded_studies_is_refused(tmp_path):

@@ -11,7 +11,7 @@ from smf_lib.study.files import kept_json
 from smf_lib.study.profiles import PROFILE_DIR
 from smf_lib.study.study import Study, run
 
-DAMAGES = [b"", b"{", b"[]", b'"x"', b"\xff\xfe", b"{}"]
+DAMAGES = [b"", b"{", b"[]", b'"x"', b"\xff\xfe", b"{}", b'{"log": []}', b'{"kept": {}}']
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +84,16 @@ def test_what_is_whole_is_kept_though_all_else_is_damaged(done, tmp_path, monkey
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("name", ["training.json", "training.copy.json"])
+def test_one_copy_of_what_training_took_is_enough(done, tmp_path, monkeypatch, name):
+    root, profile, record = done
+    monkeypatch.setattr("smf_lib.study.study.finetune", None)
+    (lost,), made = again(
+        root, profile, tmp_path / "again", lambda p: p.unlink(), lambda p: p.name == name
+    )
+    assert same(made, record) and lost.is_file()
+
+
 def test_a_metric_that_was_edited_is_measured_again(done, tmp_path, monkeypatch, capsys):
     root, profile, record = done
     monkeypatch.setattr("smf_lib.study.study.finetune", None)
@@ -100,6 +110,27 @@ def test_a_metric_that_was_edited_is_measured_again(done, tmp_path, monkeypatch,
     assert f"{files[0]} is damaged" in capsys.readouterr().err
 
 
+def test_what_has_no_sum_is_made_again(done, tmp_path, monkeypatch, capsys):
+    """An object that was written by another hand, or emptied, is no measurement and no size."""
+    root, profile, record = done
+    monkeypatch.setattr("smf_lib.study.study.finetune", None)
+
+    def replace(path):
+        content = json.loads(path.read_text())["kept"]
+        path.write_text(json.dumps(content | {"seconds": 1} if "metric" in content else {}))
+
+    files, made = again(
+        root,
+        profile,
+        tmp_path / "again",
+        replace,
+        lambda p: p.name.startswith(("exam_accuracy-", "footprint", "provenance")),
+    )
+    assert len(files) == 3 and same(made, record) and made.selection == record.selection
+    said = capsys.readouterr().err
+    assert all(f"{path} is damaged" in said for path in files)
+
+
 def test_damaged_weights_cost_a_training_and_nothing_else(done, tmp_path, capsys):
     root, profile, record = done
     damaged, made = again(
@@ -112,11 +143,22 @@ def test_damaged_weights_cost_a_training_and_nothing_else(done, tmp_path, capsys
     assert study.trained("smf-kl") and not capsys.readouterr().err
 
 
+def test_a_damaged_record_is_told_where_it_is_made_again(done, tmp_path, capsys):
+    """By the run itself too, which a notebook does without asking what is left."""
+    root, profile, record = done
+    shutil.copytree(root, tmp_path / "again")
+    study = Study.load(profile, tmp_path / "again")
+    path = study.results / "local" / "smf-kl-seed0.json"
+    path.write_bytes(path.read_bytes()[:100])
+    assert same(run(study, study.profile.run("smf-kl")), record)
+    (said,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("record "))
+    assert str(path) in said and said.endswith("it is made again from what is kept")
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_file_is_as_good_as_missing(damage, tmp_path, capsys):
     path = tmp_path / f"kept-{damage.hex()}.json"
     path.write_bytes(damage)
-    assert kept_json(path) in (None, {})
-    said = capsys.readouterr().err
-    assert said == ("" if damage == b"{}" else f"{path} is damaged; what it held is made again\n")
+    assert kept_json(path) is None
+    assert capsys.readouterr().err == f"{path} is damaged; what it held is made again\n"
     assert kept_json(tmp_path / "none.json") is None and not capsys.readouterr().err

@@ -75,6 +75,20 @@ def test_csv_parquet_and_several_files_give_the_same_exam(tmp_path, rows):
     assert choice("a.csv", tmp_path, test_rows=9).sha256 == wanted.sha256
 
 
+def test_options_of_csv_may_look_like_numbers_or_like_nothing(tmp_path, datasets_cache):
+    import pandas as pd
+
+    options = ["NA", "1.50", "None", "2"]
+    rows = [row(n) | {"options": options, "answer": options[n % 4]} for n in range(12)]
+    frame = pd.DataFrame(rows)
+    frame.assign(options=frame["options"].map(json.dumps)).to_csv(tmp_path / "a.csv", index=False)
+    wanted = choice(jsonl(tmp_path / "a.JSONL", rows), test_rows=4)
+    found = choice(str(tmp_path / "a.csv"), test_rows=4)
+    assert found.sha256 == wanted.sha256
+    questions = [*found.train, *found.validation, *found.test]
+    assert len(questions) == 12 and {q.options[q.answer] for q in questions} == set(options)
+
+
 def test_an_answer_may_be_the_options_text(tmp_path, rows):
     named = [r | {"answer": r["options"][r["answer"]]} for r in rows]
     by_index = choice(jsonl(tmp_path / "a.jsonl", rows), test_rows=9)

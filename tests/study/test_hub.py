@@ -1,8 +1,10 @@
 """Rows from the Hub or from a folder: the same rows, and one clear error when there are none."""
 
+import errno
 import gzip
 import logging
 import os
+import resource
 import subprocess
 import sys
 from functools import partial
@@ -55,6 +57,56 @@ def test_other_formats(tmp_path, datasets_cache, extension):
     getattr(made, f"to_{extension}")(str(tmp_path / f"train.{extension}"))
     found = load_rows("f", str(tmp_path), "train", {"response"}, "/nowhere")
     assert found.to_list() == rows
+
+
+def test_csv_has_the_texts_that_stand_in_it(tmp_path, datasets_cache):
+    """Nothing but an empty cell is missing, and "1.50" is not the number 1.5."""
+    (tmp_path / "train.CSV").write_text(
+        "text,price,number,zip\nNA,1.50,7,01\nNone,2,,02\n,3e5,-1,03\nnull,nan,0,04\n"
+    )
+    rows = load_rows("f", str(tmp_path), "train", {"text"}, "/")
+    assert rows["text"][:] == ["NA", "None", None, "null"]
+    assert rows["price"][:] == ["1.50", "2", "3e5", "nan"]
+    assert rows["number"][:] == [7, None, -1, 0]
+    assert rows["zip"][:] == ["01", "02", "03", "04"]
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC])
+def test_a_cache_that_cannot_be_written_is_not_blamed_on_the_data(tmp_path, monkeypatch, number):
+    def load(*args, **kwargs):
+        try:
+            raise OSError(number, os.strerror(number), "/cache/x")
+        except OSError as error:
+            raise datasets.exceptions.DatasetGenerationError("An error occurred") from error
+
+    (tmp_path / "train.jsonl").write_text('{"a": 1}\n')
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    for source in (str(tmp_path), "nobody/nothing"):
+        with pytest.raises(ValueError, match="^the cache of data sets, .* HF_DATASETS_CACHE to a"):
+            load_rows("f", source, "train", {"a"}, "/")
+
+
+def test_a_disk_without_room_for_the_cache_is_named(tmp_path, monkeypatch):
+    """A limit on the size of files stands for a disk that is full."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "train.jsonl").write_text("".join(f'{{"a": "{n:0999}"}}\n' for n in range(999)))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, before[1]))
+    try:
+        with pytest.raises(ValueError, match="^the cache of data sets, .*cache, cannot be written"):
+            load_rows("f", str(tmp_path), "train", {"a"}, "/")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_data_that_cannot_be_read_are_not_blamed_on_the_cache(tmp_path, monkeypatch):
+    def load(*args, **kwargs):
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "train.jsonl"))
+
+    (tmp_path / "train.jsonl").write_text('{"a": 1}\n')
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    with pytest.raises(ValueError, match="the folder has no rows of split 'train'"):
+        load_rows("f", str(tmp_path), "train", {"a"}, "/")
 
 
 def shards(folder, rows, name):

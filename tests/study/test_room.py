@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 
 import smf_lib
 from smf_lib.study import room
+from smf_lib.study.profiles import with_memory
 from smf_lib.study.records.results import read_record
 from smf_lib.study.room import NoRoomError, check_room, explains_no_room
 from smf_lib.study.study import Study, run
@@ -37,18 +38,69 @@ def test_too_small_a_disk_is_said_before_anything_runs(study, monkeypatch):
     check_room(study, runs)
     usage = room.shutil.disk_usage("/")
     monkeypatch.setattr(room.shutil, "disk_usage", lambda place: usage._replace(free=10**6))
-    with pytest.raises(NoRoomError, match="run .* needs about .* and 0.001 GB are free; make room"):
+    with pytest.raises(NoRoomError, match="runs, .* need about .* and 0.001 GB are free; make"):
         check_room(study, runs)
     check_room(study, [])
 
 
-def test_too_little_memory_is_said_before_anything_runs(study, monkeypatch):
-    runs = [spec for spec in study.profile.runs() if spec.settings.kind == "full"]
-    little = room.psutil.virtual_memory()._replace(total=10**5)
-    monkeypatch.setattr(room.psutil, "virtual_memory", lambda: little)
+def test_what_all_runs_keep_is_added_up(study, monkeypatch):
+    one = study.profile.run("smf-kl")
+    rows = 2 * 64 * 32  # numbers in two tables of 64 rows
+    usage = room.shutil.disk_usage("/")
+    free = 2**26 + 4 * rows + 2 * 6 * rows  # what it keeps, and two checkpoints
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda place: usage._replace(free=free))
+    check_room(study, [one])
+    with pytest.raises(NoRoomError, match="2 runs, of which smf-kl.* is the largest"):
+        check_room(study, [one, study.profile.run("smf-kl", 1)])
+
+
+def have_memory(monkeypatch, size):
+    """Let this machine have no GPU and so many bytes of memory."""
+    there = room.psutil.virtual_memory()._replace(total=size)
+    monkeypatch.setattr(room.psutil, "virtual_memory", lambda: there)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(NoRoomError, match="full.* needs at least .* of memory, and this machine"):
-        check_room(study, runs)
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "smf-kl"])
+def test_too_little_memory_is_said_before_anything_runs(study, monkeypatch, method):
+    (run_id,) = {spec.run_id for spec in study.profile.runs() if spec.method == method}
+    spec = study.profile.run(method)
+    weights = study.empty_model().num_parameters()
+    have_memory(monkeypatch, 4 * weights)
+    with pytest.raises(NoRoomError, match=f"{run_id} needs at least .* of memory, and here are"):
+        check_room(study, [spec])
+    with pytest.raises(NoRoomError, match=f"{run_id} needs"):
+        study.build(spec)
+    have_memory(monkeypatch, 17 * weights)
+    check_room(study, [spec])
+
+
+def test_the_table_of_a_memory_counts(study, monkeypatch):
+    weights = study.empty_model().num_parameters()
+    have_memory(monkeypatch, 17 * weights)
+    large = Study(with_memory(study.profile, num_subkeys=1024), study.root)
+    with pytest.raises(NoRoomError, match="smf-kl.* needs at least 0.27 GB"):
+        check_room(large, [large.profile.run("smf-kl")])
+
+
+@pytest.mark.parametrize(
+    "line, place",
+    [
+        ("0::/box/job", "box/job/memory.max"),
+        ("0::/box/job", "box/memory.max"),
+        ("3:cpu,memory:/box", "memory/box/memory.limit_in_bytes"),
+    ],
+)
+def test_a_control_group_may_have_less_than_the_machine(tmp_path, monkeypatch, line, place):
+    have_memory(monkeypatch, 10**9)
+    monkeypatch.setattr(room, "GROUPS", tmp_path)
+    monkeypatch.setattr(room, "OWN_GROUPS", tmp_path / "own")
+    assert room.memory_size() == 10**9
+    (tmp_path / "own").write_text(f"{line}\n1:name=systemd:/\n")
+    (tmp_path / place).parent.mkdir(parents=True)
+    for limit, found in (("max", 10**9), ("123456", 123456)):
+        (tmp_path / place).write_text(f"{limit}\n")
+        assert room.memory_size() == found
 
 
 ERRORS = [

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from ...study.profiles import load_profile
+from ...study.room import room_line
 from .browser_check import check_in_browser, missing
 from .build import HTML, build, stage
 from .executed import keep
@@ -25,7 +26,10 @@ ACTIONS = ("build", "stage", "check", "published", "browse", "keep")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line; returns the exit status."""
+    """Command line; returns the exit status.
+
+    What stands in its way is one line: pages that cannot be, a disk that is full or closed.
+    """
     parser = argparse.ArgumentParser(description="Stage, build and check the book.")
     parser.add_argument("action", choices=ACTIONS)
     parser.add_argument("--profile", default="quick", help="a name, or the path of a YAML file")
@@ -33,8 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--root", type=Path, default=Path(), help="folder of work/ and results/")
     parser.add_argument("--log", type=Path, help="file for the output of Jupyter Book")
     options = parser.parse_args(arguments)
+    source, root = options.source.resolve(), options.root.resolve()
     try:
-        source, root = options.source.resolve(), options.root.resolve()
         if options.action == "published":
             print(publish(source, root))
             return 0
@@ -56,6 +60,12 @@ def main(arguments: list[str] | None = None) -> int:
             print(build(profile, source, root, options.log or work / "logs" / "book.log"))
     except ValueError as error:
         print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        line = room_line(error, root)
+        if line is None:
+            raise
+        print(line, file=sys.stderr)
         return 1
     return 0
 

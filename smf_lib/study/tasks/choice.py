@@ -19,11 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import datasets
-
 from ..names import first_line
 from .exam import Exam, ExamQuestion, fault, make_exam, question_key, take, without_repeats
-from .hub import EXTENSIONS, load_rows, locate
+from .hub import EXTENSIONS, check_cache, load_rows, locate, read_files
 
 if TYPE_CHECKING:
     from ..settings import ChoiceSettings
@@ -73,16 +71,16 @@ def _from_pool(settings: ChoiceSettings, sources: list[str], places: list[Path])
             "exam.test_rows=None: say how many of the file's questions are for testing, or give a "
             "folder with one file a split"
         )
-    kinds = {EXTENSIONS.get(place.suffix) for place in places}
-    if len(kinds) != 1 or None in kinds:
+    kinds = {EXTENSIONS.get(place.suffix.lower(), "") for place in places}
+    if len(kinds) != 1 or "" in kinds:
         raise ValueError(
             f"exam.source={settings.source!r}: files must all be of one kind: "
             f"{', '.join(EXTENSIONS)}"
         )
     try:
-        files = [str(place) for place in places]
-        rows = datasets.load_dataset(kinds.pop(), data_files=files, split="train")
+        rows = read_files(kinds.pop(), {"train": [str(place) for place in places]}, "train")
     except Exception as error:
+        check_cache(error, places[0])
         reason = first_line(error.__cause__ or error)
         raise ValueError(f"exam.source={settings.source!r} cannot be read: {reason}") from error
     _check_columns(settings.source, rows.column_names)

@@ -13,11 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
+import pandas as pd
 
+from ..files import is_closed, is_full, origins
 from ..names import first_line
 
 EXTENSIONS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 CARDS = ("dataset_dict.json", "dataset_info.json", "dataset_infos.json")  # about the data
+WHOLE = re.compile(r"0|-?[1-9]\d{0,17}", re.ASCII)  # as text the same again
 SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}")  # the stem of a shard, as the Hub names it
 
 
@@ -63,7 +66,8 @@ def load_rows(
 
     Raises:
         ValueError: no such folder, split or column, or the Hub cannot be reached; the message
-            names the field, the source and the local alternative.
+            names the field, the source and the local alternative. Or the cache of data sets is
+            full or closed.
     """
     place = locate(source, root)
     local = Path(place).is_dir()
@@ -74,6 +78,7 @@ def load_rows(
             with _quiet_retries():
                 rows = datasets.load_dataset(source, config, split=split, revision=revision)
     except Exception as error:
+        check_cache(error, Path(place))
         reason = first_line(error)
         if local:
             raise ValueError(
@@ -93,6 +98,21 @@ def load_rows(
             f"{', '.join(missing)}; name a data set in the columns of the Hub"
         )
     return rows
+
+
+def check_cache(raised: Exception, place: Path) -> None:
+    """Raise ValueError if data could not be had since the cache of `datasets` is full or closed.
+
+    raised: what `datasets` failed with; place: the data's file or folder, which is not the cache.
+    """
+    for error in origins(raised):
+        where = Path(getattr(error, "filename", None) or datasets.config.HF_DATASETS_CACHE)
+        if is_full(error) or (is_closed(error) and not where.is_relative_to(place)):
+            raise ValueError(
+                f"the cache of data sets, {datasets.config.HF_DATASETS_CACHE}, cannot be written "
+                f"({first_line(error)}); make it writable or make room there, or set "
+                "HF_DATASETS_CACHE to a folder elsewhere"
+            ) from raised
 
 
 @contextlib.contextmanager
@@ -122,7 +142,31 @@ def _folder_rows(folder: Path, split: str, config: str | None) -> datasets.Datas
         raise ValueError(f"it has {', '.join(names)}")
     # only these: the columns of all files that are read together have to agree
     chosen = {name: [path for _, path in files[name]] for name in wanted}
-    return datasets.load_dataset(kinds.pop(), data_files=chosen, split=split)
+    return read_files(kinds.pop(), chosen, split)
+
+
+def read_files(kind: str, files: dict[str, list[str]], split: str) -> datasets.Dataset:
+    """The rows of a split of files of one format.
+
+    A table in CSV says of no column what is in it: a cell is missing if it is empty, a column of
+    whole numbers holds numbers, and all else is text as it stands, "NA" and "1.50" too.
+
+    Raises:
+        ValueError: CSV files with different columns.
+    """
+    if kind != "csv":
+        return datasets.load_dataset(kind, data_files=files, split=split)
+    headers = {tuple(pd.read_csv(path, nrows=0)) for paths in files.values() for path in paths}
+    if len(headers) != 1:
+        raise ValueError("its files have different columns")
+    text = datasets.Features({name: datasets.Value("string") for name in headers.pop()})
+    rows = datasets.load_dataset(
+        "csv", data_files=files, split=split, features=text, keep_default_na=False, na_values=[""]
+    )
+    for name in rows.column_names:
+        if all(WHOLE.fullmatch(cell) for cell in rows[name] if cell is not None):
+            rows = rows.cast_column(name, datasets.Value("int64"))
+    return rows
 
 
 def _data_files(folder: Path) -> dict[str, list[tuple[str, str]]]:
@@ -143,14 +187,15 @@ def _data_files(folder: Path) -> dict[str, list[tuple[str, str]]]:
             shards = [("arrow", str(shard)) for shard in sorted(path.glob("*.arrow"))]
             files.setdefault(path.name, []).extend(shards)
             continue
-        plain = path.with_suffix("") if path.suffix == ".gz" else path
-        if not path.is_file() or plain.suffix not in EXTENSIONS or path.name in CARDS:
+        plain = path.with_suffix("") if path.suffix.lower() == ".gz" else path
+        kind = EXTENSIONS.get(plain.suffix.lower())
+        if not path.is_file() or kind is None or path.name in CARDS:
             continue
         shard = SHARD.fullmatch(plain.stem)
         name = shard[1] if shard else plain.stem
         if not shard:
             whole.add(name)
-        files.setdefault(name, []).append((EXTENSIONS[plain.suffix], str(path)))
+        files.setdefault(name, []).append((kind, str(path)))
     twice = [name for name in whole if len(files[name]) > 1]
     if twice and len({kind for name in twice for kind, _ in files[name]}) == 1:
         raise ValueError("it holds two data files of one split")
