@@ -37,7 +37,7 @@ METHOD = tuple(  # what decides the numbers; settings count by their values
     f"method/{name}.py"
     for name in (
         *("background", "layer", "mlp", "padding", "row_adam", "rules", "sites", "tape"),
-        *("text_part", "tuner"),
+        *("kernels", "operators", "text_part", "tuner"),
     )
 )
 TRAINING = (
