@@ -82,6 +82,7 @@ def test_every_module_that_is_listed_is_there_and_what_it_imports_is_listed_too(
     left_out = {  # these decide no number, or are counted by what they make
         "files", "keys", "kept", "materials", "profiles", "settings", "model_cache", "exam", "hub",
         "probes", "config", "registration", "names", "adapters", "scaler", "touched",
+        "distributed",
     }  # fmt: skip
     lists = {"training": keys.TRAINING + keys.METHOD, "writing": keys.WRITING}
     for name, patterns in lists.items():
