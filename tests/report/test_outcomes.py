@@ -20,8 +20,8 @@ def records(**effects):
 def test_gains_and_both_references_are_told():
     told = outcomes.came_out(records())
     assert told[0].startswith("Study quick/local, gain on the exam in points: ")
-    assert len(told) == 3 and "against LoRA" in told[1] and "against Full" in told[2]
-    assert "learned as much" in told[1] and "; drifted less by" in told[1]
+    assert len(told) == 4 and "against LoRA" in told[2] and "against Full" in told[3]
+    assert "learned as much" in told[2] and "; drifted less by" in told[2]
 
 
 def test_what_is_lost_is_told_as_well():
@@ -32,7 +32,7 @@ def test_what_is_lost_is_told_as_well():
 
 def test_less_drift_after_less_learning_is_no_merit():
     told = outcomes.came_out(records(**{"smf-kl": (0.02, 0.0, 0.0, 0.001)}))
-    assert all(text.endswith("drifting less is no merit by itself.") for text in told[1:])
+    assert all(text.endswith("drifting less is no merit by itself.") for text in told[2:])
 
 
 def test_studies_are_told_apart():
@@ -62,4 +62,4 @@ def test_a_run_that_diverged_is_told_so_and_ranked_nowhere():
         metric.value = float("nan")
     told = outcomes.came_out(found)
     assert "LoRA" not in told[0] and "nan" not in " ".join(told)
-    assert told[1].endswith("against LoRA r 16**: some items are not finite: the run diverged.")
+    assert told[2].endswith("against LoRA r 16**: some items are not finite: the run diverged.")

@@ -93,9 +93,13 @@ def test_what_came_out_stands_beside_lora_with_what_was_learned(records):
     said = came_out([Record.model_validate(entry) for entry in content])
     assert said[0].startswith("**icd10, then airports, then cities**: average accuracy in per cent")
     assert "the base model 25.0" in said[0] and said[0].index("SMF") < said[0].index("LORA")
-    assert said[2].startswith("**SMF against LORA**: learned less (-8.3 [")
-    assert "ends higher on average" in said[2] and "forgot less (-25.0 [" in said[2]
-    assert said[2].endswith("having learned less, forgetting less is no merit by itself.")
+    assert said[1] == (
+        "Without a language model, on average: guessing 25.0 and the most frequent option "
+        f"{(2 * 26 + 27) / 3:.1f} %."
+    )
+    assert said[3].startswith("**SMF against LORA**: learned less (-8.3 [")
+    assert "ends higher on average" in said[3] and "forgot less (-25.0 [" in said[3]
+    assert said[3].endswith("having learned less, forgetting less is no merit by itself.")
     assert came_out([]) == [NOTHING]
 
 

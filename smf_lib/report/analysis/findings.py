@@ -11,6 +11,7 @@ from ..measures import DIVERGENCE
 from ..text import listed, points_text, signed
 from .ablations import RELEASED, TITLES, Factor, differences, passes
 from .effects import change, drift
+from .floors import floors_sentence
 from .frontier import Frontier, differs, ratio_text, read_frontier
 from .stats import Interval
 
@@ -91,13 +92,15 @@ def finding(frontier: Frontier, method: str, references: Sequence[str], at: floa
 def came_out(frontier: Frontier, method: str, references: Sequence[str], at: float) -> list[str]:
     """The findings at one gain, each a sentence or two, what is lost as well as what is won."""
     if method not in frontier.reached(at):
-        return [finding(frontier, method, references, at), *_reach(frontier, method, references)]
+        reach = _reach(frontier, method, references)
+        return [finding(frontier, method, references, at), *reach, *_floors(frontier)]
     told = [finding(frontier, method, references, at)]
     told += _verdicts(frontier, method, references, at)
     told += _by_best_points(frontier, method, references, at)
     told += _against_all(frontier, method, references, at)
     told += _other_probes(frontier, method, references, at)
     told += _reach(frontier, method, references)
+    told += _floors(frontier)
     told += _not_won(frontier, method, references, at)
     told += _gentlest(frontier, references)
     once = [name for name, curve in frontier.curves.items() if curve.most_seeds == 1]
@@ -294,6 +297,15 @@ def _reach(frontier: Frontier, method: str, references: Sequence[str]) -> list[s
     ordered = sorted(tops, key=lambda name: -tops[name])
     text = listed(f"{frontier.label(name)} {signed(tops[name], 1)}" for name in ordered)
     return [f"The largest gains within the rates on record, in points: {text}."]
+
+
+def _floors(frontier: Frontier) -> list[str]:
+    """What is had without a language model, beside the base model and the best of each curve."""
+    if frontier.base is None:
+        return []
+    start = frontier.base
+    labels = {arm: curve.label for curve in frontier.curves.values() for arm in curve.arms}
+    return [floors_sentence(frontier.arms, lambda arm: labels.get(arm, start.first.label))]
 
 
 def _gentlest(frontier: Frontier, references: Sequence[str]) -> list[str]:

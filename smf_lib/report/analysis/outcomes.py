@@ -4,6 +4,7 @@ A method that learned less forgets less for free, so every sentence on drift sta
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from ...study.records.record import Record
@@ -11,6 +12,7 @@ from ..measures import EXAM, drift_measures
 from ..text import duration, listed, memory, signed, size
 from .arms import Arm, arm_name, base_of, group_arms
 from .effects import are_paired, change, contrast
+from .floors import floors_sentence
 from .stats import Interval
 
 REFERENCES = ("lora", "full")
@@ -18,7 +20,7 @@ NOTHING = "No run of sparse memory finetuning stands beside LoRA or full finetun
 
 
 def came_out(records: Sequence[Record]) -> list[str]:
-    """For each study its gains, then each memory against LoRA and against full finetuning."""
+    """For each study its gains and floors, then each memory against LoRA and full finetuning."""
     told = []
     for arms in _studies(records):
         trained = [arm for arm in arms if not arm.is_base and arm.has(EXAM)]
@@ -27,6 +29,7 @@ def came_out(records: Sequence[Record]) -> list[str]:
         if ordered:
             points = listed(f"{arm_name(arm, arms)} {_numbers(gains[arm], 1)}" for arm in ordered)
             told.append(f"Study {arms[0].where}, gain on the exam in points: {points}.")
+            told.append(floors_sentence(arms, partial(arm_name, arms=arms)))
         told += [_against(first, second, arms) for first, second in _pairs(arms)]
     return told or [NOTHING]
 

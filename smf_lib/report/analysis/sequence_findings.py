@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from ...study.records.record import Record
+from ...study.records.record import Baselines, Record
 from ..measures import drift_measures, measure_of
 from ..text import listed, signed
 from .captions import best_floor
 from .effects import change
+from .floors import floors_of
 from .sequences import MEASURES, Course, compared, courses, measures
 from .stats import Interval
 from .tables import number
@@ -33,6 +34,7 @@ def came_out(records: Sequence[Record]) -> list[str]:
             f"**{order}**: average accuracy in per cent when all are learned: {named}; the base "
             f"model {base:.1f} ({seeds_words(found)}, study {start.where})."
         )
+        told.append(f"Without a language model, on average: {floors_words(found, tasks)}.")
         lost = {course: compared("forgetting", course) for course in found}
         named = listed(
             f"{c.label} {number(lost[c], 1)}" for c in sorted(found, key=lambda c: lost[c].value)
@@ -47,6 +49,33 @@ def came_out(records: Sequence[Record]) -> list[str]:
             if other.method == name
         ]
     return told or [NOTHING]
+
+
+def floors_words(found: Sequence[Course], tasks: Sequence[str]) -> str:
+    """The mean over tasks of each floor that all of them have, in words."""
+    kept = task_floors([record for course in found for record in course.last.records])
+    floors = [floors_of(kept[task]) for task in tasks if task in kept]
+    if len(floors) < len(tasks):
+        return "not on record for every task"
+    kinds = [_kinds(each) for each in floors]
+    shared = [kind for kind in kinds[0] if all(kind in each for each in kinds)]
+    means = {kind: sum(each[kind] for each in kinds) / len(kinds) for kind in shared}
+    return f"{listed(f'{kind} {value:.1f}' for kind, value in means.items())} %"
+
+
+def _kinds(floors: dict[str, float]) -> dict[str, float]:
+    """Floors with bags of one kind or another under one name."""
+    return {"a bag of words" if "a bag of" in name else name: x for name, x in floors.items()}
+
+
+def task_floors(records: Sequence[Record]) -> dict[str, Baselines]:
+    """What was kept of each task's floors."""
+    found: dict[str, Baselines] = {}
+    for record in records:
+        exam = record.data.exam
+        own = {} if exam is None else {exam.name: record.baselines}
+        found |= own | record.task_baselines
+    return found
 
 
 def by_order(found: Sequence[Course]) -> dict[tuple[str, ...], list[Course]]:
@@ -132,18 +161,16 @@ def accuracy_table(records: Sequence[Record]) -> pd.DataFrame:
 
 def floors_table(records: Sequence[Record]) -> pd.DataFrame:
     """What each task gives without a language model, in per cent."""
-    rows: dict[str, dict[str, str]] = {}
-    for record in records:
-        exam = record.data.exam
-        own = {} if exam is None else {exam.name: record.baselines}
-        for task, floors in (own | record.task_baselines).items():
-            rows[task] = {
-                "Task": task,
-                "Guessing": f"{100 * floors.chance:.1f}",
-                "Most frequent answer": f"{100 * floors.majority:.1f}",
-                "Best rule that learns nothing": f"{best_floor(floors.rules)[1]:.1f}"
-                if floors.rules
-                else "–",
-                "Bag of words": f"{best_floor(floors.bags)[1]:.1f}" if floors.bags else "–",
-            }
-    return pd.DataFrame(rows.values())
+    rows = [
+        {
+            "Task": task,
+            "Guessing": f"{100 * floors.chance:.1f}",
+            "Most frequent answer": f"{100 * floors.majority:.1f}",
+            "Best rule that learns nothing": f"{best_floor(floors.rules)[1]:.1f}"
+            if floors.rules
+            else "–",
+            "Bag of words": f"{best_floor(floors.bags)[1]:.1f}" if floors.bags else "–",
+        }
+        for task, floors in task_floors(records).items()
+    ]
+    return pd.DataFrame(rows)

@@ -19,6 +19,7 @@ from .arms import Arm, arm_name, base_of, group_arms
 from .captions import best_floor, precision_name
 from .decisions import holm_p
 from .effects import change, compare, level, retention
+from .floors import floors_of
 from .frontier import NotOnRecord
 from .stats import Interval
 
@@ -49,14 +50,14 @@ def p_text(p_value: float) -> str:
 
 
 def learned_table(records: Sequence[Record]) -> pd.DataFrame:
-    """What each arm learned: exam accuracy, gain, share of LoRA's gain, seeds.
+    """What each arm learned: exam accuracy, gain, share of LoRA's gain, seeds; below, the floors.
 
     Brackets are 95 % intervals; with 1 seed they cover the choice of items only, and the seeds
     column says so. Raises ResultsError if a study has no base run.
     """
     arms = group_arms(records)
-    rows = []
-    for arm in arms:
+    rows: list[dict[str, str]] = []
+    for place, arm in enumerate(arms):
         base = base_of(arm, arms)
         rows.append(
             {
@@ -68,7 +69,22 @@ def learned_table(records: Sequence[Record]) -> pd.DataFrame:
                 "Seeds": _seeds(arm),
             }
         )
+        if arm.has(EXAM) and all(later.where != arm.where for later in arms[place + 1 :]):
+            rows += _floor_rows(arm, list(rows[0]))
     return _without_empty(rows)
+
+
+def _floor_rows(arm: Arm, heads: Sequence[str]) -> list[dict[str, str]]:
+    """A row for each floor of the arm's exam: what is had without a language model."""
+    return [
+        dict.fromkeys(heads, DASH)
+        | {
+            "Study": arm.where,
+            "Method": f"Without a model: {name.removeprefix('a ').removeprefix('the ')}",
+            "Exam accuracy (%)": f"{value:.1f}",
+        }
+        for name, value in floors_of(arm.first.baselines).items()
+    ]
 
 
 def floors_table(records: Sequence[Record]) -> pd.DataFrame:

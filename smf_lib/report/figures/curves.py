@@ -14,9 +14,10 @@ from ...study.records.record import Record
 from ...study.records.results import ResultsError
 from ..analysis.ablations import Factor
 from ..analysis.arms import Arm, group_arms
-from ..analysis.captions import best_floor, setting_sentence
+from ..analysis.captions import setting_sentence
 from ..analysis.effects import change, level
 from ..analysis.equal_gain import Curve, drift_of
+from ..analysis.floors import close_ones, floors_of
 from ..analysis.frontier import Frontier, NotOnRecord, ratio_text
 from ..analysis.stats import Interval
 from ..measures import DIVERGENCE, EXAM
@@ -338,20 +339,17 @@ def _floors(ax: Axes, frontier: Frontier) -> str:
     ax.annotate("base model", (0, 0.0), xytext=(4, 5), size=9, **place)
     below = 0
     before = level(frontier.start, EXAM).value
-    floors = frontier.start.first.baselines
-    known = {"guessing": 100 * floors.chance}
-    for title, found in (
-        ("a rule that learns nothing", floors.rules),
-        ("a bag of words", floors.bags),
-    ):
-        if found:
-            known[title] = best_floor(found)[1]
-    for title, value in known.items():
-        if 0 < value - before < ax.get_xlim()[1]:
-            ax.axvline(value - before, color=GREY, linewidth=0.9, linestyle=":", zorder=1)
-            below -= 13
-            ax.annotate(title, (value - before, 1.0), xytext=(4, below), size=9, **place)
-    told = listed(f"{title} {signed(value - before, 1)}" for title, value in known.items())
+    floors = {
+        title: value - before for title, value in floors_of(frontier.start.first.baselines).items()
+    }
+    left, right = ax.get_xlim()
+    inside = {title: value for title, value in floors.items() if left < value < right}
+    for value in inside.values():
+        ax.axvline(value, color=GREY, linewidth=0.9, linestyle=":", zorder=1)
+    for value, text in close_ones(inside, 0.02 * (right - left)):
+        below -= 13
+        ax.annotate(text, (value, 1.0), xytext=(4, below), size=9, **place)
+    told = listed(f"{title} {signed(value, 1)}" for title, value in floors.items())
     return f" On the same scale, without a language model: {told} points."
 
 

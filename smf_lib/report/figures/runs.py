@@ -11,15 +11,15 @@ from ...study.records.record import Record
 from ..analysis.arms import Arm, arm_name, group_arms, method_rank
 from ..analysis.captions import (
     baseline_sentence,
-    best_floor,
     seeds_sentence,
     setting_sentence,
 )
 from ..analysis.effects import level
+from ..analysis.floors import close_ones, floors_of
 from ..analysis.rates import equal_gain_rates
 from ..analysis.stats import Interval
 from ..measures import EXAM
-from ..text import CROWDED, rate_text
+from ..text import CROWDED, listed, rate_text
 from .axes import beside, log_scale
 from .labels import Label, label_ends, place_labels
 from .style import (
@@ -53,7 +53,6 @@ def exam_accuracy(records: Sequence[Record]) -> Figure:
     colours = method_colours(arm.first.method for arm in arms)
     figure = new_figure(1.3 + (0.24 + 0.18 * len(shapes)) * len(names) + 0.25 * (len(shapes) > 1))
     ax = figure.subplots()
-    _draw_floors(ax, arms)
     for arm, interval in levels.items():
         studies = list(shapes)
         shift = 0.7 / len(studies) * (studies.index(arm.where) - (len(studies) - 1) / 2)
@@ -72,6 +71,7 @@ def exam_accuracy(records: Sequence[Record]) -> Figure:
     ax.set_yticks(range(len(names)), names)
     ax.invert_yaxis()
     ax.margins(x=0.08, y=0.5 / max(len(names), 1))
+    _draw_floors(ax, arms)
     ax.set_xlabel("exam accuracy (%)")
     ax.grid(axis="x")
     if len(shapes) > 1:
@@ -89,27 +89,38 @@ def exam_accuracy(records: Sequence[Record]) -> Figure:
         f"{interval.low:.1f} to {interval.high:.1f} %."
         for arm, interval in levels.items()
     )
+    alt += f" Dashed lines without a language model: {listed(_floors(arms))} %."
     return Figure(figure, caption, alt)
 
 
+def _floors(arms: Sequence[Arm]) -> dict[str, float]:
+    """What is had without a language model, in per cent, by its name and number."""
+    kept = [
+        floors_of(baselines)
+        for baselines in {arm.where: arm.first.baselines for arm in arms}.values()
+    ]
+    short = {
+        f"{name.removeprefix('a ').removeprefix('the ')} {value:.1f}": value
+        for floors in kept
+        for name, value in floors.items()
+    }
+    return short
+
+
 def _draw_floors(ax: Axes, arms: Sequence[Arm]) -> None:
-    """What is had without a language model: a band without learning, a line for bags of words."""
-    floors = [arm.first.baselines for arm in arms]
-    unlearned = [100 * v for f in floors for v in (f.chance, *f.rules.values())]
-    low, high = 100 * min(f.chance for f in floors), max(unlearned)
-    ax.axvspan(low, high, color=GREY, alpha=0.25, linewidth=0, zorder=1)
-    marks = [(low, f"nothing learned {low:.1f} to {high:.1f}", "left", 3)]
-    for value in sorted({best_floor(f.bags)[1] for f in floors if f.bags}):
+    """A line for each floor, named above the panel; close ones in one line of text."""
+    floors = _floors(arms)
+    for value in floors.values():
         ax.axvline(value, color=GREY, linewidth=1, linestyle="--", zorder=1)
-        marks.append((value, f"bag of words {value:.1f}", "right", 15))
-    for value, text, side, height in marks:
+    low, high = ax.get_xlim()
+    for rank, (value, text) in enumerate(close_ones(floors, 0.1 * (high - low))):
         ax.annotate(
             text,
             (value, 1.0),
             xycoords=("data", "axes fraction"),
-            xytext=(0, height),
+            xytext=(0, 3 + 12 * rank),
             textcoords="offset points",
-            ha=side,
+            ha="left" if value < (low + high) / 2 else "right",
             color=GREY,
             size=8.5,
         )
@@ -142,6 +153,8 @@ def learning_rate_sweep(
     for ax, members in zip(grid, shown, strict=False):
         _rate_lines(ax, members, levels, chosen)
         _base_lines(ax, arms, levels)
+        for value in _floors(trained).values():
+            ax.axhline(value, color=GREY, linewidth=1, linestyle=":", zorder=1)
         ax.margins(x=0.12, y=0.12)
         ax.grid()
     for ax in grid[max(0, len(panels) - columns) : len(panels)]:
@@ -149,6 +162,9 @@ def learning_rate_sweep(
         ax.xaxis.set_tick_params(labelbottom=True)
     for ax in grid[::columns]:
         ax.set_ylabel("exam accuracy (%)")
+    for ax in grid[columns - 1 : len(panels) : columns]:
+        _name_floors(ax, trained)
+    figure.set_layout_engine("constrained", w_pad=0.18)  # inches; room for the names
     for ax, members in zip(grid, shown, strict=False):
         _name_rate_lines(ax, members, levels)
     ringed = ", ".join(
@@ -167,6 +183,7 @@ def learning_rate_sweep(
         + "."
         for line in _rates_of(trained).values()
     )
+    alt += f" Dotted lines without a language model: {listed(_floors(trained))} %."
     return Figure(figure, caption, alt)
 
 
@@ -212,6 +229,23 @@ def _base_lines(ax: Axes, arms: Sequence[Arm], levels: dict[Arm, Interval]) -> N
             textcoords="offset points",
             color=GREY,
             size=8.5,
+        )
+
+
+def _name_floors(ax: Axes, arms: Sequence[Arm]) -> None:
+    """Name the floors at the right of a panel, close ones in one place."""
+    low, high = ax.get_ylim()
+    for value, text in close_ones(_floors(arms), 0.2 * (high - low)):
+        lines = text.replace("best rule that learns nothing", "best rule").split(", ")
+        ax.annotate(
+            "\n".join(reversed(lines)),
+            (1.0, value),
+            xycoords=("axes fraction", "data"),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            color=GREY,
+            size=7.5,
         )
 
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from ..analysis.frontier import NotOnRecord
-from ..analysis.sequence_findings import NOTHING, by_order, seeds_words
+from ..analysis.sequence_findings import NOTHING, by_order, floors_words, seeds_words
 from ..analysis.sequences import Course, compared
 from .style import Figure, new_figure, styled
 
@@ -53,7 +53,7 @@ def task_matrices(found: Sequence[Course], order: int = 0) -> Figure:
         f"model), learned in the order {names}. Blue: above the base model, red: below it. A "
         "frame: the task was trained just then; right of it is what is left of it. Methods by "
         f"their average at the end, the best first ({seeds_words(shown)}, study "
-        f"{first.base.where})."
+        f"{first.base.where}). Without a language model, on average: {floors_words(shown, tasks)}."
     )
     alt = (
         f"A matrix of task by time for each of {len(shown)} methods. Average accuracy at the end: "

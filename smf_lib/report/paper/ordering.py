@@ -14,6 +14,7 @@ from ..analysis.arms import Arm
 from ..analysis.balanced import balanced_change, has_answers
 from ..analysis.decisions import holm
 from ..analysis.effects import are_paired, contrast, level
+from ..analysis.floors import floors_words
 from ..analysis.stats import Interval, accuracy_difference
 from ..text import listed
 from .arms import SHORT, arms_of, lettered
@@ -146,7 +147,7 @@ def _gained(
 
 
 def learning_sentence(records: Sequence[Record]) -> str:
-    """Which arms learned the exam at all: those whose gain has an interval above zero.
+    """What needs no model, and which arms learned the exam: their gain's interval is above zero.
 
     Where the answers are letters, also which are above the majority class, and which gain in
     balanced accuracy: the others may have learned no more than a letter. Each of these is one
@@ -157,14 +158,15 @@ def learning_sentence(records: Sequence[Record]) -> str:
     trained = [a for a in arms.values() if not a.is_base and a.has("exam_accuracy")]
     if base is None or not trained:
         return f"Study {where} has no trained arm beside its base model yet."
+    floors = f"Without a language model: {floors_words(base.first.baselines)}."
     gained = {arm for arm, _ in _gained(trained, base, ["exam_accuracy"])}
     learned = [arm.first.label for arm in trained if arm in gained]
     if not learned:
-        return f"In study {where} no arm gains clearly on the exam."
+        return f"{floors} In study {where} no arm gains clearly on the exam."
     rest = len(trained) - len(learned)
     others = f", the other {f'{rest} do' if rest > 1 else 'does'} not" if rest else ""
     told = f"In study {where} these arms gain clearly on the exam: {'; '.join(learned)}{others}."
-    return " ".join([told, *_beyond_letters(trained, base)])
+    return " ".join([floors, told, *_beyond_letters(trained, base)])
 
 
 def _over_one_letter(arm: Arm, joint: float) -> Interval:
