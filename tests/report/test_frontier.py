@@ -157,6 +157,7 @@ def test_what_came_out_says_what_is_lost_too(frontier):
     assert "**SMF, TF-IDF drifts less than LoRA r 16**, also when all 11 comparisons" in said
     lost = "**Where SMF, TF-IDF does not win**: it is not told apart from LoRA r 16 by Knowledge"
     assert lost in said
+    assert said.count(findings.ALONE) == 2  # of the other probes, and of where it does not win
     assert "it has a smaller largest gain on record than Full finetuning" in said
     assert "Of the other methods, " in said and "than SMF, TF-IDF drift " in said
     assert "The gentlest Full finetuning (rate 1e-05)" in said
@@ -219,7 +220,7 @@ def test_what_the_rule_adds(frontier):
 def test_passes_are_found_by_their_settings_and_compared(frontier):
     assert passes(frontier) == [("smf-tfidf", "smf-tfidf-3")]
     (said,) = findings.pass_sentences(frontier, 11)
-    assert "reading again is the better way to learn more" in said
+    assert "reading again is the better way to learn more" in said and said.endswith(findings.ALONE)
     (far,) = findings.pass_sentences(frontier, 16)
     assert "cannot be compared" in far
 
@@ -309,7 +310,7 @@ def test_strictness_is_a_number(varied):
     at = chosen_gain(varied, None, METHOD, [])
     said = findings.strictness_sentence(factors(varied, METHOD, at), at)
     assert "Against the strict step" in said and "dense-moments drifts" in said
-    assert "sgd" not in said
+    assert "sgd" not in said and said.endswith(findings.ALONE)
     assert "is on record" in findings.strictness_sentence([], at)
 
 

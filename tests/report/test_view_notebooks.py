@@ -156,6 +156,25 @@ def test_exercises_are_numbered_and_fold_without_the_book(path):
     assert 3 <= len(asked) <= 5 or path.stem == "06_paper_tables"  # an appendix
 
 
+DECIDED = "decided by its own 95 % interval"
+
+
+@pytest.mark.parametrize(
+    ("name", "before"),
+    [
+        ("00_frontier", "factor_sentence(factor)"),
+        ("03_results", "outcomes.came_out"),
+        ("07_one_after_another", "sequence_findings.came_out"),
+    ],
+)
+def test_pages_say_above_their_sentences_that_each_is_decided_alone(name, before):
+    cells = nbformat.read(REPOSITORY / "notebooks" / f"{name}.ipynb", 4).cells
+    place = next(n for n, cell in enumerate(cells) if before in cell.source)
+    above = [cell.source for cell in cells[:place] if cell.cell_type == "markdown"][-1]
+    above = " ".join(above.split())
+    assert DECIDED in above and "of twenty without any difference" in above
+
+
 def test_sequences_are_drawn_from_records_alone(results):
     results([record("base"), *way("lora", LORA), *way("smf", SMF)])
     shown = executed("07_one_after_another")["shown"].values()

@@ -24,6 +24,7 @@ WORDS = {
 }
 NOTHING = "Study {} has no curves yet: a curve is a method at two learning rates or more."
 UNITS = {"accuracy": "points", "perplexity": "percentage points"}
+ALONE = "Each comparison is decided by its own 95 % interval."
 ONE_SEED = "{} {} one seed, so intervals do not cover the luck of training."
 
 
@@ -230,7 +231,7 @@ def _other_probes(
             measure = frontier.start.measure(metric)
             lost = "" if measure.unit == "nats" else ", what it lost minus what the other lost"
             told.append(f"{measure.title}{lost}: {frontier.label(method)} {listed(parts)}.")
-    return told
+    return [*told[:-1], f"{told[-1]} {ALONE}"] if told else []
 
 
 def _compared(
@@ -284,8 +285,9 @@ def _not_won(frontier: Frontier, method: str, references: Sequence[str], at: flo
         parts.append(f"has a smaller largest gain on record than {_labels(frontier, more)}")
     if not parts:
         beside = _labels(frontier, list(met))
-        return [f"There is no probe here by which {label} is not ahead of {beside}."] if met else []
-    return [f"**Where {label} does not win**: it {'; it '.join(parts)}."]
+        said = f"There is no probe here by which {label} is not ahead of {beside}. {ALONE}"
+        return [said] if met else []
+    return [f"**Where {label} does not win**: it {'; it '.join(parts)}. {ALONE}"]
 
 
 def _reach(frontier: Frontier, method: str, references: Sequence[str]) -> list[str]:
@@ -395,7 +397,7 @@ def pass_sentences(frontier: Frontier, at: float) -> list[str]:
                 if ratio.value < 1
                 else "**a higher rate is the better way to learn more**"
             )
-        told.append(f"{other} drifts {share_text(ratio)} as far as {label}: {verdict}.")
+        told.append(f"{other} drifts {share_text(ratio)} as far as {label}: {verdict}. {ALONE}")
     return told
 
 
@@ -412,4 +414,5 @@ def strictness_sentence(factors: Sequence[Factor], at: float) -> str:
     ]
     lost = [f"{v.value} {v.ratio.reason}" for v in steps.others if not v.ratio.known]
     parts = [*told, *(f"{text}, so nothing can be said" for text in lost)]
-    return f"Against the strict step at {points_text(at)} points of gain: {'; '.join(parts)}."
+    said = f"Against the strict step at {points_text(at)} points of gain: {'; '.join(parts)}."
+    return f"{said} {ALONE}" if told else said
