@@ -1,0 +1,135 @@
+"""Whether the conditions hold under which the book would drop its claim, from records.
+
+The chapter on limits names them. Two are about one model and are decided here, each comparison by
+its own 95 % interval; the others ask for runs that no profile has: larger models, and a probe that
+nobody had looked at.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from ...study.records.record import Record
+from ..measures import DIVERGENCE, EXAM
+from .ablations import settings_of
+from .arms import Arm, group_arms
+from .effects import are_paired, contrast
+from .findings import rules_beside
+from .frontier import Frontier
+
+PROBES = (DIVERGENCE, "prose_perplexity", "knowledge_accuracy")  # the three of the book
+CHOOSING = ("kl", "tfidf")  # the rules of the claim
+PLAIN = {"random": "random rows", "count": "the rows read most"}  # rules that choose by nothing
+REFERENCES = {"lora": "LoRA", "full": "full finetuning"}
+MET, NOT_MET, UNKNOWN = "met, within the intervals", "not met", "cannot be told"
+
+
+def conditions_at_gain(
+    frontier: Frontier, method: str, references: Sequence[str], at: float
+) -> str:
+    """Which conditions curves meet at a gain of `at` points, in a sentence."""
+    rivals = {
+        frontier.label(name) if name in frontier.curves else name: _state(
+            _drifts_farther(frontier, (name, method), at, probe) for probe in PROBES
+        )
+        for name in references
+        if name != method
+    }
+    memories = [method, *rules_beside(frontier, method)]
+    by_rule = {_rule(frontier.curves[n].first): n for n in memories if n in frontier.curves}
+    plain = {}
+    for rule, words in PLAIN.items():
+        pairs = [(by_rule.get(rule), by_rule.get(other)) for other in CHOOSING]
+        plain[words] = _state(
+            _drifts_farther(frontier, (one, other), at, probe) if one and other else None
+            for one, other in pairs
+            for probe in PROBES
+        )
+    return _sentence(rivals, plain)
+
+
+def conditions_as_run(records: Sequence[Record]) -> str:
+    """Which conditions the arms of one study meet, one rate each, in a sentence.
+
+    Where one arm learned less than the other, or learned and drifted more, nothing can be told of
+    equal gain.
+    """
+    arms = [arm for arm in group_arms(records) if arm.has(EXAM)]
+    by_rule: dict[str, list[Arm]] = {}
+    for arm in arms:
+        if arm.first.selection:
+            by_rule.setdefault(_rule(arm.first), []).append(arm)
+    choosing = [arm for rule in CHOOSING for arm in by_rule.get(rule, [])]
+    rivals = {}
+    for name, words in REFERENCES.items():
+        others = [arm for arm in arms if arm.first.method == name]
+        rivals[words] = _of_all([_as_good(arm, own) for arm in others for own in choosing])
+    plain = {}
+    for rule, words in PLAIN.items():
+        found = [_as_good(arm, own) for arm in by_rule.get(rule, []) for own in choosing]
+        both = all(by_rule.get(other) for other in CHOOSING)
+        plain[words] = _of_all(found if both else [*found, UNKNOWN])
+    return _sentence(rivals, plain)
+
+
+def _rule(record: Record) -> str:
+    return str(settings_of(record).get("rule"))
+
+
+def _drifts_farther(
+    frontier: Frontier, pair: tuple[str, str], at: float, probe: str
+) -> bool | None:
+    """Whether the first of two curves drifts clearly farther; None where they are not compared."""
+    if probe not in frontier.drift_metrics or not set(pair) <= set(frontier.reached(at, probe)):
+        return None
+    if frontier.start.measure(probe).unit == "nats":
+        ratio = frontier.ratio(pair, at, metric=probe)
+        return ratio.low > 1 if ratio.bounded else None
+    found = frontier.excess(pair, at, probe)
+    return found.low > 0 if found.bounded else None
+
+
+def _as_good(first: Arm, second: Arm) -> str:
+    """Whether the first learned as much as the second, or more, and drifted no more."""
+    if not are_paired(first, second, EXAM):
+        return UNKNOWN
+    gained = contrast(first, second, EXAM)
+    farther = [_forgot_more(first, second, probe) for probe in PROBES]
+    if not gained.bounded or gained.high < 0 or (gained.low > 0 and True in farther):
+        return UNKNOWN
+    return _state(farther)
+
+
+def _forgot_more(first: Arm, second: Arm, probe: str) -> bool | None:
+    """Whether the first of two arms drifted clearly more; None where they are not compared."""
+    if not (first.has(probe) and second.has(probe) and are_paired(first, second, probe)):
+        return None
+    found = contrast(first, second, probe)
+    if first.measure(probe).spec.more_is_better:
+        found = found.scaled(-1)
+    return found.low > 0 if found.bounded else None
+
+
+def _state(farther: Iterable[bool | None]) -> str:
+    """A condition asks that nothing drifts farther: one that does is enough to say no."""
+    found = list(farther)
+    return NOT_MET if True in found else UNKNOWN if None in found else MET
+
+
+def _of_all(states: Sequence[str]) -> str:
+    """Of several comparisons: one that fails is enough, and all have to hold."""
+    if NOT_MET in states:
+        return NOT_MET
+    return MET if states and set(states) == {MET} else UNKNOWN
+
+
+def _sentence(rivals: Mapping[str, str], plain: Mapping[str, str]) -> str:
+    parts = [
+        f"{name} at the same gain with no more drift on all three probes: {state}"
+        for name, state in rivals.items()
+    ]
+    parts += [f"{words} as good as KL and TF-IDF: {state}" for words, state in plain.items()]
+    return (
+        "**Of the conditions under which the chapter on limits would drop the claim**: "
+        f"{'; '.join(parts)}; an advantage that shrinks in larger models, and a probe that nobody "
+        "had looked at: not run. (Each comparison is decided by its own 95 % interval; within the "
+        "intervals means that none shows more drift, which may be for want of runs.)"
+    )
