@@ -3,6 +3,9 @@
 Skipped where there is no Chromium, or the packages that drive it are not installed.
 """
 
+import json
+from pathlib import Path
+
 import pytest
 
 from smf_lib.report.book import browser_check
@@ -71,6 +74,61 @@ def test_dark_colours_and_a_search_without_excerpts(tmp_path, monkeypatch):
     assert any("(dark): axe: color-contrast" in p for p in problems)
     assert any("search.html: a search for 'memory' shows no excerpt" in p for p in problems)
     assert not any("(light)" in p for p in problems)
+
+
+PIECE = """<div data-move="{name}"><label>x <input type="range" min="0" max="9" value="{value}"
+oninput="{does}"></label><output></output><svg role="img" aria-label="a"></svg><p>one</p></div>"""
+SAYS = "this.closest('div').querySelector('p').textContent = this.value"
+PIECES = {
+    PIECE.format(name="good", value=1, does=SAYS): "",
+    PIECE.format(name="at-its-end", value=9, does=SAYS): "",
+    "<div data-move=words>No study is on record.</div>": "",
+    PIECE.format(name="still", value=1, does=""): "says the same after its first control",
+    PIECE.format(name="number", value=1, does="this.parentNode.nextSibling.value = this.value"): (
+        "says the same after its first control"
+    ),
+    PIECE.format(name="broken", value=1, does=f"{SAYS}; nosuch()"): "console: nosuch is not",
+    "<div data-move=empty><noscript>Words.</noscript></div>": "draws nothing",
+}
+
+
+@needs_browser
+def test_a_piece_that_draws_nothing_or_does_nothing_is_told(tmp_path):
+    problems = said(tmp_path, "\n".join(PIECES))
+    for piece, problem in PIECES.items():
+        name = piece.split("data-move=")[1].strip('"').split(">")[0].split('"')[0]
+        found = [told for told in problems if f"the piece {name!r}" in told]
+        assert len(found) == bool(problem) and all(problem in told for told in found), found
+
+
+@needs_browser
+def test_the_books_pieces_move():
+    """As they stand in the chapters, beside their scripts, without the rest of a page."""
+    book = Path(__file__).resolve().parents[2] / "book"
+    curves = {"study": "a", "curves": [
+        {"label": "A", "gains": [0, 5, 9], "drifts": [0.001, 0.01, 0.1]},
+        {"label": "B", "gains": [0, 4, 8], "drifts": [0.002, 0.02, 0.2]},
+    ]}  # fmt: skip
+    held = f'<script type="application/json" id="recorded-curves">{json.dumps(curves)}</script>'
+    names = [path.stem for path in (book / "_static" / "moves").glob("*.js")]
+    scripts = ["arithmetic", "page", *sorted({*names} - {"arithmetic", "page"})]
+    with browser_check.launch() as browser:
+        page = browser.new_page()
+        places = "".join(f'<div data-move="{name}"></div>' for name in scripts[2:])
+        page.set_content(f"<!DOCTYPE html><body>{held}{places}</body>")
+        for name in scripts:
+            page.add_script_tag(path=book / "_static" / "moves" / f"{name}.js")
+        assert page.locator("[data-move]").count() >= 5
+        assert list(browser_check._moved(page)) == []
+
+
+@needs_browser
+def test_all_rules_are_asked_in_the_dark_too(tmp_path):
+    """What only the dark shows is held against every rule, not against those of colours alone."""
+    hidden = "<style>i {display: none} @media (prefers-color-scheme: dark) {i {display: block}}"
+    problems = said(tmp_path, f"{hidden}</style><i><button></button></i>")
+    assert any("(dark): axe: button-name (critical" in told for told in problems)
+    assert not any("(light)" in told for told in problems)
 
 
 def test_what_is_missing_is_named(tmp_path, monkeypatch):

@@ -25,6 +25,8 @@ QUESTION = "memory"
 PATIENCE = 15_000  # milliseconds for a search to show something
 LEADS_ON = re.compile(r'http-equiv="refresh" content="\d+; *url=([^"]+)"', re.IGNORECASE)
 
+TWO_FRAMES = "() => new Promise((r) => requestAnimationFrame(() => requestAnimationFrame(r)))"
+
 # Sums the shifts of the layout that no click has caused, as the browser reports them.
 COUNT_SHIFTS = """
 window.layoutShift = 0;
@@ -63,6 +65,31 @@ FIND_CLIPPED = """
   if (!print && document.documentElement.scrollWidth > width + 2)
     found.push("the page scrolls sideways");
   return [...new Set(found)].slice(0, 20);
+}
+"""
+
+# What a moving piece does: no words if it draws something and its first control changes its text.
+# The number beside a slider is part of the control, so it does not count.
+MOVE = """
+async (place) => {
+  const control = place.querySelector("input, select, button");
+  const shown = () => {
+    const copy = place.cloneNode(true);
+    for (const e of copy.querySelectorAll("noscript, output, label, option")) e.remove();
+    return copy.textContent.trim();
+  };
+  const before = shown();
+  if (!control) return before && !place.querySelector("noscript") ? "" : "draws nothing";
+  if (!place.querySelector("svg, table, canvas")) return "draws nothing beside its controls";
+  if (control.tagName === "BUTTON" || control.type === "checkbox") control.click();
+  else {
+    if (control.tagName === "SELECT")
+      control.selectedIndex = (control.selectedIndex + 1) % control.options.length;
+    else control.value = control.value === control.max ? control.min : control.max;
+    for (const name of ["input", "change"]) control.dispatchEvent(new Event(name, {bubbles: true}));
+  }
+  await new Promise((r) => requestAnimationFrame(() => requestAnimationFrame(r)));
+  return shown() === before ? "says the same after its first control was changed" : "";
 }
 """
 
@@ -110,8 +137,10 @@ def check_in_browser(html_dir: str | Path, pages: Iterable[str] | None = None) -
 
     At 1,300 pixels in light and dark, at 390, and on paper: no error in the console, no request to
     another host, nothing cut off, a layout shift of less than 0.1; no violation that axe calls
-    serious or critical, in light and dark; no dark ground in print; a first page of less than
-    1.5 MB; and a search that shows excerpts when it is opened from the disk.
+    serious or critical, by all its rules in light and again in dark, where other things may be
+    shown; moving pieces (`data-move`) that draw something, and say something else when their first
+    control is changed; no dark ground in print; a first page of less than 1.5 MB; and a search that
+    shows excerpts when it is opened from the disk.
 
     pages: which pages to look at, as paths from `html_dir`; all of them by default.
 
@@ -153,8 +182,9 @@ def _browser() -> str | None:
     return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
-def _open(page: Any, address: str) -> _Seen:
-    """Open an address and wait until nothing loads and two frames are drawn."""
+@contextmanager
+def _listening(page: Any) -> Iterator[_Seen]:
+    """What the browser says of the page in the meantime."""
     seen = _Seen()
     listeners = {
         "console": lambda m: seen.errors.append(m.text) if m.type == "error" else None,
@@ -163,10 +193,16 @@ def _open(page: Any, address: str) -> _Seen:
     }
     for event, listener in listeners.items():
         page.on(event, listener)
-    page.goto(address, wait_until="load", timeout=120_000)
-    page.evaluate("() => new Promise((r) => requestAnimationFrame(() => requestAnimationFrame(r)))")
+    yield seen
     for event, listener in listeners.items():
         page.remove_listener(event, listener)
+
+
+def _open(page: Any, address: str) -> _Seen:
+    """Open an address and wait until nothing loads and two frames are drawn."""
+    with _listening(page) as seen:
+        page.goto(address, wait_until="load", timeout=120_000)
+        page.evaluate(TWO_FRAMES)
     return seen
 
 
@@ -181,10 +217,10 @@ def _read(page: Any, path: Path) -> Iterator[str]:
         if shift >= LAYOUT_SHIFT:
             yield f"({width} pixels): the layout shifts by {shift:.2f}"
         yield from (f"({width} pixels): {said}" for said in page.evaluate(FIND_CLIPPED, False))
-    yield from (f"(light): {said}" for said in _heard(page, {}))
+    yield from (f"(light): {said}" for said in _heard(page))
+    yield from (f"(moved): {said}" for said in _moved(page))
     page.emulate_media(color_scheme="dark")
-    colours = {"runOnly": ["color-contrast", "link-in-text-block"]}
-    yield from (f"(dark): {said}" for said in _heard(page, colours))
+    yield from (f"(dark): {said}" for said in _heard(page))
     page.emulate_media(media="print", color_scheme="dark")
     page.set_viewport_size({"width": PAPER, "height": 900})
     yield from (f"(print): {said}" for said in page.evaluate(FIND_CLIPPED, True))
@@ -192,11 +228,21 @@ def _read(page: Any, path: Path) -> Iterator[str]:
     page.emulate_media(media="screen", color_scheme="light")
 
 
-def _heard(page: Any, options: dict[str, Any]) -> Iterator[str]:
+def _moved(page: Any) -> Iterator[str]:
+    """What is wrong with the moving pieces of the page."""
+    for place in page.query_selector_all("[data-move]"):
+        name = place.get_attribute("data-move")
+        with _listening(page) as seen:
+            if said := place.evaluate(MOVE):
+                yield f"the piece {name!r} {said}"
+        yield from (f"the piece {name!r}: console: {error}" for error in seen.errors)
+
+
+def _heard(page: Any) -> Iterator[str]:
     """What axe calls serious or critical on the page as it is shown."""
     from axe_playwright_python.sync_playwright import Axe
 
-    found = Axe().run(page, options={"resultTypes": ["violations"], **options}).response
+    found = Axe().run(page, options={"resultTypes": ["violations"]}).response
     for violation in found["violations"]:
         if violation["impact"] in SERIOUS:
             times, first = len(violation["nodes"]), violation["nodes"][0]["target"]
