@@ -10,10 +10,12 @@ from smf_lib.report.book.pages import (
     BookError,
     as_page,
     for_download,
+    number_tables,
     read_notebook,
     used_values,
     with_outputs,
 )
+from smf_lib.report.book.tabs import in_tabs
 
 SOURCE = notebook("## Look", ("print(seed)",))
 
@@ -98,6 +100,40 @@ def test_figures_get_image_caption_text_and_a_name_each(tmp_path):
         "caption": "It costs \\$5.",
         "name": "fig-nb-one-2",
     }
+
+
+def test_tables_get_a_number_and_a_name_each(tmp_path):
+    one = "<table id='T_1'><caption>Rows: {}.</caption><tr><td>1</td></tr></table>"
+    outputs = [html_output(one.format("runs")), html_output(figure_html()),
+               html_output(one.format("rules"))]  # fmt: skip
+    page = page_of(SOURCE, outputs, tmp_path)
+    html = "".join(o.data.get("text/html", "") for cell in page.cells[-2:] for o in cell.outputs)
+    for number, rows in enumerate(("runs", "rules"), start=1):
+        said = f'<span class="table-number">Table {number}.</span> Rows: {rows}.</caption>'
+        assert f'<caption id="tab-nb-one-{number}">{said}' in html
+    assert html.count("Table") == 2
+    number_tables(page.cells, "again-")
+    assert "again-" not in str(page.cells)
+
+
+def test_tables_in_tabs_have_the_same_number_in_each(tmp_path):
+    made = [
+        with_outputs(
+            SOURCE,
+            executed(SOURCE, [html_output(TABLE.format(n)), html_output(SAME)]),
+            "nb",
+            tmp_path,
+        )
+        for n in (1, 2)
+    ]
+    page = in_tabs({"one": made[0], "two": made[1]}, tmp_path / "nb")
+    text = page.cells[-1].source
+    assert text.count("Table 1.</span> Rows.") == 2 and text.count("Table 2.</span> Same.") == 2
+    assert "id=" not in text
+
+
+TABLE = "<table><caption>Rows.</caption><tr><td>{}</td></tr></table>"
+SAME = "<table><caption>Same.</caption></table>"
 
 
 def test_tables_stay_as_they_are(tmp_path):

@@ -7,6 +7,7 @@ import pandas as pd
 from ..measures import EXAM
 from ..text import listed, points_text, rate_text, signed
 from .arms import Arm
+from .captions import setting_sentence
 from .effects import change, drift
 from .frontier import Frontier, ratio_text
 from .tables import DASH, number
@@ -47,7 +48,7 @@ def ratio_caption(frontier: Frontier, at: float, references: Sequence[str]) -> s
         return f"Study {frontier.where} has no curves."
     reached = frontier.reached(at)
     family = frontier.pairs(at, references)
-    text = f"At {points_text(at)} points of gain"
+    text = f"Drift of each method at {points_text(at)} points of gain, and over each reference's"
     if family:
         text += (
             f". An asterisk: on one side of 1 also when the {len(family)} ratios of this table are "
@@ -84,6 +85,26 @@ def probes_table(frontier: Frontier, at: float) -> pd.DataFrame:
             row[measure.drift_head] = number(found, measure.digits, sign=measure.unit != "nats")
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def probes_caption(frontier: Frontier, at: float) -> str:
+    """What a table of all probes shows."""
+    if not frontier.measured():
+        return f"Study {frontier.where} has no curves."
+    return (
+        f"Drift of each method by every probe at {points_text(at)} points of gain, with 95 % "
+        f"intervals; the least divergence first. {setting_sentence(frontier.arms)}"
+    )
+
+
+def points_caption(frontier: Frontier) -> str:
+    """What a table of all points shows."""
+    if not frontier.arms:
+        return f"Study {frontier.where} has no runs."
+    return (
+        "Every method at every learning rate, with 95 % intervals of its gain and drifts. "
+        f"{setting_sentence(frontier.arms)}"
+    )
 
 
 def points_table(frontier: Frontier) -> pd.DataFrame:

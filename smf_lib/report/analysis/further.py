@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from ...study.profiles import load_profile
 from ...study.records.record import Record
 from ...study.records.results import ResultsError, read_records, records_folder
-from ..text import listed
 
 USUAL = ("local", "reference")  # what is run on the reader's machine, and what comes with the code
 
@@ -26,12 +25,6 @@ def one_study(
         raise ResultsError(f"study={study!r} has no records; there are: {', '.join(names)}")
     shown = [record for record in records if record.study == chosen]
     return shown, [record for record in records if record.study != chosen]
-
-
-def named(records: Sequence[Record]) -> str:
-    """Which studies these records are of, in words, for the caption of a table."""
-    places = dict.fromkeys(f"{record.profile}/{record.study}" for record in records)
-    return f"{'Studies' if len(places) > 1 else 'Study'} {listed(places)}."
 
 
 def read_further(parameter: str, profile: str | None) -> list[Record]:

@@ -16,7 +16,7 @@ from ...study.records.record import MetricName, Record
 from ..measures import EXAM, drift_measures
 from ..text import CROWDED, as_html, count, duration, listed, memory, sentences, signed, size
 from .arms import Arm, arm_name, base_of, group_arms
-from .captions import best_floor, precision_name
+from .captions import best_floor, precision_name, setting_sentence
 from .decisions import holm_p
 from .effects import change, compare, level, retention
 from .floors import floors_of
@@ -24,6 +24,7 @@ from .frontier import NotOnRecord
 from .stats import Interval
 
 DASH = "–"
+PROVENANCE = "What the numbers on this page come from; where runs differ, all values are listed."
 
 
 def number(interval: Interval | None, digits: int, sign: bool = False) -> str:
@@ -47,6 +48,11 @@ def number(interval: Interval | None, digits: int, sign: bool = False) -> str:
 def p_text(p_value: float) -> str:
     """A p-value with two significant digits, or `< 0.0001`."""
     return "< 0.0001" if p_value < 1e-4 else f"{p_value:.2g}"
+
+
+def setting(records: Sequence[Record]) -> str:
+    """Study, split and number of questions, for captions."""
+    return setting_sentence(group_arms(records))
 
 
 def learned_table(records: Sequence[Record]) -> pd.DataFrame:
@@ -294,20 +300,23 @@ def said(*texts: str) -> Markdown:
 
 
 def show(
-    table: pd.DataFrame, caption: str = "", empty: str = "Nothing is on record yet."
+    table: pd.DataFrame, caption: str, empty: str = "Nothing is on record yet."
 ) -> Styler | Markdown:
     """The table as a notebook shows it: no row numbers, the caption above.
 
     Cells are as they are, but a line does not end inside the brackets of an interval. Of a table
     without rows only the caption is shown, and what `empty` says.
+
+    caption: what the rows are, of how many items, and what the heads leave open. Pages of the book
+    put a number before it. Raises ValueError without one.
     """
+    if not caption.strip():
+        raise ValueError("caption='' says nothing; a table needs one that says what its rows are")
     if table.empty:
         return said(f"{caption} {empty}".strip())
     unbroken = table.map(lambda cell: re.sub(r"\[([^],]*), ", "[\\1,\u00a0", as_html(str(cell))))
     unbroken.columns = [as_html(str(name)) for name in unbroken.columns]
     shown = unbroken.style.hide(axis="index")
-    if not caption:
-        return shown
     style = {"selector": "caption", "props": "caption-side: top; text-align: left"}
     return shown.set_caption(as_html(caption)).set_table_styles([style])
 

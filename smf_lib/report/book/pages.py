@@ -1,4 +1,6 @@
-"""Pages of the book from executed notebooks: one parameters table, numbered figures, clean output.
+"""Pages of the book from executed notebooks: one parameters table, numbers, clean output.
+
+Figures and tables are numbered, each kind for itself.
 
 The text of a page is that of the notebook in the repository, its outputs are those of the executed
 copy, so text can be corrected without running anything again.
@@ -6,6 +8,7 @@ copy, so text can be corrected without running anything again.
 
 import base64
 import copy
+import re
 from collections.abc import Callable
 from datetime import date, datetime
 from pathlib import Path
@@ -20,6 +23,8 @@ from .parameters import INJECTED_TAG, TAG, fill_in, parameter_table, read_parame
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 ASIDE = "remove-cell"  # tag of code that no page shows
+CAPTION = re.compile(r"<caption\b[^>]*>")
+NUMBERED = '<span class="table-number">'
 CELL = "{{cell}}"  # in a caption, until the cell that drew the figure has a label
 
 
@@ -130,6 +135,7 @@ def as_page(
             cells.append(cell)
     _head(cells, stem, header)
     _number_figures(cells, stem)
+    number_tables(cells, f"tab-{stem.replace('_', '-')}-")
     page.cells = _lead_to_cells(cells, stem) if code_link else cells
     return page
 
@@ -232,6 +238,26 @@ def _number_figures(cells: list[NotebookNode], stem: str) -> None:
     ]
     for number, figure in enumerate(named, start=1):
         figure.setdefault("name", f"fig-{stem.replace('_', '-')}-{number}")
+
+
+def number_tables(cells: list[NotebookNode], name: str = "") -> None:
+    """Begin the caption of every table in the cells' outputs with its number on the page.
+
+    name: what the name of a table begins with, to which others can link; without it, none. Tables
+    that have a number keep it.
+    """
+    count = 0
+
+    def numbered(caption: re.Match[str]) -> str:
+        nonlocal count
+        count += 1
+        place = f' id="{name}{count}"' if name else ""
+        return f"<caption{place}>{NUMBERED}Table {count}.</span> "
+
+    for output in (output for cell in cells for output in cell.get("outputs", [])):
+        html = output.get("data", {}).get("text/html", "")
+        if NUMBERED not in html and "<table" in html:
+            output.data["text/html"] = CAPTION.sub(numbered, html)
 
 
 def link_to_drawing(

@@ -5,6 +5,7 @@ place is chosen in all (`sync` of sphinx-design).
 """
 
 import base64
+import copy
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from ..text import as_markdown
-from .pages import figure_of, link_to_drawing
+from .pages import figure_of, link_to_drawing, number_tables
 
 CodeLink = Callable[[str, str, int], str]
 
@@ -27,6 +28,9 @@ def in_tabs(
     title of its tab; the last is open. folder: figures are put there, and the page is to lie beside
     it. code_link: as in `pages.as_page`.
     """
+    executions = copy.deepcopy(executions)
+    for page in executions.values():  # a table has the same number in every tab
+        number_tables(page.cells)
     cells: list[NotebookNode] = []
     for number, same in enumerate(zip(*(page.cells for page in executions.values()), strict=True)):
         cell = same[0].copy()
