@@ -12,6 +12,7 @@ from helpers_records import ablation_records, frontier_records, make_record, stu
 from helpers_sequences import LORA, SMF, record, way
 from IPython.display import Markdown
 
+from smf_lib.report.analysis import findings, tables
 from smf_lib.report.analysis.further import one_study, read_further
 from smf_lib.report.analysis.sequence_findings import NOTHING
 from smf_lib.report.figures import Figure
@@ -170,6 +171,35 @@ def test_exercises_are_numbered_and_fold_without_the_book(path):
     assert text.count("<details>\n<summary>Solution") == len(asked)
     assert text.count("<details>") == text.count("</details>") and "{admonition}" not in text
     assert 3 <= len(asked) <= 5 or path.stem == "06_paper_tables"  # an appendix
+
+
+RESULTS = [
+    "00_frontier",
+    "03_results",
+    "04_selection",
+    "05_cost",
+    "06_paper",
+    "07_one_after_another",
+]
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_chapters_of_results_begin_with_what_came_out(name):
+    cells = nbformat.read(REPOSITORY / "notebooks" / f"{name}.ipynb", 4).cells
+    headed = [n for n, cell in enumerate(cells) if re.search(r"^## ", cell.source, re.MULTILINE)]
+    assert cells[headed[0]].source.startswith("## What came out")
+    assert "tables.said(" in cells[headed[0] + 1].source
+
+
+def test_what_a_rule_is_worth_is_told_beside_lora_and_full_finetuning(results):
+    results(frontier_records())
+    said = [findings.found_on_record("frontier"), findings.rules_on_record("frontier")]
+    assert "as far as LoRA r 16 and " in said[0] and "as far as Full finetuning" in said[0]
+    cells = nbformat.read(REPOSITORY / "notebooks" / "04_selection.ipynb", 4).cells
+    code = next(cell.source for cell in cells if "came_out = " in cell.source)
+    names = {"findings": findings, "tables": tables, "recorded": "frontier"}
+    exec(code.rpartition("\n")[0], names)  # noqa: S102
+    assert names["came_out"] == said
 
 
 DECIDED = "decided by its own 95 % interval"
