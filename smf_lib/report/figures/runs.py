@@ -164,7 +164,7 @@ def learning_rate_sweep(
         ax.set_ylabel("exam accuracy (%)")
     for ax in grid[columns - 1 : len(panels) : columns]:
         _name_floors(ax, trained)
-    figure.draw_without_rendering()  # room for these names; it fits at the second drawing
+    figure.set_layout_engine("constrained", w_pad=0.18)  # inches; room for the names
     for ax, members in zip(grid, shown, strict=False):
         _name_rate_lines(ax, members, levels)
     ringed = ", ".join(
