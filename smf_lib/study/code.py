@@ -3,8 +3,8 @@
 Two files have the same digest if their syntax trees are the same without comments, docstrings,
 layout and the texts of errors (the arguments of what is raised). A module whose change was shown to
 leave every number as it was keeps the digest that it had before (`equal_code.json`, written by
-`benchmarks/same_numbers.py`). A module that was not counted at first has "" before the state from which
-it is, so that what was recorded until then stays what it is.
+`benchmarks/same_numbers.py`). A module that was not counted at first has "" before the state from
+which it is, so that what was recorded until then stays what it is.
 """
 
 from __future__ import annotations
