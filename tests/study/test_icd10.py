@@ -9,8 +9,6 @@ from types import SimpleNamespace
 import pytest
 import simple_icd_10_cm as icd
 
-from smf_lib.study.exams import build_exam
-from smf_lib.study.profiles import PROFILE_DIR, load_profile
 from smf_lib.study.tasks import icd10, options
 from smf_lib.study.tasks.exam import SPLITS
 from smf_lib.study.tasks.floors import floors
@@ -181,19 +179,3 @@ def test_titles_that_can_be_given_no_wrong_options_are_left_out():
     assert all(
         set(question.options) == {"first", "second", "third", "fourth"} for question in found
     )
-
-
-def test_splits_are_apart_over_all_shipped_profiles():
-    """What one profile chooses its settings by, or trains on, no other profile tests on."""
-    seen = {}
-    for path in sorted(PROFILE_DIR.glob("*.yaml")):
-        wanted = load_profile(path).exam
-        if wanted.name == "icd10":
-            made = build_exam(wanted, "/nowhere")
-            for split in SPLITS:
-                parts = seen.setdefault(wanted.seed, {s: set() for s in SPLITS})
-                parts[split] |= {question.id[:3] for question in made.split(split)}
-    assert seen
-    for parts in seen.values():
-        assert all(parts.values())
-        assert not any(parts[one] & parts[other] for one, other in combinations(SPLITS, 2))
