@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import simple_icd_10_cm as icd
 
+from smf_lib.study.profiles import load_profile
 from smf_lib.study.tasks import icd10, options
 from smf_lib.study.tasks.exam import SPLITS
 from smf_lib.study.tasks.floors import floors
@@ -126,6 +127,15 @@ def test_every_block_is_right_in_a_quarter_of_the_questions_that_offer_it(split)
 def test_the_right_answer_stands_equally_often_in_each_place(exam, split):
     places = Counter(question.answer for question in exam.split(split))
     assert max(places.values()) - min(places.values()) <= 2
+
+
+@pytest.mark.parametrize("profile", ["quick", "frontier"])
+def test_no_rule_is_right_in_more_than_30_percent_of_what_profiles_test(profile):
+    """The questions that the book's numbers are about: 400, and all that there are."""
+    wanted = load_profile(profile).exam
+    found = floors(icd10.build_icd10(wanted))
+    assert found.n == wanted.test_rows == {"quick": 400, "frontier": 1309}[profile]
+    assert max(found.rules.values()) <= 0.30 and found.majority <= 0.30
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
