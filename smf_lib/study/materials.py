@@ -107,10 +107,15 @@ class Materials:
     @cached_property
     def prose(self) -> list:
         """What is measured on prose: sections of shipped articles, or lines of WikiText."""
-        settings = self.profile.probes
-        if settings.wikitext is not None:
-            return corpora.load_wikitext(settings.wikitext, self.root)
-        return probes.sections(probes.load_prose(settings.prose_articles))
+        if self._wikitext is not None:
+            return self._wikitext[0]
+        return probes.sections(probes.load_prose(self.profile.probes.prose_articles))
+
+    @cached_property
+    def _wikitext(self) -> tuple[list[str], int] | None:
+        """Lines of WikiText, if the profile names it, and how many rows hold no text."""
+        settings = self.profile.probes.wikitext
+        return None if settings is None else corpora.load_wikitext(settings, self.root)
 
     @cached_property
     def knowledge(self) -> tuple[list, list]:
@@ -129,6 +134,13 @@ class Materials:
 
         `settings`: those of a background other than the profile's.
         """
+        found = self._texts(field, settings)
+        return None if found is None else found[0]
+
+    def _texts(
+        self, field: str, settings: BackgroundSettings | RetrofitSettings | None
+    ) -> tuple[list[str], int] | None:
+        """`texts`, and how many of the rows that they are drawn from hold no text."""
         settings = settings or getattr(self.profile, field)
         if settings is None or settings.text is None:
             return None
@@ -141,9 +153,20 @@ class Materials:
         kept = self.__dict__.setdefault("kept_texts", {})
         place = field, wanted.model_dump_json()
         if place not in kept:
-            found = corpora.load_texts(f"{field}.text", wanted, self.root, rows_field)
-            kept[place] = found[: wanted.at_most]
+            found, missing = corpora.load_texts(f"{field}.text", wanted, self.root, rows_field)
+            kept[place] = found[: wanted.at_most], missing
         return kept[place]
+
+    def left_out(
+        self, field: str, settings: BackgroundSettings | RetrofitSettings | None = None
+    ) -> str:
+        """What a record notes about rows without text: nothing where every row has one.
+
+        field, settings: as for `texts`, or "prose".
+        """
+        found = self._wikitext if field == "prose" else self._texts(field, settings)
+        missing = 0 if found is None else found[1]
+        return f"; {missing} rows without text left out" if missing else ""
 
     def empty_model(self) -> nn.Module:
         """The base model's modules without their weights.

@@ -179,6 +179,8 @@ def _data(
     found = describe_data(study, list(metrics))
     parts = {name: part for name, part in found.items() if name in DataPart.model_fields}
     parts["other"] = {name: part for name, part in found.items() if name not in parts}
+    if study.left_out("prose") and "prose" in parts:
+        parts["prose"]["source"] += study.left_out("prose")
     settings: dict[str, BackgroundSettings | RetrofitSettings | None] = {
         "background": study.profile.background_of(method)
     }
@@ -190,6 +192,6 @@ def _data(
             parts[field] = {
                 "sha256": short_hash(texts),
                 "rows": len(texts),
-                "source": source(own.text),
+                "source": source(own.text) + drawn.left_out(field, own),
             }
     return parts

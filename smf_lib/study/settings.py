@@ -87,9 +87,10 @@ class CitiesSettings(NamedSettings):
 class MedMCQASettings(NamedSettings):
     """The paper's task, from the Hub or from a folder in the same columns.
 
-    Splits are in the notation of `datasets`; None for rows means all. validation_rows come from
-    the front of the drawn training rows and are not trained on. order: "file" tests on the first
-    rows, as the paper does, "shuffled" draws them from the seed, as training rows always are.
+    Splits are in the notation of `datasets`; None for rows means all. validation_rows are of the
+    training split and not trained on; how many they are moves no other row. order: "file" tests on
+    the first rows, as the paper does, "shuffled" draws them from the seed, as training rows always
+    are.
     train_seed: a seed of its own for the training rows; "run" draws them anew for each seed of the
     runs, as the paper does. Validation and test questions stay the same.
     single_choice: leave out the questions that the source does not mark as having a single answer.

@@ -37,15 +37,17 @@ from ..method.sites import default_layers, find_mlps
 from . import build
 from .baselines import Change, change_of
 from .checkpoints import checked
+from .evaluation.evaluate import WINDOW
 from .evaluation.measuring import measure_metric
 from .evaluation.reading import check_readable
 from .files import find_root, keep_json, kept_json
 from .kept import RunFiles, load_weights, local_record, save_patch, save_weights
 from .keys import parent_of
+from .lengths import check_readings
 from .materials import Materials
 from .metrics import METRICS, describe_data, metric_names
 from .model_check import check_shapes, check_tokenizer
-from .models import ModelFiles, load_model
+from .models import ModelFiles, load_model, load_tokenizer
 from .names import check_text
 from .precision import resolve_precision
 from .profiles import RunSpec, load_profile, with_memory
@@ -111,6 +113,11 @@ class Study(Materials):
         wanted = {}
         if "prose" in evaluation.probes and probes.wikitext:
             wanted["probes.wikitext.window"] = probes.wikitext.window
+        elif "prose" in evaluation.probes and longest < WINDOW:
+            raise ValueError(
+                f"evaluation.probes: prose is read in windows of {WINDOW} tokens, more than the "
+                f"model's {longest}; leave prose out, or set probes.wikitext with a smaller window"
+            )
         if "self_text" in evaluation.probes:
             wanted["probes.self_text_tokens"] = probes.self_text_tokens
         if self.profile.background.text is None:  # texts from elsewhere may be shorter
@@ -124,6 +131,7 @@ class Study(Materials):
                 raise ValueError(
                     f"{field}={tokens} is more than the model's {longest} tokens; lower it"
                 )
+        check_readings(self, load_tokenizer(self.model_files), longest)
 
     # ------------------------------------------------------------------ the steps of a run
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers_coverage import covers, tiers
 from scipy.stats import t as student
 
 from smf_lib.report.analysis.equal_gain import (
@@ -247,10 +248,19 @@ def test_methods_may_share_what_seeds_do():
     assert drawn.std(0) == pytest.approx(spread / 2**0.5, rel=0.1)
 
 
-@pytest.mark.parametrize(("seeds", "noise"), [(1, 0.0), (2, 0.02), (3, 0.02), (5, 0.02)])
-def test_intervals_at_a_fixed_gain_cover(seeds, noise):
-    """Curves like recorded ones at +10 points, SD of a seed 2 points and a tenth of the KL."""
-    rng, at, trials = np.random.default_rng(0), 0.10, 100
+@tiers(200, 2000)
+@pytest.mark.parametrize(
+    ("seeds", "noise"),
+    [(1, 0), (2, 0.02), (3, 0), (3, 0.02), (3, 0.04), (5, 0), (5, 0.02), (5, 0.04)],
+)
+def test_intervals_at_a_fixed_gain_cover(seeds, noise, trials):
+    """Curves like recorded ones at +10 points, SD of a seed 2 points and a tenth of the KL.
+
+    Drifts cover 93 to 97 %, and up to 98 with fewer than three seeds, or where they vary by 4
+    points, half of what such a curve rises. Ratios, of two curves that are each drawn with seeds
+    of its own, cover up to 99.5 %.
+    """
+    rng, at = np.random.default_rng(0), 0.10
     truth = {
         name: np.exp(np.interp(at, *np.array([(g, np.log(k)) for g, k in curve]).T))
         for name, curve in CURVES.items()
@@ -271,7 +281,7 @@ def test_intervals_at_a_fixed_gain_cover(seeds, noise):
         for name, interval in found.items():
             if interval.bounded:
                 covered[name].append(interval.low <= truth[name] <= interval.high)
-    assert all(len(hits) > trials / 2 for hits in covered.values()), covered
-    assert all(np.mean(hits) >= 0.9 for hits in covered.values()), {
-        name: np.mean(hits) for name, hits in covered.items()
-    }
+    for name, hits in covered.items():
+        assert len(hits) > 0.75 * trials, name
+        high = 0.995 if name == "ratio" else 0.98 if noise > 0.02 or seeds < 3 else 0.97
+        assert covers(np.mean(hits), len(hits), high=high), (name, np.mean(hits), len(hits))

@@ -1,6 +1,7 @@
 """Whole curves: which there are, how they are compared, and what is said of them."""
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -36,7 +37,7 @@ from smf_lib.report.measures import Measure
 from smf_lib.report.text import signed
 from smf_lib.study.files import find_root
 from smf_lib.study.records.record import Record
-from smf_lib.study.records.results import ResultsError, records_folder
+from smf_lib.study.records.results import ResultsError, read_records, records_folder
 
 METHOD, REFERENCES = "smf-tfidf", ["lora", "full"]
 
@@ -363,3 +364,16 @@ def test_pages_that_are_not_computed_say_what_the_records_say(page, say):
         pytest.skip("the frontier is not on record yet")
     said = say("frontier")
     assert said in whole((find_root() / page).read_text("utf-8")), f"{page} should say: {said}"
+
+
+def test_on_test_full_finetuning_gains_twenty_points():
+    """With each seed, at its best rate: so much there is to learn."""
+    records = read_records(Path(__file__).parents[2] / "results/frontier/reference")
+    assert {record.data.exam.split for record in records} == {"test"}
+    (base,) = (record for record in records if record.method == "base")
+    gains = {}
+    for record in records:
+        if record.method == "full":
+            gain = record.metrics["exam_accuracy"].value - base.metrics["exam_accuracy"].value
+            gains.setdefault(record.learning_rate, []).append(gain)
+    assert max(min(of_seeds) for of_seeds in gains.values() if len(of_seeds) > 1) >= 0.20

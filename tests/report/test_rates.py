@@ -1,10 +1,21 @@
 """The learning rate that a sweep chooses."""
 
+from pathlib import Path
+
 import pytest
 from helpers_records import make_record
 
 from smf_lib.report.analysis.rates import equal_gain_rates
-from smf_lib.study.records.results import ResultsError
+from smf_lib.study.profiles import load_profile
+from smf_lib.study.records.results import ResultsError, read_records
+
+SWEEP = Path(__file__).parents[2] / "results/sweep/reference"
+
+
+@pytest.fixture(scope="module")
+def sweep():
+    """The recorded sweep."""
+    return read_records(SWEEP)
 
 
 def run(rate, exam):
@@ -52,3 +63,24 @@ def test_methods_take_the_lowest_rate_at_which_all_learn_equally_much():
     ]
     assert equal_gain_rates(records) == {"lora": 1e-3, "full": 1e-4, "smf-kl": 1e-1}
     assert equal_gain_rates([make_record("base")]) == {}
+
+
+def test_quick_takes_the_rates_that_the_recorded_sweep_chooses(sweep):
+    assert {record.data.exam.split for record in sweep} == {"validation"}
+    quick = load_profile("quick").methods
+    trained = {name: method.learning_rate for name, method in quick.items() if name != "base"}
+    assert trained == equal_gain_rates(sweep)
+
+
+def test_no_chosen_rate_is_at_an_end_of_what_was_tried(sweep):
+    """At an end of the grid, a rate beyond it might have been the one."""
+    tried = {}
+    for record in sweep:
+        tried.setdefault(record.method, set()).add(record.learning_rate)
+    chosen = equal_gain_rates(sweep)
+    at_an_end = {
+        method: rate
+        for method, rate in chosen.items()
+        if rate in (min(tried[method]), max(tried[method]))
+    }
+    assert chosen and not at_an_end

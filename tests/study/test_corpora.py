@@ -8,7 +8,8 @@ from smf_lib.study.tasks.corpora import load_texts, load_triviaqa, load_wikitext
 
 
 def wikitext(data, **settings):
-    return load_wikitext(WikiTextSettings(**{"source": "wikitext", "lines": None} | settings), data)
+    given = WikiTextSettings(**{"source": "wikitext", "lines": None} | settings)
+    return load_wikitext(given, data)[0]
 
 
 def triviaqa(data, **settings):
@@ -18,7 +19,7 @@ def triviaqa(data, **settings):
 
 
 def texts(data, **settings):
-    return load_texts("background.text", TextSettings(**settings), data)
+    return load_texts("background.text", TextSettings(**settings), data)[0]
 
 
 # ---------------------------------------------------------------------- WikiText
@@ -33,7 +34,7 @@ def test_lines_stand_as_they_are_without_the_empty_ones(data):
 
 def test_wikitext_of_the_hub_has_the_configuration_of_the_profile(hub, data):
     found = load_wikitext(WikiTextSettings(lines=4, config="wikitext-103-v1"), "/nowhere")
-    assert found == wikitext(data, lines=4)
+    assert found == (wikitext(data, lines=4), 0)
     assert hub == [("Salesforce/wikitext", "wikitext-103-v1", "test", None)]
 
 
@@ -120,9 +121,11 @@ def test_a_question_that_nobody_can_answer_right_is_refused(tmp_path, datasets_c
         triviaqa("/nowhere", source=str(tmp_path))
 
 
-def test_lines_that_are_null_are_empty_lines(tmp_path, datasets_cache):
-    write_rows(tmp_path, test=[{"text": " = A = "}, {"text": None}, {"text": " b "}])
-    assert wikitext("/nowhere", source=str(tmp_path)) == [" = A = ", " b "]
+def test_lines_that_are_null_are_left_out_and_counted(tmp_path, datasets_cache):
+    rows = [{"text": " = A = "}, {"text": None}, {"text": ""}, {"text": " b "}, {"text": None}]
+    write_rows(tmp_path, test=rows)
+    settings = WikiTextSettings(source=str(tmp_path), lines=None)
+    assert load_wikitext(settings, "/nowhere") == ([" = A = ", " b "], 2)
 
 
 # ---------------------------------------------------------------------- replies
@@ -142,7 +145,8 @@ def test_of_openassistant_english_replies_ranked_first_or_second_are_kept(tmp_pa
         oasst1_row(9, text="x" * 49),
     ]
     write_rows(tmp_path, train=rows)
-    found = load_texts("f", TextSettings(source=str(tmp_path)), "/nowhere")
+    found, missing = load_texts("f", TextSettings(source=str(tmp_path)), "/nowhere")
+    assert missing == 1
     assert sorted(found) == sorted([rows[0]["text"], rows[1]["text"], "x" * 50])
     assert len(texts(tmp_path, source=str(tmp_path), min_characters=49)) == 4
 

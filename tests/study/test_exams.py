@@ -62,6 +62,18 @@ def test_the_place_of_a_question_depends_on_no_row_and_the_test_on_no_other_spli
     assert [q.id for q in drawn.test] != [q.id for q in one.test]
 
 
+def test_the_size_of_one_split_moves_no_other(tmp_path, rows):
+    jsonl(tmp_path / "mine" / "train.jsonl", rows[:20])
+    jsonl(tmp_path / "mine" / "test.jsonl", rows[20:])
+    for source, tested in (("mine", None), (jsonl(tmp_path / "a.jsonl", rows), 9)):
+        few, more = (
+            choice(source, tmp_path, train_rows=5, validation_rows=size, test_rows=tested)
+            for size in (2, 6)
+        )
+        assert (few.train, few.test) == (more.train, more.test)
+        assert few.validation == more.validation[:2]
+
+
 def test_csv_parquet_and_several_files_give_the_same_exam(tmp_path, rows):
     import pandas as pd
 

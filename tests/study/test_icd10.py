@@ -9,8 +9,7 @@ from types import SimpleNamespace
 import pytest
 import simple_icd_10_cm as icd
 
-from smf_lib.study.exams import build_exam
-from smf_lib.study.profiles import PROFILE_DIR, load_profile
+from smf_lib.study.profiles import load_profile
 from smf_lib.study.tasks import icd10, options
 from smf_lib.study.tasks.exam import SPLITS
 from smf_lib.study.tasks.floors import floors
@@ -130,6 +129,15 @@ def test_the_right_answer_stands_equally_often_in_each_place(exam, split):
     assert max(places.values()) - min(places.values()) <= 2
 
 
+@pytest.mark.parametrize("profile", ["quick", "frontier"])
+def test_no_rule_is_right_in_more_than_30_percent_of_what_profiles_test(profile):
+    """The questions that the book's numbers are about: 400, and all that there are."""
+    wanted = load_profile(profile).exam
+    found = floors(icd10.build_icd10(wanted))
+    assert found.n == wanted.test_rows == {"quick": 400, "frontier": 1309}[profile]
+    assert max(found.rules.values()) <= 0.30 and found.majority <= 0.30
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_no_rule_that_learns_nothing_is_right_in_more_than_30_percent(seed):
     found = floors(built(seed))
@@ -181,19 +189,3 @@ def test_titles_that_can_be_given_no_wrong_options_are_left_out():
     assert all(
         set(question.options) == {"first", "second", "third", "fourth"} for question in found
     )
-
-
-def test_splits_are_apart_over_all_shipped_profiles():
-    """What one profile chooses its settings by, or trains on, no other profile tests on."""
-    seen = {}
-    for path in sorted(PROFILE_DIR.glob("*.yaml")):
-        wanted = load_profile(path).exam
-        if wanted.name == "icd10":
-            made = build_exam(wanted, "/nowhere")
-            for split in SPLITS:
-                parts = seen.setdefault(wanted.seed, {s: set() for s in SPLITS})
-                parts[split] |= {question.id[:3] for question in made.split(split)}
-    assert seen
-    for parts in seen.values():
-        assert all(parts.values())
-        assert not any(parts[one] & parts[other] for one, other in combinations(SPLITS, 2))

@@ -1,5 +1,7 @@
 """The lm-eval backend: the same numbers as lm-eval's own, with shared contexts read once."""
 
+import re
+
 import pytest
 import torch
 from helpers_models import memory_model, tiny_model
@@ -276,8 +278,32 @@ def test_errors_name_the_parameter_and_what_is_allowed():
         lm.generate_until(requests("generate_until", [("one two three", {"max_gen_toks": 64})]))
     with pytest.raises(ValueError, match="pairs holds an empty context"):
         lm.score([([], [4])])
-    with pytest.raises(ValueError, match="'do_sample': True.* greedy"):
-        Generation.from_kwargs({"do_sample": True})
+
+
+def test_settings_of_generation_are_taken_or_refused():
+    greedy = {"do_sample": False, "temperature": 0.0, "num_beams": 1}
+    found = Generation.from_kwargs({"until": ["a", "b"], "max_gen_toks": 7, **greedy})
+    assert found == Generation(("a", "b"), 7)
+    assert Generation.from_kwargs({"until": None, "do_sample": None}).until == ()
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("do_sample", True),
+        ("temperature", 0.7),
+        ("num_beams", 4),
+        ("top_p", 0.95),
+        ("repetition_penalty", 1.2),
+        ("no_repeat_ngram_size", 3),
+        ("max_new_tokens", 12),
+        ("suppress_tokens", [1, 2]),
+    ],
+)
+def test_a_setting_of_generation_that_is_not_taken_is_refused(name, value):
+    refused = re.escape(f"generation_kwargs: {name}={value!r} is not taken")
+    with pytest.raises(ValueError, match=rf"^{refused}.* leave {name} out of [^\n]*$"):
+        Generation.from_kwargs({"until": ["x"], "max_gen_toks": 3, "do_sample": False, name: value})
 
 
 def test_longest_text_that_fits():

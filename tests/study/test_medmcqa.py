@@ -1,9 +1,12 @@
 """MedMCQA as an exam: no wrong label, no ambiguous question, nothing tested that was trained on."""
 
+import random
+
 import pytest
 from helpers_hub import medmcqa_row, write_rows
 
 from smf_lib.study.settings import MedMCQASettings
+from smf_lib.study.tasks.exam import question_key
 from smf_lib.study.tasks.medmcqa import build_medmcqa
 
 
@@ -168,6 +171,45 @@ def test_fewer_rows_are_the_first_of_more_and_splits_are_disjoint(data):
     assert small.sha256 != large.sha256
     every = ids(large.train) + ids(large.validation) + ids(large.test)
     assert len(set(every)) == len(every) == 41
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """A thousand questions to train on, as many as a data set has beyond its reserved places."""
+    return write_rows(
+        tmp_path_factory.mktemp("many") / "medmcqa",
+        train=[medmcqa_row(n) for n in range(1000)],
+        validation=[medmcqa_row(n) for n in range(1000, 1040)],
+    )
+
+
+def test_the_size_of_one_split_moves_no_other(many, datasets_cache):
+    settings = {"single_choice": False, "train_rows": 300}
+    sizes = (0, 40, 200, 600)
+    made = [exam(many, validation_rows=size, **settings) for size in sizes]
+    for one in made:
+        assert (one.train, one.test) == (made[0].train, made[0].test)
+    for one, size in zip(made, sizes):
+        assert one.validation == made[-1].validation[:size] and len(one.validation) == size
+    fewer = exam(many, single_choice=False, validation_rows=600, train_rows=3)
+    assert fewer.train == made[-1].train[:3] and fewer.validation == made[-1].validation
+
+
+def test_training_rows_of_a_seed_of_their_own_pass_over_what_is_held_out(many, datasets_cache):
+    settings = {"single_choice": False, "train_seed": 3}
+    whole = exam(many, **settings)
+    held_out = exam(many, validation_rows=500, **settings)
+    apart = set(ids(held_out.validation))
+    assert ids(held_out.train) == [name for name in ids(whole.train) if name not in apart]
+    assert held_out.validation == exam(many, single_choice=False, validation_rows=500).validation
+
+
+def test_the_recorded_studies_are_trained_on_the_rows_that_they_were(many, datasets_cache):
+    """They held out the first 200 of the shuffled questions and were trained on those after."""
+    made = exam(many, single_choice=False, validation_rows=200)
+    every = sorted(made.train + made.validation, key=question_key)
+    shuffled = random.Random("medmcqa 0").sample(every, len(every))
+    assert (made.validation, made.train) == (shuffled[:200], shuffled[200:])
 
 
 def test_parts_of_one_split_may_be_trained_and_tested_on(data):

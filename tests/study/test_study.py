@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 import yaml
+from helpers_hub import dolly_row, write_rows
 
 from smf_lib import RowPatch
 from smf_lib.method.background import memories
@@ -276,6 +277,32 @@ def test_background_counts_do_not_depend_on_being_kept(tmp_path):
         counts.append([m.background.counts.clone() for m in memories(model).values()])
     assert all(torch.equal(a, b) for a, b in zip(*counts))
     assert all(int(c.sum()) == 8 * 24 * 2 * 4 for c in counts[0])  # sequences, tokens, heads, k
+
+
+def test_rows_without_text_are_counted_in_the_record(tmp_path, datasets_cache):
+    lines = [{"text": f"Line {n} is about bells, and about salt."} for n in range(20)]
+    write_rows(tmp_path / "prose", test=[*lines, {"text": None}, {"text": None}])
+    replies = [dolly_row(n) for n in range(12)]
+    write_rows(tmp_path / "replies", train=[*replies, dolly_row(12, response=None)])
+    prose = {"source": str(tmp_path / "prose"), "config": None, "lines": None, "window": 64}
+    record = {}
+    for missing in (True, False):
+        if not missing:
+            write_rows(tmp_path / "prose", test=lines)
+            write_rows(tmp_path / "replies", train=replies)
+        study = smoke(
+            tmp_path,
+            probes__wikitext=prose,
+            background__text={"source": str(tmp_path / "replies")},
+            evaluation={"probes": ["prose"]},
+        )
+        record[missing] = run(study, study.profile.run("base"))
+    noted, plain = record[True].data, record[False].data
+    assert noted.prose.source.endswith("prose, test; 2 rows without text left out")
+    assert noted.background.source.endswith("replies, train; 1 rows without text left out")
+    assert plain.prose.source.endswith("prose, test")
+    assert plain.background.source.endswith("replies, train")
+    assert record[True].keys == record[False].keys
 
 
 def test_footprint_counts_what_may_change_and_what_did(tmp_path):

@@ -25,6 +25,8 @@ from .reading import RowReader, Rows, batches, check_precision, common_prefix, i
 DEFAULT_WINDOW = 2048  # tokens; for a model whose configuration has no maximum length
 SCORED_AT_ONCE = 16  # positions whose logits are turned to float32 together
 DEFAULT_NEW_TOKENS = 256  # where a request does not say how many, as in lm-eval
+# settings of generation that say no more than that it is greedy
+GREEDY = {"do_sample": (None, False), "temperature": (None, 0), "num_beams": (None, 1)}
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,17 @@ class Generation:
 
     @classmethod
     def from_kwargs(cls, kwargs: dict) -> Generation:
-        """From lm-eval's generation_kwargs. Raises ValueError if they ask for sampling or beams."""
-        if kwargs.get("do_sample") or kwargs.get("temperature") or kwargs.get("num_beams", 1) > 1:
-            raise ValueError(
-                f"generation_kwargs={kwargs} ask for more than greedy decoding; leave out "
-                "do_sample, temperature and num_beams"
-            )
+        """From lm-eval's generation_kwargs.
+
+        Raises ValueError for any other setting than `until`, `max_gen_toks` and `GREEDY`.
+        """
+        for name, value in kwargs.items():
+            if name not in ("until", "max_gen_toks") and value not in GREEDY.get(name, ()):
+                raise ValueError(
+                    f"generation_kwargs: {name}={value!r} is not taken, since texts are generated "
+                    f"by greedy decoding, with until and max_gen_toks alone; leave {name} out of "
+                    "the task's generation_kwargs"
+                )
         until = kwargs.get("until") or ()
         until = (until,) if isinstance(until, str) else tuple(until)
         return cls(until, int(kwargs.get("max_gen_toks", DEFAULT_NEW_TOKENS)))

@@ -43,7 +43,8 @@ def build_choice(settings: ChoiceSettings, root: str | Path) -> Exam:
     One or more files are one pool of questions: in an order that depends on the seed and on what
     the questions are, the test split is taken from the front, validation after it, and the
     training split from the end. A folder or a Hub id has splits: those named are taken, and
-    validation, unless it is named, from the front of the shuffled training questions.
+    validation, unless it is named, from the front of the shuffled training questions, whose end is
+    trained on.
 
     Raises:
         ValueError: rows cannot be had or lack a column, an answer is no option, or there are fewer
@@ -110,7 +111,7 @@ def _from_splits(settings: ChoiceSettings, source: str, root: str | Path) -> Spl
     wanted = settings.validation_rows
     if settings.validation_split is None:
         validation = take("validation_rows", train, wanted, settings.train_split)
-        train = train[len(validation) :]
+        train = train[len(validation) :][::-1]
     else:
         found, more = read(settings.validation_split)
         dropped += more

@@ -22,8 +22,10 @@ PAGE_HEADING = re.compile(
 )  # " = Title = ", not " = = Section = = "
 
 
-def load_wikitext(settings: WikiTextSettings, root: str | Path) -> list[str]:
+def load_wikitext(settings: WikiTextSettings, root: str | Path) -> tuple[list[str], int]:
     """The first `lines` lines that are not empty, in order, as they stand in the source.
+
+    And how many rows of the source hold no text at all, not even an empty line.
 
     Raises:
         ValueError: see `hub.load_rows`; fewer lines than asked for.
@@ -37,8 +39,9 @@ def load_wikitext(settings: WikiTextSettings, root: str | Path) -> list[str]:
         settings.config,
         settings.revision,
     )
-    lines = [line for line in rows["text"] if isinstance(line, str) and line.strip()]
-    return _first("probes.wikitext.lines", lines, settings.lines)
+    texts = [text for text in rows["text"] if isinstance(text, str)]
+    lines = [line for line in texts if line.strip()]
+    return _first("probes.wikitext.lines", lines, settings.lines), len(rows) - len(texts)
 
 
 def pages(lines: list[str]) -> list[str]:
@@ -115,8 +118,10 @@ def _is_text(value: object) -> bool:
 
 def load_texts(
     field: str, settings: TextSettings, root: str | Path, rows_field: str | None = None
-) -> list[str]:
+) -> tuple[list[str], int]:
     """`rows` texts drawn from the seed: assistant replies, or whatever the column `text` holds.
+
+    And how many of the rows that they are drawn from hold no text.
 
     The source "shipped" stands for the paragraphs of the prose that comes with the library.
 
@@ -131,10 +136,12 @@ def load_texts(
     Raises:
         ValueError: see `hub.load_rows`; none of these columns, or fewer texts than asked for.
     """
-    found = _shipped() if settings.source == "shipped" else _column(field, settings, root)
-    found = [t for t in found if isinstance(t, str) and len(t) >= settings.min_characters]
+    given = _shipped() if settings.source == "shipped" else _column(field, settings, root)
+    texts = [text for text in given if isinstance(text, str)]
+    found = [text for text in texts if len(text) >= settings.min_characters]
     found = random.Random(f"texts {settings.seed}").sample(found, len(found))
-    return _first(rows_field or f"{field}.rows", found, settings.rows, rows_field is None)
+    found = _first(rows_field or f"{field}.rows", found, settings.rows, rows_field is None)
+    return found, len(given) - len(texts)
 
 
 def _shipped() -> list[str]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 OPTION_COLUMNS = ("opa", "opb", "opc", "opd")
 COLUMNS = {"question", "cop", *OPTION_COLUMNS}
+FIRST_TRAINED = 200  # where in the shuffled questions training begins, whatever is held out
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,10 @@ class MedMCQA(Exam):
 def build_medmcqa(settings: MedMCQASettings, root: str | Path) -> MedMCQA:
     """The exam that the settings describe.
 
+    The size of a split moves no other: training rows are the first of one line of questions,
+    validation rows the last (`_line`). Where training rows have a seed of their own, those that are
+    held out are passed over.
+
     Raises:
         ValueError: rows cannot be had (see `hub.load_rows`), a label is not 0 to 3, or a split has
             fewer questions than asked for; the message names the field of the profile.
@@ -87,12 +92,15 @@ def build_medmcqa(settings: MedMCQASettings, root: str | Path) -> MedMCQA:
     if settings.order == "shuffled":
         test = _shuffled(test, settings.seed)
     wanted = settings.validation_rows
-    held_out = take("validation_rows", train, wanted, settings.train_split)
-    validation, train = _clear(held_out)[0], train[wanted:]
-    if not train:
+    line = _line(train)
+    held_out = take("validation_rows", line[::-1], wanted, settings.train_split)
+    if len(held_out) == len(line):
         raise ValueError(f"exam.validation_rows={wanted} leaves no question to train on; lower it")
     if settings.train_seed is not None:
-        train = _shuffled(train, settings.train_seed)
+        line = _shuffled(line, settings.train_seed)
+    kept_apart = {question_key(question) for question in held_out}
+    train = [question for question in line if question_key(question) not in kept_apart]
+    validation = _clear(held_out)[0]
     train = take("train_rows", train, settings.train_rows, settings.train_split)
     test = take("test_rows", test, settings.test_rows, settings.test_split)
     notes = (
@@ -141,6 +149,15 @@ def _clear(questions: list) -> tuple[list, int]:
     """The questions whose options all differ and are not empty; and how many do not."""
     kept = [q for q in questions if len({o.casefold() for o in q.options if o}) == len(q.options)]
     return kept, len(questions) - len(kept)
+
+
+def _line(questions: list) -> list:
+    """Shuffled questions as training takes them from the front and validation from the back.
+
+    The front is not their own beginning but place 200, since recorded studies, which held the
+    first 200 out, were trained on those from there on; the back is those first ones, turned.
+    """
+    return questions[FIRST_TRAINED:] + questions[:FIRST_TRAINED][::-1]
 
 
 def _shuffled(questions: list, seed: int | str) -> list:
