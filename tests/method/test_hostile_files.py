@@ -1,6 +1,7 @@
 """Patches and adapters that are wrong or hostile are refused by name, and nothing is touched."""
 
 import json
+from pickle import UnpicklingError, dumps
 
 import pytest
 import torch
@@ -180,6 +181,26 @@ def test_settings_larger_than_the_file_are_refused_before_memory_is_taken(
     monkeypatch.setattr("smf_lib.method.tuner.new_memory", lambda *_: pytest.fail("made"))
     with pytest.raises(ValueError, match=match):
         PeftModel.from_pretrained(tiny_model(), tmp_path)
+
+
+class Code:
+    """Pickled, it writes a file when it is unpickled."""
+
+    def __init__(self, mark):
+        self.mark = str(mark)
+
+    def __reduce__(self):
+        return (open, (self.mark, "w"))
+
+
+@pytest.mark.parametrize("write", [torch.save, lambda code, path: path.write_bytes(dumps(code))])
+def test_an_adapter_that_is_a_pickle_does_not_run(write, tmp_path):
+    fresh().save_pretrained(tmp_path / "saved")
+    (tmp_path / "saved" / "adapter_model.safetensors").unlink()
+    write(Code(tmp_path / "ran"), tmp_path / "saved" / "adapter_model.bin")
+    with pytest.raises(UnpicklingError, match="Weights only load failed"):
+        PeftModel.from_pretrained(tiny_model(), tmp_path / "saved")
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 100, b"\xff" * 8])
