@@ -159,9 +159,10 @@ class SparseMemoryConfig(PeftConfig):
                 "trainable='values+scale' needs integration='additive': a memory that replaces "
                 "the MLP has no scale"
             )
-        if self.format_version not in (None, FORMAT_VERSION):
+        version = self.format_version
+        if version not in (None, FORMAT_VERSION) or isinstance(version, bool):
             raise ValueError(
-                f"format_version={self.format_version!r} of a saved memory is not known to this "
+                f"format_version={version!r} of a saved memory is not known to this "
                 f"smf_lib, which reads {FORMAT_VERSION}; install the smf_lib that wrote it"
             )
         if not isinstance(self.rule, str):
@@ -170,6 +171,18 @@ class SparseMemoryConfig(PeftConfig):
             get_rule(self.rule)
         if self.layers is not None:
             self.layers = _layers(self.layers)
+        if not _are(self.modules_to_save, str):
+            raise ValueError(
+                f"modules_to_save={self.modules_to_save!r} must be a list of names, or None"
+            )
+        tokens = self.trainable_token_indices
+        if not all(
+            _are(ids, int) for ids in (tokens.values() if isinstance(tokens, dict) else [tokens])
+        ):
+            raise ValueError(
+                f"trainable_token_indices={tokens!r} must be a list of token ids, a dictionary of "
+                "such lists, or None"
+            )
 
     @classmethod
     def from_pretrained(
@@ -222,6 +235,13 @@ def _number(name: str, value: object) -> None:
 def _positive(name: str, value: object) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
+
+
+def _are(values: object, kind: type) -> bool:
+    """Whether a setting is None, or a list of such things."""
+    return values is None or (
+        isinstance(values, (list, tuple, set)) and all(type(value) is kind for value in values)
+    )
 
 
 def _layers(layers: Any) -> list[int]:
