@@ -68,7 +68,7 @@ def runs_of_pair(
         or not all(map(_is_number, weights))
     ):
         raise ValueError(f"weights={weights!r} must be two finite numbers, one for each task")
-    runs = {}
+    runs: dict[tuple[str, str], RunSpec] = {}
     for argument, arm, kind in (
         ("method", method, "SPARSE_MEMORY"),
         ("reference", reference, "LORA"),
