@@ -7,13 +7,18 @@ it is `smf_lib.study` (extra `study`), and what draws and tabulates its records 
 import importlib as _importlib
 import typing as _typing
 
-from .method.background import collect_background, memories, read_rows
+from .method.arguments import (
+    collect_background,
+    memories,
+    read_rows,
+    register_rule,
+    select_rows,
+)
 from .method.config import SparseMemoryConfig
 from .method.layer import ProductKeyMemory
 from .method.patches.compose import compose
 from .method.patches.patch import RowPatch
 from .method.row_adam import RowAdamW, RowSGD
-from .method.rules import register_rule, select_rows
 from .method.touched import save_touched
 from .method.tuner import SparseMemoryModel as _registered_with_peft  # noqa: F401
 

@@ -7,6 +7,8 @@
 | batch size, order and shared beginnings of requests | their scores | 1e-4 nats |
 | an interruption between two steps | everything | to the bit |
 | the number of threads | scores | 1e-4 nats |
+| the number of threads | the rows that a step moves | same rows, values within 1e-5 |
+| an interruption, and Trainer goes on from its checkpoint | everything | to the bit |
 | CPU or GPU, where there is one | scores in float32 | 1e-3 nats |
 
 Several processes: `method/test_distributed.py`. A training that goes on from its checkpoint:
@@ -15,6 +17,7 @@ Several processes: `method/test_distributed.py`. A training that goes on from it
 
 import copy
 import inspect
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
@@ -51,6 +54,18 @@ KINDS = {  # name: architecture and settings
     ),
     "ALiBi": ("Bloom", {"n_layer": 4, "n_head": 4, "hidden_size": 32}),
     "ALiBi, parallel": ("Falcon", {**_SMALL, "alibi": True}),
+    "sliding window by layers": (
+        "Qwen2", {"sliding_window": 4, "use_sliding_window": True, "max_window_layers": 0},
+    ),
+    "compressed keys and values": (
+        "DeepseekV3",
+        {
+            **_SMALL, "intermediate_size": 48, "num_key_value_heads": 4, "q_lora_rank": 8,
+            "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8,
+            "first_k_dense_replace": 4, "n_routed_experts": 4, "num_experts_per_tok": 2,
+            "n_group": 2, "topk_group": 1, "max_position_embeddings": 64,
+        },
+    ),
 }  # fmt: skip
 TEXTS = [tokens(1, length, seed=length)[0].tolist() for length in (3, 9, 5, 9, 2)]
 PAIRS = [
@@ -69,6 +84,17 @@ def model(request):
     for table in tables(made):
         torch.nn.init.normal_(table.values, generator=torch.Generator().manual_seed(0))
     return made.eval()
+
+
+@contextmanager
+def other_threads():
+    """Two threads where there was one, and one where there were more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3 - min(before, 2))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def padded(texts, extra=0, left=False):
@@ -113,11 +139,13 @@ def test_rows_that_a_step_moves(model):
         "with more padding": padded(TEXTS, extra=4),
         "padded on the left": placed(model, padded(TEXTS, left=True)),
         "more on the left": placed(model, padded(TEXTS, extra=4, left=True)),
+        "on other threads": padded(TEXTS),
     }
     moved = {}
     for way, batch in ways.items():
         trained = copy.deepcopy(model).train()
-        train_step(trained, adamw(trained), batch.pop("ids"), **batch)
+        with other_threads() if way == "on other threads" else nullcontext():
+            train_step(trained, adamw(trained), batch.pop("ids"), **batch)
         moved[way] = [(t.row_updates.clone(), t.values.detach().clone()) for t in tables(trained)]
     for way in ways:
         for (updates, values), (expected, wanted) in zip(
@@ -135,12 +163,8 @@ def test_scores(model):
     torch.testing.assert_close(scores(model, PAIRS[::-1]).flip(0), expected, **near)
     alone = torch.cat([scores(model, [pair]) for pair in PAIRS])
     torch.testing.assert_close(alone, expected, **near)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(3 - min(threads, 2))
-    try:
+    with other_threads():
         torch.testing.assert_close(scores(model), expected, **near)
-    finally:
-        torch.set_num_threads(threads)
     if torch.cuda.is_available():
         torch.testing.assert_close(scores(model.to("cuda")), expected, rtol=0, atol=1e-3)
 
@@ -162,3 +186,23 @@ def test_an_interruption_between_steps(model):
             if value.is_floating_point()
             else (torch.equal(value, resumed.state_dict()[name]))
         ), name
+
+
+@pytest.mark.slow
+def test_a_trainer_that_goes_on_from_its_checkpoint(model, tmp_path):
+    from transformers import Trainer, TrainingArguments
+
+    rows = [{"input_ids": text, "labels": text} for text in TEXTS]
+    ends = []
+    for checkpoint in (None, str(tmp_path / "checkpoint-2")):
+        trained = copy.deepcopy(model)
+        arguments = TrainingArguments(
+            tmp_path, per_device_train_batch_size=1, max_steps=5, save_steps=2, use_cpu=True,
+            learning_rate=1e-2, report_to="none", disable_tqdm=True, seed=0,
+        )  # fmt: skip
+        trainer = Trainer(trained, arguments, train_dataset=rows)
+        trainer.train(resume_from_checkpoint=checkpoint)
+        assert trainer.state.global_step == 5
+        ends.append(trained.state_dict())
+    for name, value in ends[0].items():
+        assert torch.equal(value, ends[1][name]), name

@@ -6,7 +6,10 @@ notebooks, settings of a memory, folders of models.
 
 import json
 import math
+import resource
 import shutil
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -471,3 +474,42 @@ def test_the_file_of_a_public_data_set(file, content, match, tmp_path, datasets_
     whole["background"]["text"] = {"source": f"{SETS}/oasst1"}
     profile.write_text(yaml.safe_dump(whole))
     refused(match, Study.load, str(profile), tmp_path)
+
+
+SECONDS = 10  # of the processor; an idle machine takes no longer
+RUN = ["-m", "smf_lib.study", "run", "--profile"]
+NOTEBOOK = ["smf_lib/study/notebooks.py", "notebooks/02_finetune.ipynb", "out.ipynb", "-p"]
+COMMANDS = [  # what is typed after `python`, and what the line says
+    ([*RUN, "nosuch"], "nosuch"),
+    ([*RUN, "smoke", "--method", "lorra"], "method='lorra' is not in profile 'smoke'"),
+    ([*RUN, "smoke", "--method", "lora", "--seed", "-1"], "seed=-1"),
+    ([*RUN, "smoke", "--method", "lora", "--learning-rate", "-1"], "learning_rate=-1.0"),
+    ([*RUN, "smoke", "--jobs", "0"], "jobs"),
+    ([*RUN, "smoke", "--seconds", "5"], "needs --jobs"),
+    ([*RUN, "{broken}"], "exam.train_rows = 0"),
+    ([*RUN, "{unknown}"], "model.source"),
+    (["-m", "smf_lib.study", "keys", "--profile", "nosuch"], "nosuch"),
+    (["-m", "smf_lib.report.book", "stage", "--profile", "nosuch"], "nosuch"),
+    ([*NOTEBOOK, "seed", "x"], "seed='x' must be int"),
+    ([*NOTEBOOK, "sed", "1"], "sed=1"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("typed", "match"), COMMANDS)
+def test_a_wrong_command_is_refused_within_seconds(typed, match, tmp_path):
+    files = {"broken": ("exam.train_rows", 0), "unknown": ("model.source", "/nosuch/model")}
+    for name, (field, value) in files.items():
+        (tmp_path / name).mkdir()
+        files[name] = str(changed(tmp_path / name, field, value))
+    typed = [part.format(**files) for part in typed]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, *typed], cwd=PROFILE_DIR.parent, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode != 0 and match in done.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in done.stdout + done.stderr
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert spent < SECONDS, f"{spent:.1f} s"

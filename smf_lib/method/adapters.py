@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import AuxiliaryTrainingWrapper
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 BASE = "__base__"  # PEFT's name for a row that no adapter changes
@@ -64,13 +67,72 @@ def _parts(model: nn.Module) -> set[str]:
     return parts
 
 
-def check_adapter_state(state: Mapping[str, Tensor], own: Mapping[str, Tensor], name: str) -> None:
+def check_adapter_file(path: Path, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Refuse an adapter's file whose tables are not as its settings say; no tensor is read.
+
+    PEFT makes memories as large as the settings want them before it reads the file.
+
+    Args:
+        path: a safetensors file.
+        shapes: by the ends of tensors' names how their shapes must begin.
+
+    Raises:
+        ValueError: the file cannot be read, holds no table, or has tensors of other shapes.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            held = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path}: truncated or not a safetensors file ({error}); save or fetch it again"
+        ) from None
+    other = [
+        key
+        for key, shape in sorted(held.items())
+        for end, begins in shapes.items()
+        if key.endswith(end) and shape[: len(begins)] != list(begins)
+    ]
+    if other:
+        raise ValueError(
+            f"{path} has other shapes or kinds in {_listed(other)} than its adapter_config.json "
+            "says; save or fetch the adapter again"
+        )
+    if not any(key.endswith((".smf_memory.values", ".smf_memory.rows")) for key in held):
+        raise ValueError(f"{path} lacks every table of a memory; save or fetch the adapter again")
+
+
+def saved_beside(model: nn.Module, name: str) -> set[str]:
+    """The names of what PEFT may save beside an adapter: whole modules, tokens, embeddings."""
+    asked = ("get_input_embeddings", "get_output_embeddings")
+    embeddings = [getattr(model, way, lambda: None)() for way in asked]
+    found: set[str] = set()
+    for place, module in model.named_modules():
+        if isinstance(module, AuxiliaryTrainingWrapper):
+            keys: Collection[str] = module.adapter_state_dict_load_map(name).values()
+        elif any(module is one for one in embeddings):
+            keys = module.state_dict()
+        else:
+            continue
+        found |= {f"{place}.{key}" for key in keys}
+    return found
+
+
+def check_adapter_state(
+    state: Mapping[str, Tensor],
+    own: Mapping[str, Tensor],
+    name: str,
+    beside: Collection[str] = (),
+) -> None:
     """Refuse the tensors of an adapter that are not, one for one, those of its memories.
+
+    A tensor of another name would be passed over in silence, or take the place of one of the base
+    model's.
 
     Args:
         state: what is to be loaded, by the model's names.
         own: the state of the model, with the adapter in it.
         name: the adapter's name.
+        beside: what else may be in `state`, by the model's names (`saved_beside`).
 
     Raises:
         ValueError: tensors that are missing or too many, of another shape or kind, NaN or infinite
@@ -80,9 +142,11 @@ def check_adapter_state(state: Mapping[str, Tensor], own: Mapping[str, Tensor], 
     wanted = {k: t for k, t in own.items() if f".smf_memory.{name}." in k or k.endswith(ends)}
     wanted = {_short(key): tensor for key, tensor in wanted.items()}
     given = {_short(key): tensor for key, tensor in state.items() if ".smf_" in key}
+    further = {_short(key) for key in state} - given.keys() - {_short(key) for key in beside}
     faults = {
         "lacks": sorted(wanted.keys() - given.keys()),
         "has tensors of no memory of the model": sorted(given.keys() - wanted.keys()),
+        "has tensors that are no part of it": sorted(further),
     }
     both = sorted(given.keys() & wanted.keys())
     faults["has other shapes or kinds in"] = [

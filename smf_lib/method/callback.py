@@ -87,9 +87,10 @@ class SparseMemoryCallback(TrainerCallback):
         tokens: int = 128,
         learning_rate: float | None = None,
     ):
-        if not memories(trainer.model):
+        model = getattr(trainer, "model", None)
+        if not isinstance(model, nn.Module) or not memories(model):
             raise ValueError(
-                f"trainer.model={type(trainer.model).__name__} has no memory; give the trainer a "
+                f"trainer.model={type(model).__name__} has no memory; give the trainer a "
                 "model from peft.get_peft_model(model, SparseMemoryConfig(...))"
             )
         given = background is not None and background != "model"

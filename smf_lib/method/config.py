@@ -8,11 +8,13 @@ from typing import Any, Literal, get_args, get_origin
 
 from peft.config import PeftConfig
 
-from .card import write_card
+from .adapters import check_adapter_file
+from .card import WEIGHTS, write_card
 from .registration import PEFT_TYPE
 from .rules import get_rule
 
 SEEDS = 10**15
+WIDEST = 2**18  # of the queries of all heads together: keys are then at most 4.3 GB a layer
 FORMAT_VERSION = 1  # of what a saved folder holds; a change that old code cannot read raises it
 
 
@@ -36,7 +38,7 @@ class SparseMemoryConfig(PeftConfig):
         num_subkeys: sub-keys per half, from `top_k` to 4096. A table has num_subkeys**2 rows, each
             as wide as the model's hidden states (Lample et al., arXiv 1907.05242, section 3).
         num_heads: heads, from 1 to 1024, each with queries and sub-keys of its own; what they read
-            is summed (Lample et al., section 3).
+            is summed (Lample et al., section 3). num_heads * key_dim is at most 262,144.
         top_k: rows that a head reads for a token, from 1 to `num_subkeys`. A token thus reads up
             to num_heads * top_k rows (Lample et al., equations 1 to 3).
         key_dim: width of a head's query, even, up to 65,536: its halves are compared with the
@@ -137,6 +139,11 @@ class SparseMemoryConfig(PeftConfig):
                 raise ValueError(
                     f"{name}={getattr(self, name)} is too large; at most {most} can be"
                 )
+        if self.num_heads * self.key_dim > WIDEST:
+            raise ValueError(
+                f"num_heads={self.num_heads} times key_dim={self.key_dim} are queries that are "
+                f"{self.num_heads * self.key_dim} wide; at most {WIDEST} can be: lower one of them"
+            )
         if self.num_subkeys > 4096:
             raise ValueError(
                 f"num_subkeys={self.num_subkeys} makes {self.num_subkeys**2} rows; at most 4096 "
@@ -165,15 +172,59 @@ class SparseMemoryConfig(PeftConfig):
                 f"values_dtype={self.values_dtype!r} needs update='sparse': an ordinary optimizer "
                 "keeps no float32 masters of a table, and small updates would vanish"
             )
-        if self.format_version not in (None, FORMAT_VERSION):
+        version = self.format_version
+        if version not in (None, FORMAT_VERSION) or isinstance(version, bool):
             raise ValueError(
-                f"format_version={self.format_version!r} of a saved memory is not known to this "
+                f"format_version={version!r} of a saved memory is not known to this "
                 f"smf_lib, which reads {FORMAT_VERSION}; install the smf_lib that wrote it"
             )
+        if not isinstance(self.rule, str):
+            raise ValueError(f"rule={self.rule!r} must be the name of a rule")  # noqa: TRY004
         if not self.inference_mode:
             get_rule(self.rule)
         if self.layers is not None:
             self.layers = _layers(self.layers)
+        if not _are(self.modules_to_save, str):
+            raise ValueError(
+                f"modules_to_save={self.modules_to_save!r} must be a list of names, or None"
+            )
+        tokens = self.trainable_token_indices
+        if not all(
+            _are(ids, int) for ids in (tokens.values() if isinstance(tokens, dict) else [tokens])
+        ):
+            raise ValueError(
+                f"trainable_token_indices={tokens!r} must be a list of token ids, a dictionary of "
+                "such lists, or None"
+            )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        subfolder: str | None = None,
+        **kwargs: Any,
+    ) -> "SparseMemoryConfig":
+        """The settings in a folder or at the Hub, as `PeftConfig.from_pretrained` reads them.
+
+        Raises:
+            ValueError: as the class; or weights beside them in the folder are not of their shape.
+        """
+        path = str(pretrained_model_name_or_path)
+        config = super().from_pretrained(path, subfolder, **kwargs)
+        weights = Path(path) / (subfolder or "") / WEIGHTS
+        if weights.is_file():
+            check_adapter_file(weights, config.shapes())
+        return config
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """How the shapes of a memory's tensors begin, by the ends of their names."""
+        rows = (self.num_subkeys**2,)
+        return {
+            ".smf_memory.values": rows,
+            ".smf_memory.row_updates": rows,
+            ".smf_memory.keys": (self.num_heads, 2, self.num_subkeys, self.key_dim // 2),
+            ".smf_memory.query_weight": (self.num_heads * self.key_dim,),
+        }
 
     def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
         """Write the settings and the format's version, and the folder's model card (`card`)."""
@@ -197,6 +248,13 @@ def _number(name: str, value: object) -> None:
 def _positive(name: str, value: object) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
+
+
+def _are(values: object, kind: type) -> bool:
+    """Whether a setting is None, or a list of such things."""
+    return values is None or (
+        isinstance(values, (list, tuple, set)) and all(type(value) is kind for value in values)
+    )
 
 
 def _layers(layers: Any) -> list[int]:

@@ -20,6 +20,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.fsdp import fully_shard
 
+from .arguments import MODEL, check_kind
 from .layer import ProductKeyMemory, memory_of
 from .mlp import MemoryMLP
 from .sites import decoder_layers
@@ -57,6 +58,7 @@ def shard_base(model: nn.Module, **settings: Any) -> nn.Module:
         ValueError: the model has no memory or no list of decoder layers, or `ignored_params` is
             among the settings.
     """
+    check_kind("model", model, nn.Module, MODEL)
     if "ignored_params" in settings:
         raise ValueError(
             "ignored_params is what shard_base sets; leave it out, or call "
@@ -176,9 +178,14 @@ class TrainingState:
     Args:
         model: a model with memories, sharded or not.
         optimizer: an optimizer of what is trained of it.
+
+    Raises:
+        ValueError: the one is no model, or the other no optimizer.
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer):
+        check_kind("model", model, nn.Module, MODEL)
+        check_kind("optimizer", optimizer, torch.optim.Optimizer, "an optimizer of torch")
         self.model, self.optimizer = model, optimizer
         self.options = StateDictOptions(ignore_frozen_params=True, strict=False)
 

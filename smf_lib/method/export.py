@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
+from .arguments import MODEL, check_kind, check_path
 from .files import whole
 from .layer import ProductKeyMemory
 from .mlp import MemoryMLP
@@ -49,6 +50,10 @@ def export(model: nn.Module, folder: str | Path, tokenizer: Any = None) -> Path:
             is trained beside them (LoRA, single tokens), or quantised weights; or its MLP is no
             module of its own (OPT).
     """
+    check_kind("model", model, nn.Module, MODEL)
+    check_path("folder", folder)
+    if tokenizer is not None and not hasattr(tokenizer, "save_pretrained"):
+        raise ValueError(f"tokenizer={tokenizer!r:.80} cannot be saved; give one of transformers")
     base = _base(model)
     layers = {n: m for n, m in base.named_modules() if isinstance(m, MemoryMLP)}
     names = {name for layer in layers.values() for name in layer.active_adapters}

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from .arguments import check_kind, check_path
 from .card import WEIGHTS
 from .config import SparseMemoryConfig
 from .files import whole
@@ -46,6 +47,8 @@ def save_touched(model: nn.Module, folder: str | Path, adapter: str = "default")
     Raises:
         ValueError: no sparse memory of that name.
     """
+    check_kind("adapter", adapter, str, "the name of an adapter, such as 'default'")
+    check_path("folder", folder)
     config = getattr(model, "peft_config", {}).get(adapter)
     if config is None or config.peft_type != PEFT_TYPE:
         raise ValueError(f"adapter={adapter!r} is no sparse memory of this model; name one that is")

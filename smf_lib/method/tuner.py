@@ -18,6 +18,7 @@ from .adapters import (
     check_adapter_state,
     check_row_adapters,
     check_rows,
+    saved_beside,
 )
 from .config import SparseMemoryConfig
 from .layer import ProductKeyMemory, new_memory
@@ -221,7 +222,8 @@ class SparseMemoryModel(BaseTuner):
         state = super()._remap_adapter_state_dict_for_load(
             model=model, config=config, adapter_name=adapter_name, state_dict=state_dict
         )
-        check_adapter_state(state, model.state_dict(), adapter_name)
+        beside = saved_beside(model, adapter_name)
+        check_adapter_state(state, model.state_dict(), adapter_name, beside)
         return state
 
     def unload(self) -> nn.Module:

@@ -2,9 +2,12 @@
 
 from typing import Any
 
+from .one_line import show_checks_in_one_line
 from .profiles import Profile, load_profile
 
 __all__ = ["Profile", "Study", "load_profile"]
+
+show_checks_in_one_line()
 
 
 def __getattr__(name: str) -> Any:

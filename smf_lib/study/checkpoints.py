@@ -2,7 +2,8 @@
 
 Trainer goes on from any folder that has the files it looks for, with other numbers where one of
 them is missing or changed. So the files' sums are noted in each checkpoint, and one that does not
-have them any more is removed: training goes on from one that is whole.
+have them any more is removed: training goes on from one that is whole. So is one whose files hold
+more than numbers: a sum tells damage, and not who wrote a file.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers.trainer
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_pt_utils import safe_globals
 
 from .files import file_sha256, keep_json, kept_json
 from .training.train import COMPLETE
@@ -69,6 +72,9 @@ def _damaged(checkpoint: Path) -> str:
         path = checkpoint / name
         if not path.is_file() or file_sha256(path) != expected:
             return name
+    for path in sorted([*checkpoint.glob("*.pt"), *checkpoint.glob("*.pth")]):
+        if not _holds_numbers(path):
+            return path.name
     if noted:
         return ""
     # it was ended before its sums were noted
@@ -81,6 +87,16 @@ def _damaged(checkpoint: Path) -> str:
         if not any(checkpoint.glob(name)):
             return name
     return ""
+
+
+def _holds_numbers(path: Path) -> bool:
+    """Whether a file of torch can be read as Trainer reads it: without running what is in it."""
+    try:
+        with safe_globals():
+            torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # noqa: BLE001  (whatever a hostile or damaged file makes of it)
+        return False
+    return True
 
 
 def _say(path: Path, what: str) -> None:

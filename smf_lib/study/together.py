@@ -8,6 +8,7 @@ is left on each task of what its finetune alone could do (retention), by the mea
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from ..method.sums import sha256_of
 from .evaluation.measuring import measure_metric
 from .materials import Materials
 from .metrics import task_metric
+from .profiles import Profile, RunSpec
 
 RULES = ("first", "second", "sum", "moved")
 MERGES: dict[str, dict[str, Any]] = {
@@ -30,6 +32,61 @@ MERGES: dict[str, dict[str, Any]] = {
     "dare_linear": {"density": 0.5},
     "dare_ties": {"density": 0.5},
 }
+
+
+def runs_of_pair(
+    profile: Profile,
+    method: str,
+    reference: str,
+    tasks: Sequence[str],
+    seed: int,
+    weights: Sequence[float],
+) -> dict[tuple[str, str], RunSpec]:
+    """The runs that are put together, by arm and task: looked at before any of them is trained.
+
+    Args:
+        profile: its sequences begin with the tasks.
+        method: an arm of sparse memory.
+        reference: an arm of LoRA.
+        tasks: two tasks, each the first of a sequence.
+        seed: of all four runs.
+        weights: of the two adapters of LoRA when they are merged.
+
+    Raises:
+        ValueError: one of them cannot be; the message names it and what can.
+    """
+    first = [names[0] for names in profile.sequences]
+    named = isinstance(tasks, (list, tuple)) and all(task in first for task in tasks)
+    if not named or len(tasks) != 2 or tasks[0] == tasks[1]:
+        raise ValueError(
+            f"tasks={tasks!r} must be two different tasks that a sequence of profile "
+            f"{profile.name!r} begins with; it has {', '.join(dict.fromkeys(first)) or 'none'}"
+        )
+    if (
+        not isinstance(weights, (list, tuple))
+        or len(weights) != 2
+        or not all(map(_is_number, weights))
+    ):
+        raise ValueError(f"weights={weights!r} must be two finite numbers, one for each task")
+    runs: dict[tuple[str, str], RunSpec] = {}
+    for argument, arm, kind in (
+        ("method", method, "SPARSE_MEMORY"),
+        ("reference", reference, "LORA"),
+    ):
+        of_kind = {n for n, m in profile.methods.items() if m.peft_type == kind}
+        arms = [n.removesuffix(f".{tasks[0]}") for n in profile.methods if n in of_kind]
+        arms = [a for a in arms if all(f"{a}.{task}" in of_kind for task in tasks)]
+        if arm not in arms:
+            raise ValueError(
+                f"{argument}={arm!r} is no arm of {kind} in profile {profile.name!r} that learns "
+                f"{' and '.join(tasks)}; it has {', '.join(arms) or 'none'}"
+            )
+        runs |= {(arm, task): profile.run(f"{arm}.{task}", seed) for task in tasks}
+    return runs
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
 
 
 def weights_sum(model: nn.Module) -> str:

@@ -1,6 +1,7 @@
 """Patches and adapters that are wrong or hostile are refused by name, and nothing is touched."""
 
 import json
+from pickle import UnpicklingError, dumps
 
 import pytest
 import torch
@@ -118,7 +119,20 @@ VALUES = "base_model.model.model.layers.1.mlp.smf_memory.values"
 COUNTS = "base_model.model.model.layers.1.mlp.smf_memory.row_updates"
 WRONG_ADAPTERS = {
     "values lost": ({VALUES: None}, "lacks model.layers.1.mlp.smf_memory.default.values"),
-    "all lost": ("all", "lacks .* and \\d+ more"),
+    "all lost": ("all", "lacks every table of a memory"),
+    "one memory lost": (
+        {VALUES: None, COUNTS: None}, "lacks model.layers.1.mlp.smf_memory.default",
+    ),
+    "a payload": ({"payload": lambda s: torch.zeros(10)}, "that are no part of it payload"),
+    "a payload beside a memory": (
+        {VALUES.replace("smf_memory.values", "payload"): lambda s: torch.zeros(10)},
+        "that are no part of it model.layers.1.mlp.payload",
+    ),
+    "a weight of the base": (
+        {VALUES.replace("mlp.smf_memory.values", "self_attn.q_proj.weight"):
+            lambda s: torch.zeros(32, 32)},
+        "that are no part of it model.layers.1.self_attn.q_proj.weight",
+    ),
     "a memory too many": (
         {VALUES.replace("layers.1", "layers.3"): lambda s: s[VALUES].clone()},
         "of no memory of the model",
@@ -145,9 +159,53 @@ def test_an_adapter_that_is_not_whole_is_refused(kind, tmp_path):
         PeftModel.from_pretrained(tiny_model(), tmp_path)
 
 
-def test_an_adapter_with_as_many_heads_as_no_memory_has_is_refused(tmp_path):
+HUGE = [
+    ({"num_heads": 10**7}, "num_heads=10000000 is too large; at most 1024"),
+    (
+        {"num_heads": 1024, "key_dim": 65_536},
+        "num_heads=1024 times key_dim=65536 .* at most 262144",
+    ),
+    ({"num_subkeys": 4096}, "other shapes or kinds in .*smf_memory.keys"),
+    ({"num_heads": 1024}, "other shapes or kinds in .*smf_memory.keys"),
+    ({"key_dim": 65_536}, "other shapes or kinds in .*smf_memory.keys"),
+]
+
+
+@pytest.mark.parametrize(("settings", "match"), HUGE)
+def test_settings_larger_than_the_file_are_refused_before_memory_is_taken(
+    settings, match, tmp_path, monkeypatch
+):
     fresh().save_pretrained(tmp_path)
     path = tmp_path / "adapter_config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "num_heads": 10**7}))
-    with pytest.raises(ValueError, match="num_heads=10000000 is too large; at most 1024"):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
+    monkeypatch.setattr("smf_lib.method.tuner.new_memory", lambda *_: pytest.fail("made"))
+    with pytest.raises(ValueError, match=match):
+        PeftModel.from_pretrained(tiny_model(), tmp_path)
+
+
+class Code:
+    """Pickled, it writes a file when it is unpickled."""
+
+    def __init__(self, mark):
+        self.mark = str(mark)
+
+    def __reduce__(self):
+        return (open, (self.mark, "w"))
+
+
+@pytest.mark.parametrize("write", [torch.save, lambda code, path: path.write_bytes(dumps(code))])
+def test_an_adapter_that_is_a_pickle_does_not_run(write, tmp_path):
+    fresh().save_pretrained(tmp_path / "saved")
+    (tmp_path / "saved" / "adapter_model.safetensors").unlink()
+    write(Code(tmp_path / "ran"), tmp_path / "saved" / "adapter_model.bin")
+    with pytest.raises(UnpicklingError, match="Weights only load failed"):
+        PeftModel.from_pretrained(tiny_model(), tmp_path / "saved")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 100, b"\xff" * 8])
+def test_a_file_that_is_no_adapter_is_refused_in_a_line(content, tmp_path):
+    fresh().save_pretrained(tmp_path)
+    (tmp_path / "adapter_model.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match="truncated or not a safetensors file .* fetch"):
         PeftModel.from_pretrained(tiny_model(), tmp_path)

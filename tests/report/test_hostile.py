@@ -10,7 +10,17 @@ import matplotlib
 import pytest
 from bs4 import BeautifulSoup
 from helpers_book import executed, html_output, notebook, write
-from helpers_records import PROVENANCE, make_record, study_records
+from helpers_records import (
+    PROVENANCE,
+    ablation_records,
+    frontier_records,
+    make_record,
+    paper_records,
+    study_records,
+    sweep_records,
+)
+from helpers_sequences import LORA, SMF, way
+from helpers_sequences import record as sequence_record
 from nbformat import v4
 
 from smf_lib.report import figures
@@ -19,6 +29,7 @@ from smf_lib.report.book import build
 from smf_lib.report.figures.axes import log_scale
 from smf_lib.report.figures.style import STYLE, new_figure
 from smf_lib.report.text import as_code, as_html, as_markdown, sentences
+from smf_lib.study.notebooks import run_notebook
 from smf_lib.study.profiles import load_profile
 from smf_lib.study.records.results import ResultsError, read_record, write_record
 
@@ -40,18 +51,18 @@ HOSTILE = [
 CONTROL = ["\x1b[2J", "\x07", "a\nb", "\u202etxt", "a\u2028b", "\x00"]
 
 
-def hostile_records(text):
-    """A study's records with the text in every field that is one."""
+def hostile_records(text, made=None):
+    """Records, by default those of a study, with the text in every field that is one."""
     machine = {
         "versions": {**PROVENANCE["versions"], text[:60]: text},
         "hardware": {**PROVENANCE["hardware"], "cpu": text, "gpu": text, "platform": text},
         "commit": text,
     }
     records = []
-    for record in study_records():
+    for record in study_records() if made is None else made:
         content = json.loads(record.model_dump_json())
         content |= machine
-        content["label"] = f"{text[:100]} {record.method}"
+        content["label"] = f"{text[:80]} {record.method}"
         content["model"] |= {"name": text, "source": text, "sha256": text}
         content["data"]["exam"] |= {"name": text, "notes": text}
         content["data"]["prose"]["source"] = content["data"]["knowledge"]["source"] = text
@@ -154,6 +165,13 @@ def test_names_stay_in_their_folders(name, tmp_path):
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
+def write_toc(source, files):
+    """The table of contents of a book with these chapters after its first page."""
+    parts = [{"caption": "C", "chapters": [{"file": file} for file in files]}]
+    toc = {"format": "jb-book", "root": "book/intro", "parts": parts}
+    (source / "_toc.yml").write_text(json.dumps(toc))
+
+
 def hostile_site(folder):
     """A small book whose profile and records are hostile wherever a text can be."""
     label = f"<script>{RUN}</script><img src=x onerror={RUN}>`$\\("
@@ -171,14 +189,7 @@ def hostile_site(folder):
     (source / "book" / "references.bib").write_text("")
     (source / "book" / "intro.md").write_text("# Intro\n\nText.\n")
     (source / "book" / "rerun.md").write_text("# Rerun\n\nText.\n")
-    chapters = [{"file": "book/rerun"}, {"file": "notebooks/02_finetune"}]
-    chapters += [{"file": "notebooks/03_results"}]
-    toc = {
-        "format": "jb-book",
-        "root": "book/intro",
-        "parts": [{"caption": "C", "chapters": chapters}],
-    }
-    (source / "_toc.yml").write_text(json.dumps(toc))
+    write_toc(source, ["book/rerun", "notebooks/02_finetune", "notebooks/03_results"])
     plain = notebook("## Part", ("print(seed)",))
     records = hostile_records(text[:3000])
     shown = tables.show(tables.provenance_table(records), caption=text)
@@ -205,20 +216,70 @@ def hostile_site(folder):
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 def test_nothing_runs_when_pages_are_opened(tmp_path):
+    check_pages(hostile_site(tmp_path), ("02_finetune", "03_results"), tmp_path)
+
+
+VIEWS = {  # notebooks that draw records alone, and whose
+    "00_frontier": {"own": "smoke"},
+    "03_results": {"profile": "smoke", "sweep": "sweep", "repeated": None},
+    "05_cost": {"profile": "smoke"},
+    "06_paper": {},
+    "06_paper_tables": {},
+    "07_one_after_another": {},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_nothing_runs_on_any_page_that_draws_hostile_records(tmp_path, monkeypatch):
     site = hostile_site(tmp_path)
+    source, root = tmp_path / "source", tmp_path / "root"
+    text = " ".join(HOSTILE)[:3000]
+    runs = {run.method: run.run_id for run in load_profile("smoke").runs()}
+    mine = [
+        record.model_copy(update={"profile": "smoke", "run_id": runs[record.method]})
+        for record in study_records()
+    ]
+    made = [*mine, *frontier_records(), *ablation_records(), sequence_record("base")]
+    made += [*way("lora", LORA), *way("smf", SMF)]
+    made += [r.model_copy(update={"profile": "sweep"}) for r in sweep_records()]
+    made += [r for name in ("medmcqa-qwen-coder", "medmcqa-smollm2") for r in paper_records(name)]
+    for record in hostile_records(text, made):
+        folder = root / "results" / record.profile / record.study
+        write_record(folder / f"{record.run_id}.json", record)
+    monkeypatch.setenv("SMF_ROOT", str(root))
+    for name, parameters in VIEWS.items():
+        notebook_file = f"notebooks/{name}.ipynb"
+        shutil.copyfile(REPOSITORY / notebook_file, source / notebook_file)
+        run_notebook(
+            source / notebook_file, root / "work/smoke" / notebook_file, parameters,
+            root / f"{name}.log",
+        )  # fmt: skip
+    files = ["book/rerun", *(f"notebooks/{name}" for name in ("02_finetune", *VIEWS))]
+    write_toc(source, files)
+    profile = load_profile("smoke")
+    methods = {name: profile.methods[name] for name in ("base", "lora")}
+    build.stage(profile.model_copy(update={"methods": methods}), source, root, site)
+    check_pages(site, VIEWS, tmp_path)
+    shown = (site / "_build/html/notebooks/06_paper.html").read_text("utf-8")
+    assert "document.documentElement.dataset" in shown  # as a text
+
+
+def check_pages(site, names, folder):
+    """Build a book and open these pages: nothing has run, and no markup of a record's is there."""
     start = "from jupyter_book.cli.main import main; main()"
     command = [sys.executable, "-c", start, "build", "-n", str(site)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     html = site / "_build" / "html"
-    for name in ("02_finetune", "03_results"):
+    for name in names:
         page = html / "notebooks" / f"{name}.html"
         options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=8000"]
         opened = subprocess.run(
             [
                 CHROMIUM,
                 *options,
-                f"--user-data-dir={tmp_path}/browser",
+                f"--user-data-dir={folder}/browser",
                 "--dump-dom",
                 page.as_uri(),
             ],

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from transformers import Trainer
 
 from smf_lib.study.checkpoints import checked
+from smf_lib.study.files import file_sha256, keep_json
 from smf_lib.study.models import load_model, tiny_random_model
 from smf_lib.study.settings import TrainingSettings
 from smf_lib.study.training.train import finetune
@@ -82,6 +84,52 @@ def test_a_damaged_checkpoint_is_removed_and_the_result_is_the_same(
     assert steps == 8 and all(torch.equal(value, straight[n]) for n, value in weights.items())
     said = capsys.readouterr().err
     assert f"checkpoint-4 is damaged ({file}); training goes on from what is whole" in said
+
+
+class Code:
+    """Pickled, it writes a file when it is unpickled."""
+
+    def __init__(self, mark):
+        self.mark = str(mark)
+
+    def __reduce__(self):
+        return (open, (self.mark, "w"))
+
+
+def as_pickle(path, code):
+    path.write_bytes(pickle.dumps(code))
+
+
+def as_archive(path, code):
+    torch.save({"state": code}, path)
+
+
+@pytest.mark.parametrize("write", [as_pickle, as_archive])
+@pytest.mark.parametrize("file", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+@pytest.mark.parametrize("sums", ["valid", "none"])
+def test_a_checkpoint_with_code_in_it_is_removed_and_the_code_does_not_run(
+    file, write, sums, stopped, tmp_path, capsys
+):
+    folder, straight = stopped
+    checkpoint = shutil.copytree(folder, tmp_path / "run") / "checkpoint-4"
+    write(checkpoint / file, Code(tmp_path / "ran"))
+    if sums == "none":
+        (checkpoint / "sums-0.json").unlink()
+    else:
+        keep_json(checkpoint / "sums-0.json", {file: file_sha256(checkpoint / file)})
+    weights, steps = train(tmp_path / "run")
+    assert not (tmp_path / "ran").exists()
+    assert steps == 8 and all(torch.equal(value, straight[n]) for n, value in weights.items())
+    assert f"checkpoint-4 is damaged ({file}); training goes on" in capsys.readouterr().err
+
+
+def test_the_code_of_the_table_runs_where_nothing_holds_it(tmp_path):
+    for write in (as_pickle, as_archive):
+        write(tmp_path / "file", Code(tmp_path / "ran"))
+        torch.load(tmp_path / "file", weights_only=False) if write is as_archive else pickle.loads(
+            (tmp_path / "file").read_bytes()
+        )
+        (tmp_path / "ran").unlink()
 
 
 def test_a_whole_one_is_gone_on_from_whatever_lies_beside_it(stopped, tmp_path, capsys):

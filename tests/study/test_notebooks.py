@@ -141,6 +141,33 @@ def wait_for(condition, seconds):
         time.sleep(0.1)
 
 
+NOTEBOOKS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("*.ipynb"))
+WRONG = {  # how a parameter is annotated: values that it cannot have
+    "str": [5, None, True, ["a"], {}],
+    "int": ["1", 1.5, None, True, [1]],
+    "str or None": [5, False, ["a"], {}],
+    "int or None": ["1", 1.5, True, [1]],
+    "float or None": ["fast", True, [1.0], {}],
+    "list[str]": ["a", None, ["a", 1], [None], {"a": 1}],
+    "list[float]": [1.0, None, ["a"], [True], {}],
+}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_parameter_of_every_notebook_refuses_other_kinds(path):
+    cells = nbformat.read(path, 4).cells
+    (tagged,) = (c.source for c in cells if "parameters" in c.metadata.get("tags", []))
+    given = [node for node in ast.parse(tagged).body if isinstance(node, ast.AnnAssign)]
+    assert given and len(given) == len(ast.parse(tagged).body)  # each says its type
+    for node in given:
+        name = ast.unparse(node.target)
+        notebooks.check_parameters(path, {name: ast.literal_eval(node.value)})
+        for value in WRONG[ast.unparse(node.annotation).strip("'")]:
+            with pytest.raises(ValueError, match=f"^{name}=.* must be .*{path.name}") as raised:
+                notebooks.check_parameters(path, {name: value})
+            assert repr(value) in str(raised.value)
+
+
 def typed(folder):
     parameters = (
         'profile: str = "tiny"  # a name\nrate: "float or None" = None\nnames: list[str] = []'

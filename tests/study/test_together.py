@@ -88,6 +88,44 @@ def test_retention_is_of_each_tasks_own_finetune():
     }  # fmt: skip
 
 
+NAN = float("nan")
+WRONG = [
+    ({"tasks": ["plus"]}, r"tasks=\['plus'\] must be two different tasks .* has plus, times"),
+    ({"tasks": ["plus", "times", "plus"]}, "must be two different tasks"),
+    ({"tasks": ["plus", "plus"]}, "must be two different tasks"),
+    ({"tasks": ["plus", "nosuch"]}, "must be two different tasks"),
+    ({"tasks": []}, r"tasks=\[\] must be"),
+    ({"tasks": "plus"}, "tasks='plus' must be"),
+    ({"tasks": None}, "tasks=None must be"),
+    ({"tasks": [["plus"], "times"]}, "must be two different tasks"),
+    ({"weights": [1.0]}, r"weights=\[1.0\] must be two finite numbers"),
+    ({"weights": [1.0, 1.0, 1.0]}, "must be two finite numbers"),
+    ({"weights": [1.0, NAN]}, "must be two finite numbers"),
+    ({"weights": ["1", "1"]}, "must be two finite numbers"),
+    ({"weights": [True, False]}, "must be two finite numbers"),
+    ({"weights": None}, "must be two finite numbers"),
+    ({"method": "lora"}, "method='lora' is no arm of SPARSE_MEMORY .* it has smf-tfidf"),
+    ({"method": None}, "method=None is no arm"),
+    ({"method": "smf-tfidf.plus"}, "method='smf-tfidf.plus' is no arm"),
+    ({"reference": "smf-tfidf"}, "reference='smf-tfidf' is no arm of LORA .* it has lora"),
+    ({"reference": ["lora"]}, "reference=.* is no arm"),
+    ({"seed": -1}, "seed=-1"),
+    ({"seed": "0"}, "seed='0'"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "match"), WRONG)
+def test_what_cannot_be_put_together_is_refused_before_anything_is_trained(wrong, match, study):
+    right = {
+        "method": "smf-tfidf", "reference": "lora", "tasks": TASKS, "seed": 0,
+        "weights": [1.0, 1.0],
+    }  # fmt: skip
+    assert len(together.runs_of_pair(study.profile, **right)) == 4
+    with pytest.raises(ValueError, match=match) as raised:
+        together.runs_of_pair(study.profile, **right | wrong)
+    assert len(str(raised.value).splitlines()) == 1
+
+
 def test_no_adapter_is_refused(study):
     with pytest.raises(ValueError, match="adapters is empty; give two folders"):
         list(together.merged(study, study.load_base()[0], None, {}))

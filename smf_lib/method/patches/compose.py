@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from ..arguments import check_kind
 from .move import to_free_rows
 from .patch import RowPatch, TableRows, refuse_differences
 
@@ -75,6 +76,8 @@ def compose(
         raise ValueError(
             f"on_conflict={on_conflict!r} is unknown; choose one of {', '.join(CONFLICT_RULES)}"
         )
+    for name, patch in (("first", first), ("second", second)):
+        check_kind(name, patch, RowPatch, "a RowPatch, from RowPatch.load(path) or from_model")
     refuse_differences(
         first.identity.differences(second.identity, "first", "second"),
         "the patches belong to different models",

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..arguments import check_path
 from ..files import whole
 from ..sums import sha256_of
 
@@ -29,6 +30,7 @@ class PatchFileError(ValueError):
 
 def write_patch_file(path: str | Path, tensors: dict[str, Tensor], content: dict) -> Path:
     """Write CPU tensors and JSON `content` to `path`, whole or not at all."""
+    check_path("path", path)
     path = Path(path)
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     text = json.dumps(content, sort_keys=True)
@@ -58,6 +60,7 @@ def read_patch_file(
             since it was written; the message names the file and, for versions and checksums, both
             values.
     """
+    check_path("path", path)
     path = Path(path)
     if not path.is_file():
         raise PatchFileError(f"{path}: there is no such file; give the path of a saved row patch")

@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 from peft.config import PeftConfig
 from torch import Tensor, nn
 
+from ..arguments import check_kind
 from ..config import SparseMemoryConfig
 from ..mlp import MemoryMLP
 from ..registration import PREFIX
@@ -58,6 +59,7 @@ def smf_tuner(model: nn.Module, adapter: str) -> SparseMemoryModel:
             f"model={type(model).__name__} has no sparse memory; insert one with "
             "peft.get_peft_model(model, SparseMemoryConfig(...))"
         )
+    check_kind("adapter", adapter, str, f"one of {', '.join(tuner.peft_config)}")
     if adapter not in tuner.peft_config:
         raise ValueError(
             f"adapter={adapter!r} is unknown; the model has {', '.join(tuner.peft_config)}"

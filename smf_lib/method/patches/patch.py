@@ -99,7 +99,12 @@ class RowPatch:
                 weights trained beside it; no updated row; a row that changed though it was never
                 updated; a start of another memory.
         """
-        config = smf_tuner(model, adapter).peft_config[adapter]
+        adapters = smf_tuner(model, adapter).peft_config
+        if start is not None and (not isinstance(start, str) or start not in adapters):
+            raise ValueError(
+                f"start={start!r} is no adapter of the model, which has {', '.join(adapters)}"
+            )
+        config = adapters[adapter]
         if config.update != "sparse" or config.trainable == "memory":
             raise ValueError(
                 f"update={config.update!r}, trainable={config.trainable!r} changes more than rows; "
