@@ -157,6 +157,8 @@ class SparseMemoryConfig(PeftConfig):
                 f"format_version={self.format_version!r} of a saved memory is not known to this "
                 f"smf_lib, which reads {FORMAT_VERSION}; install the smf_lib that wrote it"
             )
+        if not isinstance(self.rule, str):
+            raise ValueError(f"rule={self.rule!r} must be the name of a rule")  # noqa: TRY004
         if not self.inference_mode:
             get_rule(self.rule)
         if self.layers is not None:
