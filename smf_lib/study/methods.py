@@ -182,7 +182,7 @@ class MethodSettings(Settings):
             config = cls(task_type="CAUSAL_LM", **settings)
         except (TypeError, AttributeError) as error:
             raise ValueError(f"{_culprits(cls, settings)} cannot be ({error})") from error
-        rank = getattr(config, "r", None)  # of LoRA and its kin, which say so when they are built
+        rank = self.settings.get("r")  # of LoRA and its kin, which say so when they are built
         if isinstance(rank, (int, float)) and (rank < 1 or isinstance(rank, (bool, float))):
             raise ValueError(f"settings.r={rank!r} must be a whole number of at least 1")
         return config
