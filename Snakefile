@@ -24,7 +24,7 @@ from smf_lib.report.book.plan import (
     describe_plan,
     other_builds,
 )
-from smf_lib.report.book.sums import remove_damaged
+from smf_lib.report.book.sums import find_damaged, remove_damaged
 from smf_lib.study.code import code_digest, notebook_digest
 from smf_lib.study.keys import memory_key, parent_of, run_keys
 from smf_lib.study.many import ALLOCATION, check_limits
@@ -111,6 +111,11 @@ def notebook_key(name):
     return [notebook_digest(source("notebooks", f"{name}.ipynb")), *code, *memory]
 
 
+def again(made):
+    """What a dry run, which removes nothing, adds to the key of what is damaged."""
+    return ["damaged"] if Path(made) in DAMAGED else []
+
+
 def notebook_parameters(**more):
     return json.dumps({"profile": PROFILE_NAME, **more})
 
@@ -181,9 +186,11 @@ if busy:
         f"process {busy[0]} is building in this folder; wait until it is done, or end it, and "
         "start again"
     )
-if workflow.is_main_process:
+DAMAGED = find_damaged(map(Path, EXECUTED), Path(PAGES)) if workflow.is_main_process else []
+if not workflow.output_settings.dryrun:
     try:
-        remove_damaged(map(Path, EXECUTED), Path(PAGES))
+        remove_damaged(DAMAGED, Path(PAGES))
+        DAMAGED = []
     except OSError as error:
         raise WorkflowError(str(error))
 
@@ -214,7 +221,7 @@ rule build_memory:
     output:
         notebook=f"{WORK}/notebooks/01_build_memory.ipynb",
     params:
-        key=notebook_key("01_build_memory"),
+        key=[*notebook_key("01_build_memory"), *again(f"{WORK}/notebooks/01_build_memory.ipynb")],
         parameters=lambda w: notebook_parameters(),
         log=f"{WORK}/logs/01_build_memory.log",
     priority: 2
@@ -233,7 +240,11 @@ rule finetune:
         record=RESULTS + "/local/{run_id}.json",
         notebook=WORK + "/notebooks/02_finetune_{run_id}.ipynb",
     params:
-        key=lambda w: [KEYS[w.run_id], *notebook_key("02_finetune")],
+        key=lambda w: [
+            KEYS[w.run_id],
+            *notebook_key("02_finetune"),
+            *again(f"{WORK}/notebooks/02_finetune_{w.run_id}.ipynb"),
+        ],
         label=lambda w: RUNS[w.run_id].settings.label,
         parameters=run_parameters,
         log=WORK + "/logs/{run_id}.log",
@@ -250,7 +261,7 @@ rule view:
     output:
         notebook=WORK + "/notebooks/{view}.ipynb",
     params:
-        key=lambda w: notebook_key(w.view),
+        key=lambda w: [*notebook_key(w.view), *again(f"{WORK}/notebooks/{w.view}.ipynb")],
         parameters=view_parameters,
         log=WORK + "/logs/{view}.log",
     threads: CORES
@@ -266,7 +277,7 @@ rule pages:
     output:
         f"{PAGES}/index.html",
     params:
-        code=code_digest("report/book/*.py"),
+        code=" ".join([code_digest("report/book/*.py"), *again(PAGES)]),
         profile=PROFILE.model_dump_json(),
         # a function, since a path may hold braces
         arguments=lambda w: ["--profile", PROFILE_NAME, "--source", str(SOURCE)],

@@ -286,19 +286,33 @@ def test_editing_prose_rebuilds_the_pages_alone(study):
     assert "rule pages:" in plan and not re.search("rule (view|finetune|build_memory):", plan)
 
 
+def files_below(folder):
+    """Each file with its size and time of writing."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
+
+
 def test_a_damaged_notebook_and_a_lost_record_are_told_and_their_runs_repeated(study):
-    path = study.root / "work" / "smoke" / "notebooks" / "02_finetune_lora-seed0.ipynb"
-    before, times = path.read_bytes(), path.stat()
-    path.write_bytes(before.replace(b"self_kl", b"self_kk", 1))
+    notebooks = study.root / "work" / "smoke" / "notebooks"
+    paths = [notebooks / "02_finetune_lora-seed0.ipynb", notebooks / "04_selection.ipynb"]
+    paths.append(study.html / "book" / "limits.html")
+    before = {path: (path.read_bytes(), path.stat()) for path in paths}
+    for path, (content, _) in before.items():
+        path.write_bytes(content[:-100])
     record = study.root / "results" / "smoke" / "local" / "smf-kl-seed0.json"
     text = record.read_text("utf-8")
     record.unlink()
+    there = files_below(study.root / "work")
     plan = study.planned()
-    path.write_bytes(before)
-    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert files_below(study.root / "work") == there  # a dry run removes nothing
+    for path, (content, times) in before.items():
+        path.write_bytes(content)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     record.write_text(text, "utf-8")
-    told = "02_finetune_lora-seed0.ipynb is damaged; what it held is made again"
-    assert told in plan and "output: results/smoke/local/lora-seed0.json" in plan, plan
+    for name in (paths[0].name, paths[1].name, study.html.name):
+        assert f"{name} is damaged; what it held is made again" in plan, plan
+    assert "output: work/smoke/notebooks/04_selection.ipynb" in plan and "rule pages:" in plan, plan
+    assert "output: results/smoke/local/lora-seed0.json" in plan, plan
     assert "output: results/smoke/local/smf-kl-seed0.json" in plan, plan
     assert plan.count("rule finetune:") == 2, plan
 

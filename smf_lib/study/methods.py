@@ -176,8 +176,13 @@ class MethodSettings(Settings):
         if self.peft_type == SPARSE_MEMORY:
             general = {} if max_grad_norm is None else {"max_grad_norm": max_grad_norm}
             settings = {**general, **memory.model_dump(), **settings}
-        config = cls(task_type="CAUSAL_LM", **settings)
-        rank = getattr(config, "r", None)  # of LoRA and its kin, which say so when they are built
+        else:
+            _check_numbers(cls, settings)
+        try:
+            config = cls(task_type="CAUSAL_LM", **settings)
+        except (TypeError, AttributeError) as error:
+            raise ValueError(f"{_culprits(cls, settings)} cannot be ({error})") from error
+        rank = self.settings.get("r")  # of LoRA and its kin, which say so when they are built
         if isinstance(rank, (int, float)) and (rank < 1 or isinstance(rank, (bool, float))):
             raise ValueError(f"settings.r={rank!r} must be a whole number of at least 1")
         return config
@@ -223,3 +228,31 @@ class MemorySettings(Settings):
             )
         SparseMemoryConfig(**given)
         return self
+
+
+def _check_numbers(cls: type, settings: dict[str, Any]) -> None:
+    """Raise ValueError unless numbers stand where a PEFT configuration has some by default."""
+    for field in dataclasses.fields(cls):
+        value = settings.get(field.name, field.default)
+        if _is_number(field.default) and not _is_number(value):
+            raise ValueError(f"settings.{field.name}={value!r} must be a number")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _culprits(cls: type, settings: dict[str, Any]) -> str:
+    """The settings, with their values, that a configuration does not take even alone, or all."""
+
+    def fails(name: str) -> bool:
+        try:
+            cls(**{name: settings[name]})
+        except (TypeError, AttributeError):
+            return True
+        except ValueError:  # another that it needs is missing
+            return False
+        return False
+
+    found = [name for name in settings if fails(name)] or settings
+    return ", ".join(f"settings.{name}={settings[name]!r}" for name in found)

@@ -125,19 +125,23 @@ def register_metric(
 def register_lm_eval_task(named: str) -> None:
     """Make a task of lm-eval known as the metric `lm_eval:<task>`; it is an accuracy.
 
+    What is measured is what the study's own profile names so: files of one name in two profiles
+    are two tasks.
+
     named: what a profile's `evaluation.lm_eval_tasks` says: a task's name or its YAML file.
     """
 
     def measure(study: Any, lm: Any) -> Any:
         harness = load_function("evaluation.harness:measure_task")
-        return harness(lm, name, _lm_eval_task(study, named))
+        return harness(lm, name, _lm_eval_task(study, task))
 
     def describe(study: Any) -> dict:
-        return load_function("evaluation.harness:describe_task")(named, _lm_eval_task(study, named))
+        named = _lm_eval_tasks(study.profile)[task]
+        return load_function("evaluation.harness:describe_task")(named, _lm_eval_task(study, task))
 
     task = PurePath(named).stem
     name = f"lm_eval:{task}"
-    wanted = partial(_names_task, named)
+    wanted = partial(_has_lm_eval_task, task)
     METRICS.add(name, MetricSpec(name, task, "accuracy", name, measure, describe, wanted), measure)
 
 
@@ -173,11 +177,17 @@ def _has_task(task: str, profile: Any) -> bool:
     return task in profile.tasks
 
 
-def _names_task(named: str, profile: Any) -> bool:
-    return named in profile.evaluation.lm_eval_tasks
+def _lm_eval_tasks(profile: Any) -> dict[str, str]:
+    """What a profile names as tasks of lm-eval, by the tasks' names."""
+    return {PurePath(named).stem: named for named in profile.evaluation.lm_eval_tasks}
 
 
-def _lm_eval_task(study: Any, named: str) -> Any:
+def _has_lm_eval_task(task: str, profile: Any) -> bool:
+    return task in _lm_eval_tasks(profile)
+
+
+def _lm_eval_task(study: Any, task: str) -> Any:
+    named = _lm_eval_tasks(study.profile)[task]
     return load_function("evaluation.harness:find_task")(named, study.root)
 
 

@@ -12,10 +12,18 @@ import math
 import re
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from types import NoneType
+from typing import Annotated, Any, Literal, Self, cast
 
 import yaml
-from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from .baselines import BASELINES
 from .exams import EXAMS
@@ -39,6 +47,7 @@ from .settings import (
 )
 
 TAKEN = ("published", "benchmarks")  # folders of other things below work/ and results/
+OWN_FIELDS = ("settings.", "training.", "background.")  # of a method
 MOST_BYTES = 1_000_000  # of a profile's file; the largest of those here has 5,000
 MOST_ENTRIES = 100_000  # with each alias of YAML counted as often as it stands for something
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -61,6 +70,17 @@ class RunSpec:
         return cast("float | None", self.settings.learning_rate)  # `Profile.run` chose one
 
 
+def _of_its_kind(value: Any) -> Any:
+    """The settings of an exam, of the class that goes with its name."""
+    if not isinstance(value, dict):
+        return value
+    named = NamedSettings(name=value.get("name", "icd10"))
+    return EXAMS.find(named.name).settings.model_validate({**value, "name": named.name})
+
+
+ExamOfItsKind = Annotated[SerializeAsAny[NamedSettings], BeforeValidator(_of_its_kind)]
+
+
 class Profile(Settings):
     """A whole study."""
 
@@ -72,8 +92,8 @@ class Profile(Settings):
     imports: list[str] = Field(
         []
     )  # a user's Python files, from this profile's folder; see `imports`
-    exam: SerializeAsAny[NamedSettings] = ExamSettings()
-    tasks: dict[Name, SerializeAsAny[NamedSettings]] = Field(default_factory=dict)  # beside `exam`
+    exam: ExamOfItsKind = ExamSettings()
+    tasks: dict[Name, ExamOfItsKind] = Field(default_factory=dict)  # beside `exam`
     sequences: list[list[Name]] = Field(default_factory=list)  # see `sequences`
     probes: ProbeSettings = ProbeSettings()
     background: BackgroundSettings = BackgroundSettings()
@@ -91,28 +111,24 @@ class Profile(Settings):
         """Each arm as the methods of its stages; what has a task is one already."""
         if not isinstance(content, dict) or not content.get("sequences"):
             return content
-        methods = content.get("methods")
+        methods, sequences = content.get("methods"), content["sequences"]
         if not isinstance(methods, dict) or all(map(_is_stage, methods.values())):
             return content
-        return content | {"methods": stages(methods, content["sequences"])}
+        if not _lists_names(sequences) or not all(isinstance(m, dict) for m in methods.values()):
+            return content  # as the checks of these fields say
+        for name, method in methods.items():
+            if not isinstance(method.get("first"), (str, NoneType)):
+                raise ValueError(  # noqa: TRY004
+                    f"methods.{name}.first={method['first']!r} must be the name of a method"
+                )
+        return content | {"methods": stages(methods, sequences)}
 
-    @field_validator("exam", mode="before")
+    @field_validator("tasks")
     @classmethod
-    def _of_its_kind(cls, value: Any) -> Any:
-        if not isinstance(value, dict):
-            return value
-        value = {"name": "icd10", **value}
-        return EXAMS.find(value["name"]).settings(**value)
-
-    @field_validator("tasks", mode="before")
-    @classmethod
-    def _of_their_kinds(cls, value: Any) -> Any:
-        if not isinstance(value, dict):
-            return value
-        found = {name: cls._of_its_kind(task) for name, task in value.items()}
-        for name in found:
+    def _measured(cls, value: dict[str, NamedSettings]) -> dict[str, NamedSettings]:
+        for name in value:
             register_task(name)
-        return found
+        return value
 
     @field_validator("seeds")
     @classmethod
@@ -141,18 +157,27 @@ class Profile(Settings):
                 if method.stage == "retrofit" and self.retrofit is None:
                     raise ValueError("stage='retrofit' needs the profile's `retrofit` settings")
                 self._check_start(method)
-                self.training_of(method)
-                self.background_of(method)
+                self._check_own(method)
                 if method.baseline_settings.get("text") == "retrofit" and self.retrofit is None:
                     raise ValueError("text='retrofit' needs the profile's `retrofit` settings")
                 if method.kind == "peft":
                     self.complete(method).peft_config(self.memory)
-            except ValidationError as error:
-                said = [f"{e['loc'][-1]} = {e['input']!r}: {e['msg']}" for e in error.errors()]
-                raise ValueError(f"methods.{name}: {'; '.join(said)}") from None
-            except (ValueError, TypeError) as error:
-                raise ValueError(f"methods.{name}: {error}") from None
+            except ValueError as error:
+                between = "." if str(error).startswith(OWN_FIELDS) else ": "
+                raise ValueError(f"methods.{name}{between}{error}") from None
         return self
+
+    def _check_own(self, method: MethodSettings) -> None:
+        """Raise ValueError, naming them, unless the fields of a method's own can be."""
+        for part, of_method in (("training", self.training_of), ("background", self.background_of)):
+            try:
+                of_method(method)
+            except ValidationError as error:
+                said = [
+                    f"{'.'.join(map(str, (part, *e['loc'])))} = {e['input']!r}: {e['msg']}"
+                    for e in error.errors()
+                ]
+                raise ValueError("; ".join(said)) from None
 
     def _check_start(self, method: MethodSettings) -> None:
         if method.task is not None and method.task not in self.task_names:
@@ -351,7 +376,7 @@ def load_profile(name_or_path: str | Path, directory: Path = PROFILE_DIR) -> Pro
     except ValidationError as error:
         lines = [_error_line(e["loc"], e["input"], e["msg"]) for e in error.errors()]
         raise ValueError(f"profile {path} has invalid fields:\n" + "\n".join(lines)) from None
-    except (TypeError, AttributeError) as error:  # of a check that comes before those of kinds
+    except (TypeError, AttributeError) as error:  # of settings that a user's file brings
         raise ValueError(
             f"profile {path} has a value of the wrong kind ({error}); see profiles/quick.yaml"
         ) from None
@@ -366,6 +391,14 @@ def load_profile(name_or_path: str | Path, directory: Path = PROFILE_DIR) -> Pro
             f"{path.stem!r}, since results are kept under it"
         )
     return profile
+
+
+def _lists_names(content: Any) -> bool:
+    """Whether content is a list of lists of texts."""
+    return isinstance(content, list) and all(
+        isinstance(names, list) and all(isinstance(name, str) for name in names)
+        for names in content
+    )
 
 
 def _is_stage(method: Any) -> bool:

@@ -20,11 +20,13 @@ import dataclasses
 import math
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
-from filelock import Timeout
+from filelock import BaseFileLock, Timeout
 from peft import PeftConfig, PeftModel
 from torch import nn
 from transformers import PreTrainedTokenizerBase
@@ -41,7 +43,14 @@ from .evaluation.evaluate import WINDOW
 from .evaluation.measuring import measure_metric
 from .evaluation.reading import check_readable
 from .files import find_root, keep_json, kept_json
-from .kept import RunFiles, load_weights, local_record, save_patch, save_weights
+from .kept import (
+    RunFiles,
+    load_weights,
+    local_record,
+    save_patch,
+    save_weights,
+    what_is_left,
+)
 from .keys import parent_of
 from .lengths import check_readings
 from .materials import Materials
@@ -171,29 +180,56 @@ class Study(Materials):
 
         What was trained before is loaded into the model instead. One case is left: the weights of
         a full finetuning that were not kept. If they are needed for a metric, it is trained again,
-        and says so; if all is measured, the model stays as it was built.
+        and says so; if all is measured, the model stays as it was built. So that no other process
+        does so meanwhile, this one has the run to itself until `measure` is done.
         """
-        files = self.files(spec)
         if spec.settings.kind == "base":
             return TrainingOutcome(0.0, 0, 0, peak_memory(), [])
-        if not processes.is_first():
-            return self._train(spec, model, tokenizer)
+        with self.alone(spec):
+            files = self.files(spec)
+            if processes.is_first():
+                for leftover in files.folder.glob(".*-????????"):  # of one that was killed
+                    remove(leftover)
+            outcome = self._train(spec, model, tokenizer)
+            others_would_train = files.must_train and processes.is_first()
+            if others_would_train and files.folder not in self._held:
+                self._held[files.folder] = files.lock
+                files.lock.acquire()
+        return outcome
+
+    @cached_property
+    def _held(self) -> dict[Path, BaseFileLock]:
+        """Locks of runs whose weights are in this process alone, and not measured yet."""
+        return {}
+
+    @contextmanager
+    def alone(self, spec: RunSpec) -> Iterator[bool]:
+        """Have a run to oneself, as soon as no other process has it; within it, or in `train`, too.
+
+        Processes that train together have it together. Yields whether another had it before.
+        """
+        lock, waited = self.files(spec).lock, False
+        if processes.is_first():
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                print(
+                    f"run {spec.run_id} is being run by another process; waiting until it is done",
+                    flush=True,
+                )
+                waited = True
+                lock.acquire()
         try:
-            files.lock.acquire(timeout=0)
-        except Timeout:
-            print(f"run {spec.run_id} is being run by another process; waiting until it is done")
-            files.lock.acquire()
-        try:
-            for leftover in files.folder.glob(".*-????????"):  # of one that was killed
-                remove(leftover)
-            return self._train(spec, model, tokenizer)
+            processes.wait_for_all()
+            yield waited
         finally:
-            files.lock.release()
+            if processes.is_first():
+                lock.release()
 
     def _train(
         self, spec: RunSpec, model: nn.Module, tokenizer: PreTrainedTokenizerBase
     ) -> TrainingOutcome:
-        """`train` without its lock."""
+        """`train` by the process that has the run to itself."""
         files = self.files(spec)
         parent = self.parent(spec)
         start = None if parent is None else self.files(parent)
@@ -297,6 +333,8 @@ class Study(Materials):
             kept = measure_metric(self, metric, model, tokenizer)
             seconds = time.perf_counter() - started
             keep_json(files.metric(metric), {"metric": kept, "seconds": seconds})
+        if files.folder in self._held:
+            self._held.pop(files.folder).release()
         return {m: Metric(**_measured(files, m)["metric"]) for m in files.keys.metrics}
 
     @explains_no_room
@@ -399,18 +437,23 @@ class Study(Materials):
 def run(study: Study, spec: RunSpec, others: Sequence[tuple[Study, RunSpec]] = ()) -> Record | None:
     """One run from model to record, after the run that it goes on from, if that is not trained.
 
+    One process at a time does a run; one that has waited takes the record that the other wrote.
     Processes that train together each call it; the first measures and gets the record.
 
     others: runs of other studies with the same training, which are measured and recorded too.
     """
-    study.train_before(spec)
-    model, tokenizer = study.build(spec)
-    outcome = study.train(spec, model, tokenizer)
-    if not processes.is_first():
-        return None
-    for other, same in others:
-        other.record(same, outcome, other.measure(same, model, tokenizer))
-    return study.record(spec, outcome, study.measure(spec, model, tokenizer))
+    runs = ((study, spec), *others)
+    with study.alone(spec) as waited:
+        if waited and processes.count() == 1 and all(what_is_left(*one).nothing for one in runs):
+            return local_record(study, spec)
+        study.train_before(spec)
+        model, tokenizer = study.build(spec)
+        outcome = study.train(spec, model, tokenizer)
+        if not processes.is_first():
+            return None
+        for other, same in others:
+            other.record(same, outcome, other.measure(same, model, tokenizer))
+        return study.record(spec, outcome, study.measure(spec, model, tokenizer))
 
 
 def _measured(files: RunFiles, metric: str) -> dict:

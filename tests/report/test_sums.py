@@ -6,7 +6,7 @@ import nbformat
 import pytest
 from helpers_book import executed, notebook, write
 
-from smf_lib.report.book.sums import note_sums, remove_damaged
+from smf_lib.report.book.sums import find_damaged, note_sums, remove_damaged
 from smf_lib.study.notebooks import finish, is_whole
 
 
@@ -54,7 +54,7 @@ DAMAGES = {
 
 def test_what_is_whole_stays(run, pages, capsys):
     (pages / ".DS_Store").write_text("of the system")
-    remove_damaged([run, run.with_name("missing.ipynb")], pages)
+    assert find_damaged([run, run.with_name("missing.ipynb")], pages) == []
     assert run.is_file() and (pages / "part" / "a page.html").is_file()
     assert capsys.readouterr().err == ""
     assert nbformat.read(run, 4).metadata.papermill.parameters == {"seed": 1}
@@ -64,7 +64,9 @@ def test_what_is_whole_stays(run, pages, capsys):
 def test_a_notebook_that_was_changed_is_removed(damage, run, pages, capsys):
     DAMAGES[damage](run)
     assert not is_whole(run)
-    remove_damaged([run], pages)
+    damaged = find_damaged([run], pages)
+    assert damaged == [run] and (run.exists() or run.is_symlink())  # as a dry run leaves it
+    remove_damaged(damaged, pages)
     assert not run.exists() and not run.is_symlink() and pages.is_dir()
     assert capsys.readouterr().err == f"{run} is damaged; what it held is made again\n"
 
@@ -73,12 +75,12 @@ def test_a_notebook_that_was_changed_is_removed(damage, run, pages, capsys):
 @pytest.mark.parametrize("damage", ["emptied", "truncated", "no text", "a folder"])
 def test_pages_that_were_changed_are_removed(name, damage, run, pages, capsys):
     DAMAGES[damage](pages / name)
-    remove_damaged([run], pages)
+    remove_damaged(find_damaged([run], pages), pages)
     assert not pages.exists() and run.is_file()
     assert capsys.readouterr().err == f"{pages} is damaged; what it held is made again\n"
 
 
 def test_a_page_that_is_gone_counts_as_changed(run, pages):
     (pages / "part" / "a page.html").unlink()
-    remove_damaged([run], pages)
+    remove_damaged(find_damaged([run], pages), pages)
     assert not pages.exists()

@@ -8,6 +8,7 @@ from collections import Counter
 from functools import partial
 
 import pytest
+import yaml
 from datasets import Dataset
 from helpers_models import tiny_model
 from helpers_text import word_tokenizer
@@ -114,6 +115,34 @@ def test_a_profile_measures_and_records_the_tasks_that_it_names(task_file, tmp_p
     file.write_text(file.read_text().replace("Question {{", "Now {{"))
     asked = describe_task(named, find_task(named, tmp_path))
     assert asked["sha256"] != changed["sha256"]
+
+
+def test_files_of_one_name_in_two_profiles_are_two_tasks(task_file, tmp_path):
+    """Of one command, or a page, that is about both; their `task:` is the same as well."""
+    content = (tmp_path / task_file()).read_text()
+    studies = []
+    for folder, word in (("one", "Question"), ("two", "Riddle")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "counting.yaml").write_text(content.replace("Question", word))
+        evaluation = {"probes": [], "lm_eval_tasks": [f"{folder}/counting.yaml"]}
+        path = tmp_path / f"{folder}.yaml"
+        path.write_text(
+            yaml.safe_dump({"extends": "smoke", "name": folder, "evaluation": evaluation})
+        )
+        studies.append(Materials(load_profile(path), tmp_path))
+    task, keys, asked = "lm_eval:counting", set(), []
+    for study in studies:
+        assert metric_names(study.profile) == ["exam_accuracy", task]
+        part = describe_data(study, [task])[task]
+        assert part["source"] == f"{study.profile.name}/counting.yaml"
+        keys.add(metric_key(study, study.profile.runs()[0], task).digest)
+        model = tiny_model("Qwen2", initializer_range=0.5)
+        lm = SharedContextLM(model, word_tokenizer())
+        lm.loglikelihood = lambda requests: asked.extend(requests) or [(0.0, True)] * len(requests)
+        METRICS[task].measure(study, lm)
+    assert len(keys) == 2
+    words = [request.args[0].split()[0] for request in asked]
+    assert words == ["Question"] * 48 + ["Riddle"] * 48
 
 
 def test_a_task_that_cannot_be_had_or_is_no_mean_is_refused(task_file, tmp_path):

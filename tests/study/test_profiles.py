@@ -148,6 +148,15 @@ def test_a_wrong_field_is_named_with_its_value_and_the_rule(tmp_path, change, me
         load_profile(changed(tmp_path, change))
 
 
+def test_a_rank_is_looked_at_only_where_it_is_given(tmp_path):
+    """OFT has either a rank or the size of a block; the other one is 0."""
+    settings = {"oft_block_size": 4, "target_modules": ["q_proj"]}
+    profile = load_profile(
+        changed(tmp_path, lambda c: c["methods"]["lora"].update(peft_type="OFT", settings=settings))
+    )
+    assert profile.methods["lora"].peft_config(profile.memory).r == 0
+
+
 def test_an_unknown_profile_lists_those_there_are():
     with pytest.raises(ValueError, match=r"profile='quik' does not exist .* quick"):
         load_profile("quik")

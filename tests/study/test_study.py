@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -236,6 +238,50 @@ def test_a_probe_added_later_trains_only_what_was_not_kept(
     alone.mkdir()
     whole = smoke(alone)
     assert run(whole, whole.profile.run(method)).metrics == after.metrics
+
+
+@pytest.mark.parametrize("first", ["a command", "the steps of a notebook"])
+def test_a_run_that_is_started_twice_is_trained_and_measured_once(
+    tmp_path, trainings, monkeypatch, first
+):
+    """The second waits while the first measures weights that are kept nowhere.
+
+    A lock is of a thread, so that two threads are to each other what two processes are.
+    """
+    reached, waiting, said, measured_ = threading.Event(), threading.Event(), [], []
+
+    def measure(study, metric, model, tokenizer):
+        reached.set()
+        assert waiting.wait(60)
+        measured_.append(metric)
+        return measure_metric(study, metric, model, tokenizer)
+
+    def say(line, **_):
+        said.append(line)
+        waiting.set()
+
+    def steps(study, spec):
+        _, _, outcome, metrics = measured(study, spec)
+        return study.record(spec, outcome, metrics)
+
+    monkeypatch.setattr(study_module, "measure_metric", measure)
+    monkeypatch.setattr(study_module, "print", say, raising=False)
+    studies = [smoke(tmp_path, evaluation__probes=["self_text"]) for _ in range(2)]
+    spec = studies[0].profile.run("full")
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(run if first == "a command" else steps, studies[0], spec)
+        assert reached.wait(60)
+        two = pool.submit(run, studies[1], spec)
+        records = one.result(), two.result()
+    assert said == ["run full-seed0 is being run by another process; waiting until it is done"]
+    assert len(trainings) == 1 and measured_ == ["exam_accuracy", "self_kl"]
+    assert records[0].metrics == records[1].metrics and records[0].cost == records[1].cost
+    path = studies[0].results / "local" / "full-seed0.json"
+    assert read_record(path) == records[1]
+    if first == "a command":
+        assert records[0] == records[1]  # not written again
+    with studies[1].alone(spec) as waited:
+        assert not waited
 
 
 def test_a_changed_label_is_recorded_without_training(tmp_path, trainings):

@@ -15,18 +15,26 @@ def note_sums(pages: Path) -> None:
     write_whole(_noted(pages), "".join(lines))
 
 
-def remove_damaged(executed: Iterable[Path], pages: Path) -> None:
-    """Remove executed notebooks, and a folder of pages, that are not as they were written.
+def find_damaged(executed: Iterable[Path], pages: Path) -> list[Path]:
+    """Executed notebooks, and the folder of pages, that are not as they were written.
 
-    So they are as good as missing, and the workflow makes them again; each is told in a line.
-    Files that were put beside the pages do no harm. With a notebook the first page goes too: a
-    workflow makes what is missing only for something that it has to make.
+    Each is told in a line. Files that were put beside the pages do no harm.
     """
     damaged = [path for path in executed if _is_there(path) and not is_whole(path)]
     if _is_there(pages) and not _pages_are_whole(pages):
         damaged.append(pages)
     for path in damaged:
         say_damaged(path)
+    return damaged
+
+
+def remove_damaged(damaged: list[Path], pages: Path) -> None:
+    """Remove what `find_damaged` found, so that it is as good as missing, and is made again.
+
+    With a notebook the first page goes too: a workflow makes what is missing only for something
+    that it has to make.
+    """
+    for path in damaged:
         remove(path)
     if damaged:
         (pages / "index.html").unlink(missing_ok=True)
