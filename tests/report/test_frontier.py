@@ -244,7 +244,10 @@ def test_other_probes_stand_beside_the_divergence_at_the_same_gain(frontier):
     assert [name for name in table if name != "Method"] == [
         "KL from the base (nats a token)", "Perplexity change (%)", "Knowledge lost (points)",
     ]  # fmt: skip
+    assert "by every probe at +11 points of gain" in frontier_tables.probes_caption(frontier, 11)
     points = frontier_tables.points_table(frontier)
+    said = frontier_tables.points_caption(frontier)
+    assert said.startswith("Every method at every learning rate") and "questions" in said
     assert len(points) == sum(len(rates) for rates in FRONTIER.values())
 
 
@@ -332,6 +335,8 @@ def test_nothing_to_compare_is_said_everywhere(records):
     assert all(not v.ratio.known for f in factors(empty, METHOD, at) for v in f.others)
     assert frontier_tables.compared_gains(empty, [METHOD], at) == []
     assert frontier_tables.ratio_table(empty, at, REFERENCES).empty
+    if not empty.curves:
+        assert frontier_tables.probes_caption(empty, at).endswith("has no curves.")
     with pytest.raises(NotOnRecord, match="no curve to read"):
         empty.common_gain()
 
