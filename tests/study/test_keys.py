@@ -124,7 +124,7 @@ EVERYTHING = {"base", *TRAINED}
     ("file", "before", "after", "trained", "measured"),
     [
         ("exam/train.jsonl", "disease 3?", "disease three?", TRAINED, set()),
-        ("exam/train.jsonl", "Rash 3", "Itching", TRAINED, set()),
+        ("exam/train.jsonl", "Rash 7", "Itching", TRAINED, set()),
         ("exam/validation.jsonl", "Rash 103", "Itching", set(), {"exam_accuracy"}),
         ("model/config.json", '"rms_norm_eps": 1e-06', '"rms_norm_eps": 1e-05', EVERYTHING, set()),
         ("model/config.json",
