@@ -98,11 +98,13 @@ def test_sections_count_by_article():
     assert level(arm, "prose_perplexity").n == level(arm, "prose_kl").n == 4
 
 
-def test_windows_of_one_text_count_as_half_as_many_blocks_as_articles():
+def test_windows_of_one_text_count_as_blocks_of_four_articles():
     record = make_record("lora", prose=[[300.0 + i, 100] for i in range(40)])
-    record.data.prose.articles = 12
+    record.data.prose.articles = 24
     arm = Arm((record,))
     assert arm.items("prose_perplexity").shape == (1, 6, 2)
     assert level(arm, "prose_perplexity").n == 6
+    record.data.prose.articles = 5
+    assert level(arm, "prose_perplexity").n == 4
     record.data.prose.articles = 40
     assert level(arm, "prose_perplexity").n == 40

@@ -229,7 +229,7 @@ def test_a_record_is_compared_with_today(recorded, monkeypatch):
     assert str(left(recorded)) == "nothing to train or measure"
     assert set(record.keys.metrics) == METRICS
 
-    edit(recorded / "exam" / "train.jsonl", "Rash 3", "Itching")
+    edit(recorded / "exam" / "train.jsonl", "Rash 7", "Itching")
     assert changed_parts(record.keys, materials(recorded), spec) == ["training rows"]
     assert record_state(record, materials(recorded)) == "other data"
     todo = left(recorded)
