@@ -51,6 +51,7 @@ FAULTS = {
     '<img alt="x" src="https://x.example/a.png">': "fetches https://x.example/a.png",
     f"{WIDE_TABLE}</td></tr></table>": "(390 pixels): the page scrolls sideways",
     f'<div style="overflow-x: auto">{WIDE_TABLE}</td></tr></table></div>': "(print): table",
+    f'<div style="overflow: auto">{WIDE_TABLE}</td></tr></table></div>': "from its first column",
     '<p style="width: 50px; overflow: hidden">wwwwwwwwwwwwwwwwwwwwwwwww</p>': '" is cut off',
     '<p style="color: #ddd; background: #fff">pale</p>': "(light): axe: color-contrast (serious",
     "<button></button>": "(light): axe: button-name (critical",

@@ -137,7 +137,7 @@ def test_tables_can_be_shown():
     table = pd.DataFrame({"Item": ["a"], "Value": ["1"]})
     with pytest.raises(ValueError, match="a table needs one that says what its rows are"):
         tables.show(table, " ")
-    assert ">a &lt; b.</caption>" in tables.show(table, "a < b.").to_html()
+    assert ">a &lt; b.</span></caption>" in tables.show(table, "a < b.").to_html()
     interval = table.assign(x="1.0 [0.5, 1.5], 3")
     assert "1.0 [0.5,\u00a01.5], 3<" in tables.show(interval, "Runs.").to_html()
     assert tables.show(table.head(0), "Runs.", empty="None yet.").data == "Runs. None yet."

@@ -318,7 +318,10 @@ def show(
     unbroken.columns = [as_html(str(name)) for name in unbroken.columns]
     shown = unbroken.style.hide(axis="index")
     style = {"selector": "caption", "props": "caption-side: top; text-align: left"}
-    return shown.set_caption(as_html(caption)).set_table_styles([style])
+    words = (
+        f'<span class="caption-words">{as_html(caption)}</span>'  # what stays in view on a phone
+    )
+    return shown.set_caption(words).set_table_styles([style])
 
 
 def shown(make: Callable, *arguments: object) -> object:

@@ -61,6 +61,9 @@ FIND_CLIPPED = """
       if (box.right > width + 2 || e.scrollWidth > e.clientWidth + 2
           || scroller.scrollWidth > scroller.clientWidth + 2) found.push(`${name(e)} is cut off`);
     } else if (!scrolled && box.right > width + 2) found.push(`${name(e)} ends beyond the page`);
+    const first = !print && scrolled && e.tagName === "TABLE" && e.rows[0]?.cells;
+    if (first?.length > 1 && width < 600 && getComputedStyle(first[0]).position !== "sticky")
+      found.push(`${name(e)} scrolls away from its first column`);
   }
   if (!print && document.documentElement.scrollWidth > width + 2)
     found.push("the page scrolls sideways");
