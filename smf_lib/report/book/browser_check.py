@@ -226,6 +226,7 @@ def _read(page: Any, path: Path) -> Iterator[str]:
     yield from (f"(dark): {said}" for said in _heard(page))
     page.emulate_media(media="print", color_scheme="dark")
     page.set_viewport_size({"width": PAPER, "height": 900})
+    page.evaluate(TWO_FRAMES)  # until the page knows that it is on paper
     yield from (f"(print): {said}" for said in page.evaluate(FIND_CLIPPED, True))
     yield from (f"(print): {name} has a dark ground" for name in page.evaluate(FIND_DARK))
     page.emulate_media(media="screen", color_scheme="light")
