@@ -89,6 +89,7 @@ def _like(record: Record, random: np.random.Generator, more: float, named: dict)
             "profile": "large",
             "metrics": {**record.metrics, "exam_accuracy": exam},
             "by_answer": {},
+            "answers": {},
             **named,
         }
     )
