@@ -1,9 +1,12 @@
 """What came out of a study with one rate a method: both references, both signs, in words."""
 
+import math
+
 import pytest
 from helpers_records import simulated
 
 from smf_lib.report.analysis import outcomes
+from smf_lib.report.analysis.stats import Interval
 
 
 def records(**effects):
@@ -63,3 +66,10 @@ def test_a_run_that_diverged_is_told_so_and_ranked_nowhere():
     told = outcomes.came_out(found)
     assert "LoRA" not in told[0] and "nan" not in " ".join(told)
     assert told[2].endswith("against LoRA r 16**: some items are not finite: the run diverged.")
+
+
+def test_where_there_is_no_interval_that_is_said():
+    single = Interval(12.126, math.nan, math.nan, 1)
+    assert outcomes._numbers(single, 2, "% of perplexity") == "+12.13 % of perplexity, no interval"
+    assert outcomes._numbers(Interval(1.0, -1.0, 3.0, 9), 1, "points") == "+1.0 [-1.0, +3.0] points"
+    assert outcomes._numbers(Interval(1.0, -1.0, 3.0, 9), 1) == "+1.0 [-1.0, +3.0]"

@@ -69,9 +69,11 @@ def _pairs(arms: Sequence[Arm]) -> list[tuple[Arm, Arm]]:
     return [(arm, other) for arm in arms if arm.first.selection for other in others]
 
 
-def _numbers(interval: Interval, digits: int) -> str:
-    ends = (signed(x, digits) for x in (interval.value, interval.low, interval.high))
-    return "{} [{}, {}]".format(*ends)
+def _numbers(interval: Interval, digits: int, unit: str = "") -> str:
+    """A value with its interval and unit; of a single item there is no interval, which is said."""
+    value, low, high = (signed(x, digits) for x in (interval.value, interval.low, interval.high))
+    shown = f"{value} [{low}, {high}]" if interval.bounded else value
+    return f"{shown} {unit}".rstrip() + ("" if interval.bounded else ", no interval")
 
 
 def _against(first: Arm, second: Arm, arms: Sequence[Arm]) -> str:
@@ -95,12 +97,12 @@ def _against(first: Arm, second: Arm, arms: Sequence[Arm]) -> str:
         better = (found.value > 0) == measure.spec.more_is_better
         state = "drifted less by" if better else "more by"
         units = {"accuracy": "points", "perplexity": "% of perplexity", "nats": "nats"}
-        numbers = f"{_numbers(found, min(measure.digits, 3))} {units[measure.unit]}"
+        numbers = _numbers(found, min(measure.digits, 3), units[measure.unit])
         states[state if found.clear else "not told apart by"].append(f"{measure.title} ({numbers})")
     parts = [f"{words} {listed(probes)}" for words, probes in states.items() if probes]
     if learned == "less" and states["drifted less by"]:
         parts.append("having learned less, drifting less is no merit by itself")
-    return f"{names}: learned {learned} ({_numbers(gained, 1)} points); {'; '.join(parts)}."
+    return f"{names}: learned {learned} ({_numbers(gained, 1, 'points')}); {'; '.join(parts)}."
 
 
 def _cost_against(first: Arm, second: Arm, arms: Sequence[Arm]) -> str:
