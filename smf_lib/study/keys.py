@@ -36,10 +36,10 @@ from .tasks.formats import Cloze
 METHOD = tuple(  # what decides the numbers; settings count by their values
     f"method/{name}.py"
     for name in (
-        *("background", "layer", "mlp", "padding", "row_adam", "rules", "sites", "tape"),
-        *("kernels", "operators", "text_part", "tuner"),
+        "background", "kernels", "layer", "mlp", "operators", "padding", "row_adam", "rules",
+        "sites", "tape", "text_part", "tuner",
     )
-)
+)  # fmt: skip
 TRAINING = (
     "method/row_adam.py",  # the optimizer of every method
     "study/build.py",

@@ -91,8 +91,8 @@ def code_of(source: Path, config: dict[str, Any]) -> Code:
         BookError: `repository.url` is set and is no address of a repository on a known host.
     """
     setting = config.get("repository") or {}
-    given, branch = str(setting.get("url") or ""), str(setting.get("branch") or "main")
-    url = given
+    url, branch = str(setting.get("url") or ""), str(setting.get("branch") or "main")
+    named = bool(url)
     if url and (not (found := ADDRESS.fullmatch(url)) or found["host"] not in HOSTS):
         raise BookError(
             f"repository.url={url!r} in _config.yml is no address of a repository; it must be like "
@@ -102,7 +102,7 @@ def code_of(source: Path, config: dict[str, Any]) -> Code:
         url = f"https://{found['host']}/{found['path']}"
     commit, dirty = git_state(source / "smf_lib" / "study" / "records")
     url = url.removesuffix("/").removesuffix(".git")
-    return Code(url, branch, commit, bool(dirty), set=bool(given))
+    return Code(url, branch, commit, bool(dirty), set=named)
 
 
 def _remote(source: Path) -> str:
