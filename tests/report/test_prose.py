@@ -115,6 +115,18 @@ def test_a_chapter_says_its_aims_and_time_and_ends_with_numbered_exercises(page)
     assert int(promised[1]) == sum(int(minutes) for *_, minutes in found)
 
 
+PAGES = [path for path in sorted(BOOK.rglob("*.md")) if path.name != "slides.md"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[path.stem for path in PAGES])
+def test_every_table_of_a_page_has_a_caption(page):
+    text = page.read_text("utf-8")
+    captions = re.findall(r"^```\{(?:list-)?table\}(.*)$", text, re.MULTILINE)
+    assert all(caption.strip() for caption in captions)
+    outside = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    assert re.findall(r"^\|.*$", outside, re.MULTILINE) == []
+
+
 def test_a_symbol_stands_once_in_the_notation():
     rows = re.findall(r"^\* - (\$.*)$", (BOOK / "notation.md").read_text("utf-8"), re.MULTILINE)
     symbols = [symbol for row in rows for symbol in re.findall(r"\$([^$]+)\$", row)]
