@@ -7,9 +7,11 @@ import zipfile
 from pathlib import Path
 from xml.etree import ElementTree
 
+import nbformat
 import pytest
 
 from smf_lib.report.book import whole
+from smf_lib.report.book.address import Code
 from smf_lib.report.book.browser_check import missing
 from smf_lib.report.book.build import read_settings
 
@@ -41,10 +43,16 @@ def draft(folder):
     (site / "book" / "references.bib").write_text("")
     (site / "book" / "intro.md").write_text(CHAPTER)
     (site / "book" / "two.md").write_text("# Another\n\nSee {doc}`intro`.\n")
-    toc = {"format": "jb-book", "root": "book/intro", "chapters": [{"file": "book/two"}]}
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# A notebook")])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
+    nbformat.write(notebook, site / "book" / "three.ipynb")
+    chapters = [{"file": "book/two"}, {"file": "book/three"}]
+    toc = {"format": "jb-book", "root": "book/intro", "chapters": chapters}
     (site / "_toc.yml").write_text(json.dumps(toc))
     config = read_settings(REPOSITORY)
     config.pop("repository")
+    code = Code("https://github.com/owner/name", "main", "0" * 40, dirty=False, set=True)
+    config["sphinx"]["config"]["html_theme_options"] |= code.theme_options()
     config["sphinx"].pop("local_extensions")
     config["sphinx"]["config"]["extensions"].remove("edition")
     (site / "_config.yml").write_text(json.dumps(config))

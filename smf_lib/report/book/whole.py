@@ -158,7 +158,10 @@ def _build(site: Path, builder: str, change: Any, logs: Path) -> Path:
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(site, copy)
     config = yaml.safe_load((copy / "_config.yml").read_text("utf-8"))
-    change(config["sphinx"]["config"])
+    settings = config["sphinx"]["config"]
+    # A book in one file has no buttons, and of a notebook in it the theme would ask for its source.
+    settings["html_theme_options"].pop("launch_buttons", None)
+    change(settings)
     (copy / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False), "utf-8")
     start = "from jupyter_book.cli.main import main; main()"
     command = [sys.executable, "-c", start, "build", "--builder", "custom"]
