@@ -212,7 +212,7 @@ def test_the_figure_has_a_matrix_for_each_method_and_frames_what_was_trained(rec
     drawn = task_matrices(courses(records))
     panels = [ax for ax in drawn.fig.axes if ax.has_data()]
     assert [ax.get_title(loc="left") for ax in panels] == [
-        "SMF: 63 % on average", "LORA: 55 % on average",  # the best first
+        "SMF: average 63 %", "LORA: average 55 %",  # the best first
     ]  # fmt: skip
     texts = [text.get_text() for text in panels[1].texts]
     assert texts == ["25", "75", "50", "40", "25", "30", "70", "45", "25", "25", "25", "80"]

@@ -46,11 +46,10 @@ def task_matrices(found: Sequence[Course], order: int = 0) -> Figure:
             most[task] = max(most[task], float(gains.max()))
     down = -(-len(shown) // ACROSS)
     figure = new_figure((0.85 + 0.3 * len(tasks)) * down)
-    figure.get_layout_engine().set(wspace=0.06, hspace=0.06)  # type: ignore[union-attr]
     for place, course in enumerate(shown, 1):
         title = course.label
         if course.done:
-            title += f": {averages[course]:.0f} % on average"
+            title += f": average {averages[course]:.0f} %"
         _panel(figure.add_subplot(down, ACROSS, place), course, title, levels[course], most)
     part = "" if len(averages) == len(shown) else " Empty columns are not on record yet."
     caption = (
