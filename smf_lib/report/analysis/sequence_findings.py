@@ -100,9 +100,9 @@ def _left_out(found: Sequence[Course]) -> list[str]:
             if not course.done
         ]
         missing.setdefault(_apart(words), []).append(path(order))
-    for words, names in missing.items():
+    for gone, names in missing.items():
         where = f", {_apart(names)}" if len(missing) > 1 else ""
-        told += [f"Not on record to the end{where}: {words}."] if words else []
+        told += [f"Not on record to the end{where}: {gone}."] if gone else []
     return [f"**What this leaves out.** {' '.join(told)}"] if told else []
 
 
