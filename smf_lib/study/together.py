@@ -1,8 +1,9 @@
 """Two finetunes of one base model put together, and what each way costs on both tasks.
 
 Row patches by `compose`, adapters of LoRA by PEFT's `add_weighted_adapter`. A way is judged by what
-is left on each task of what its finetune alone could do (retention), by the mean of both tasks
-(joint accuracy), by the numbers that it stores, and by whether it can be taken out to the bit.
+is left on each task of what its finetune alone gained over the base model (retention), by the mean
+of both tasks (joint accuracy), by the numbers that it stores, and by whether it can be taken out to
+the bit.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from .materials import Materials
 from .metrics import task_metric
 from .profiles import Profile, RunSpec
 
+BASE = "base model"
 RULES = ("first", "second", "sum", "moved")
 MERGES: dict[str, dict[str, Any]] = {
     "linear": {},
@@ -112,7 +114,7 @@ def composed(
     patches: Mapping[str, RowPatch],
     rules: Sequence[str] = RULES,
 ) -> Iterator[dict[str, Any]]:
-    """Each patch alone and both by each rule: put into the model, measured, and taken out again.
+    """The base model, each patch alone, both by each rule: put in, measured, and taken out again.
 
     Args:
         study: whose tasks are asked.
@@ -130,6 +132,8 @@ def composed(
     """
     (_, first), (_, second) = patches.items()
     before = weights_sum(model)
+    alone = accuracies(study, model, tokenizer, list(patches))
+    yield {"way": BASE, "rows": 0, "conflicts": 0, **alone, "taken out": True}
     ways = {f"{task} alone": (patch, 0) for task, patch in patches.items()}
     for rule in rules:
         both = compose(first, second, rule, model)
@@ -149,7 +153,7 @@ def merged(
     adapters: Mapping[str, Path],
     weights: tuple[float, float] = (1.0, 1.0),
 ) -> Iterator[dict[str, Any]]:
-    """Each adapter alone, and both merged in each of PEFT's ways (`MERGES`), measured.
+    """The base model, each adapter alone, both merged in each of PEFT's ways (`MERGES`), measured.
 
     Args:
         study: whose tasks are asked.
@@ -161,14 +165,14 @@ def merged(
     Yields:
         for each way {"way", "numbers": how many an adapter stores, a task's name: its accuracy}.
     """
-    model: PeftModel | None = None
-    for task, folder in adapters.items():
-        if model is None:
-            model = PeftModel.from_pretrained(base, folder, adapter_name=task)
-        else:
-            model.load_adapter(folder, task)
-    if model is None:
+    if not adapters:
         raise ValueError("adapters is empty; give two folders")
+    alone = accuracies(study, base.eval(), tokenizer, list(adapters))
+    yield {"way": BASE, "numbers": 0} | alone
+    (task, folder), *others = adapters.items()
+    model = PeftModel.from_pretrained(base, folder, adapter_name=task)
+    for task, folder in others:
+        model.load_adapter(folder, task)
     ways: dict[str, dict[str, Any] | None] = dict.fromkeys(adapters)
     for way, settings in (ways | MERGES).items():
         if settings is not None:
@@ -187,14 +191,22 @@ def merged(
 def retained(ways: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> list[dict[str, Any]]:
     """Each way with, in per cent, what it keeps of each task and the mean accuracy of both.
 
-    Kept of a task is the accuracy over that of the task's own finetune alone.
+    Kept of a task is the gain over the base model as a share of the gain of the task's own finetune
+    alone, so the other task's finetune keeps nothing of it but what both teach; a dash where that
+    finetune gained nothing.
     """
-    alone = {task: next(w[task] for w in ways if w["way"] == f"{task} alone") for task in tasks}
+    named = {way["way"]: way for way in ways}
+
+    def kept(way: Mapping[str, Any], task: str) -> int | str:
+        start = named[BASE][task]
+        gain = named[f"{task} alone"][task] - start
+        return round(100 * (way[task] - start) / gain) if gain > 0 else "–"
+
     return [
         {
             **{name: value for name, value in way.items() if name not in tasks},
             **{f"{task} (%)": round(100 * way[task], 1) for task in tasks},
-            **{f"{task} kept (%)": round(100 * way[task] / alone[task]) for task in tasks},
+            **{f"{task}: kept of the gain (%)": kept(way, task) for task in tasks},
             "joint (%)": round(100 * sum(way[task] for task in tasks) / len(tasks), 1),
         }
         for way in ways

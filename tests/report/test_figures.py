@@ -23,6 +23,7 @@ from smf_lib.report.figures.labels import Label, _spread, place_labels
 from smf_lib.report.figures.style import (
     COLOURS,
     FURTHER,
+    ink_on,
     method_colours,
     method_family,
     method_shapes,
@@ -367,10 +368,19 @@ def test_colours_are_stable_distinct_and_readable():
     assert colours["dora"] == FURTHER[0] and colours["vera"] == FURTHER[1]
     assert len({*COLOURS.values(), *FURTHER}) == len(COLOURS) + len(FURTHER)
     for colour in (*COLOURS.values(), *FURTHER):
-        linear = [
-            c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in text_colour(colour)
-        ]
-        assert 1.05 / (np.dot(linear, [0.2126, 0.7152, 0.0722]) + 0.05) >= 4.49
+        assert 1.05 / (luminance(text_colour(colour)) + 0.05) >= 4.49
+
+
+def luminance(colour):
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour]
+    return np.dot(linear, [0.2126, 0.7152, 0.0722])
+
+
+def test_numbers_are_readable_on_every_shade_of_a_matrix():
+    for place in np.linspace(0, 1, 101):
+        shade = matplotlib.colormaps["RdBu"](place)[:3]
+        darker, lighter = sorted([luminance(shade), {"black": 0.0, "white": 1.0}[ink_on(shade)]])
+        assert (lighter + 0.05) / (darker + 0.05) >= 4.5
 
 
 def test_figure_shows_itself_with_escaped_words():

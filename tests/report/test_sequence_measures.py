@@ -8,6 +8,7 @@ from smf_lib.report.analysis.frontier import NotOnRecord
 from smf_lib.report.analysis.sequence_findings import (
     NOTHING,
     accuracy_table,
+    beside,
     came_out,
     floors_table,
     measures_table,
@@ -50,10 +51,96 @@ def test_an_arm_that_shares_its_first_stage_is_followed_to_it(records):
 
 
 def test_a_way_that_is_not_on_record_to_its_end_is_shown_as_far_as_it_goes(records):
-    assert [len(c.tasks) for c in courses(records[:3])] == [2]
-    assert courses(records[:2]) == [] == courses([])
+    (found,) = courses(records[:3])
+    assert (found.tasks, found.order, found.done) == (TASKS[:2], TASKS, False)
+    with pytest.raises(ResultsError, match="LORA has learned 2 of 3 tasks"):
+        compared("average", found)
+    assert courses(records[:2]) == [] == courses([]) == courses(records[1:4])
     without = [r for r in records if r.method != "smf.icd10-airports"]
-    assert [course.method for course in courses(without)] == ["lora"]
+    assert [(c.method, len(c.tasks)) for c in courses(without)] == [("lora", 3), ("smf", 1)]
+
+
+ARMS = {"smf-tfidf": SMF, "lora": LORA, "full": LORA, "smf-grown": SMF}
+BACK = TASKS[::-1]
+
+
+def half_made():
+    """Records of one seed and four arms in both orders, as runs make them, one after another."""
+    found = [record("base")]
+    for arm, levels in ARMS.items():
+        first = "smf-tfidf" if arm == "smf-grown" else None
+        for order in (TASKS, BACK):
+            found += way(arm, levels, order=order, first=first)[bool(first) :]
+    return found
+
+
+@pytest.mark.parametrize("n", range(len(half_made()) + 1))
+def test_of_a_study_that_is_half_made_all_that_is_told_is_true(n):
+    records = half_made()[:n]
+    stages = {record.method: record for record in records}
+    reached = {
+        (arm, order): sum(
+            f"{arm}.{'-'.join(order[:k])}" in stages or (arm == "smf-grown" and k == 1)
+            for k in (1, 2, 3)
+        )
+        for arm in ARMS
+        for order in (TASKS, BACK)
+    }
+    reached = {way: k for way, k in reached.items() if k > (way[0] == "smf-grown")}
+    orders = [o for o in (TASKS, BACK) if any(k > 1 for w, k in reached.items() if w[1] == o)]
+    said, pairs = came_out(records), beside(records)
+    tables = measures_table(records), accuracy_table(records)
+    assert "nan" not in " ".join([*said, *pairs, *(table.to_string() for table in tables)])
+    if not orders:
+        assert said == [NOTHING] and not pairs and all(table.empty for table in tables)
+        return
+    left = said[-1]
+    assert left.startswith("**What this leaves out.** One seed: brackets are 95 % intervals over")
+    levels = {
+        order: [s for s in said if s.startswith(f"**{', then '.join(order)}**")] for order in orders
+    }
+    for (arm, order), k in reached.items():
+        if order not in orders:
+            continue
+        ended = any(f" {arm.upper()} " in sentence for sentence in levels[order])
+        assert ended == (k == 3), (arm, order)
+        assert k == 3 or f"{arm.upper()} ({k} of 3 tasks)" in left
+    assert "SMF (random rows); " in left or "; SMF (random rows)" in left
+    assert len(tables[0]) == sum(k == 3 for w, k in reached.items() if w[1] in orders)
+    assert len(tables[1]) == sum(1 + k for w, k in reached.items() if w[1] in orders)
+    for place, order in enumerate(orders):
+        drawn = task_matrices(courses(records), place)
+        begun = [k for w, k in reached.items() if w[1] == order]
+        cells = [3 * (1 + k) for k in begun]
+        assert sorted(len(ax.texts) for ax in drawn.fig.axes) == sorted(cells)
+        assert f"in the order {', then '.join(order)}." in drawn.caption
+        assert ("not on record yet" in drawn.caption) == any(k < 3 for k in begun)
+
+
+def test_a_study_of_four_arms_and_one_seed_says_what_it_leaves_out():
+    said = came_out(half_made())
+    assert said[-1].endswith(
+        "Not on record to the end: SMF (random rows); LoRA r 16, replay; LoRA r 16, one a task, "
+        "merged; OSF."
+    )
+    assert [s.split(":")[0] for s in said[:3]] == [
+        "**icd10, then airports, then cities**", "Learned when trained, in points",
+        "Forgotten of earlier tasks, in points",
+    ]  # fmt: skip
+    assert "LORA 50.0 [" in said[1] and "(icd10 +50, airports +45, cities +55)" in said[1]
+
+
+def test_orders_are_those_of_the_profile_however_records_are_sorted():
+    found = sorted(half_made(), key=lambda record: record.run_id)
+    assert list(dict.fromkeys(course.order for course in courses(found))) == [TASKS, BACK]
+    other = [r.model_copy(update={"profile": "nowhere"}) for r in found]
+    assert {course.order for course in courses(other)} == {TASKS, BACK}
+
+
+def test_whoever_shares_a_first_stage_is_set_beside_whom_it_shares_it_with():
+    (pair, back) = (s for s in beside(half_made()) if "SMF-GROWN against SMF-TFIDF" in s)
+    assert pair.startswith("*icd10, then airports, then cities*: **SMF-GROWN against SMF-TFIDF**")
+    assert "learned as much" in pair and back.startswith("*cities, then airports, then icd10*")
 
 
 def test_seeds_of_two_arms_are_compared_on_the_same_questions(records):
@@ -90,17 +177,23 @@ def test_what_came_out_stands_beside_lora_with_what_was_learned(records):
     for entry in content:
         if entry["method"].startswith("smf"):
             entry["selection"] = {"8": {"rows": 9, "rows_touched": 3, "updates": 4}}
-    said = came_out([Record.model_validate(entry) for entry in content])
+    records = [Record.model_validate(entry) for entry in content]
+    said = came_out(records)
     assert said[0].startswith("**icd10, then airports, then cities**: average accuracy in per cent")
     assert "the base model 25.0" in said[0] and said[0].index("SMF") < said[0].index("LORA")
-    assert said[1] == (
-        "Without a language model, on average: guessing 25.0 and the most frequent option "
-        f"{(2 * 26 + 27) / 3:.1f} %."
+    assert said[1].index("LORA") < said[1].index("SMF")  # who learned most first
+    assert said[2].index("SMF") < said[2].index("LORA")  # who forgot least first
+    assert said[3].startswith("Drifted from the base model, in nats a token")
+    assert said[4] == (
+        "Without a language model, on average over icd10, airports and cities: guessing 25.0 and "
+        f"the most frequent option {(2 * 26 + 27) / 3:.1f} %."
     )
-    assert said[3].startswith("**SMF against LORA**: learned less (-8.3 [")
-    assert "ends higher on average" in said[3] and "forgot less (-25.0 [" in said[3]
-    assert said[3].endswith("having learned less, forgetting less is no merit by itself.")
-    assert came_out([]) == [NOTHING]
+    assert "Of one seed are LORA: brackets are 95 % intervals over questions alone" in said[5]
+    (pair,) = beside(records)
+    assert "**SMF against LORA**: learned less (-8.3 [" in pair
+    assert "ends higher on average" in pair and "forgot less (-25.0 [" in pair
+    assert pair.endswith("having learned less, forgetting less is no merit by itself.")
+    assert came_out([]) == [NOTHING] and beside([]) == []
 
 
 def test_tables_have_a_row_a_way_and_a_row_a_stage(records):
@@ -118,9 +211,14 @@ def test_tables_have_a_row_a_way_and_a_row_a_stage(records):
 def test_the_figure_has_a_matrix_for_each_method_and_frames_what_was_trained(records):
     drawn = task_matrices(courses(records))
     panels = [ax for ax in drawn.fig.axes if ax.has_data()]
-    assert [ax.get_title(loc="left") for ax in panels] == ["SMF", "LORA"]  # the best first
+    assert [ax.get_title(loc="left") for ax in panels] == [
+        "SMF: average 63 %", "LORA: average 55 %",  # the best first
+    ]  # fmt: skip
     texts = [text.get_text() for text in panels[1].texts]
     assert texts == ["25", "75", "50", "40", "25", "30", "70", "45", "25", "25", "25", "80"]
+    assert [label.get_text() for label in panels[1].get_yticklabels()] == list(TASKS)
+    after = [label.get_text().split("\n")[-1] for label in panels[1].get_xticklabels()]
+    assert after == ["base", *TASKS]
     assert [patch.get_xy() for patch in panels[0].patches] == [(0.5, -0.5), (1.5, 0.5), (2.5, 1.5)]
     assert "63.3 per cent" in drawn.alt and "55.0" in drawn.alt
     with pytest.raises(NotOnRecord, match="No sequence of tasks is on record yet"):

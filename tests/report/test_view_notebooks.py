@@ -230,6 +230,16 @@ def test_sequences_are_drawn_from_records_alone(results):
     assert first.data.startswith("- **icd10, then airports, then cities**: average accuracy")
 
 
+def test_one_seed_of_one_arm_and_a_half_is_drawn_and_says_what_is_left_out(results):
+    results([record("base"), *way("smf-tfidf", SMF), *way("lora", LORA)[:2]])
+    shown = executed("07_one_after_another")["shown"].values()
+    (drawn,) = [value for value in shown if isinstance(value, Figure)]
+    assert "Empty columns are not on record yet" in drawn.caption
+    first = next(value for value in shown if isinstance(value, Markdown))
+    assert "(one seed, study sequence/" in first.data and "LORA (2 of 3 tasks)" in first.data
+    assert "What this leaves out.** One seed" in first.data
+
+
 def test_where_no_sequence_is_on_record_one_sentence_says_so(results):
     results(study_records())
     shown = executed("07_one_after_another")["shown"].values()

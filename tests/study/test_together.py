@@ -44,11 +44,14 @@ def names(study):
 
 def test_the_notebook_runs_and_its_own_checks_hold(names):
     assert [way["way"] for way in names["ways"]] == [
-        "plus alone", "times alone", "both, first", "both, second", "both, sum", "both, moved",
+        "base model", "plus alone", "times alone",
+        "both, first", "both, second", "both, sum", "both, moved",
     ]  # fmt: skip
     assert all(way["taken out"] for way in names["ways"])
     assert names["sizes"]["folder, touched rows"] < names["sizes"]["folder, whole"]
-    assert [way["way"] for way in names["merged"]][2:] == [f"both, {m}" for m in together.MERGES]
+    assert [way["way"] for way in names["merged"]] == [
+        "base model", "plus alone", "times alone", *(f"both, {m}" for m in together.MERGES),
+    ]  # fmt: skip
 
 
 def test_a_way_says_how_many_rows_it_takes_and_how_many_met(names):
@@ -63,10 +66,17 @@ def test_what_is_put_in_is_measured_and_not_something_else(study, names):
     """The first alone is what its run was recorded to be, or would be."""
     model, tokenizer = study.trained("smf-tfidf.plus")
     found = together.accuracies(study, model, tokenizer, TASKS)
-    assert found == {task: names["ways"][0][task] for task in TASKS}
+    assert found == {task: names["ways"][1][task] for task in TASKS}
     model, tokenizer = study.trained("lora.times")
     found = together.accuracies(study, model, tokenizer, TASKS)
-    assert found == {task: names["merged"][1][task] for task in TASKS}
+    assert found == {task: names["merged"][2][task] for task in TASKS}
+
+
+def test_both_tables_begin_with_the_model_that_all_started_from(study, names):
+    model, tokenizer = study.load_base()
+    found = together.accuracies(study, model, tokenizer, TASKS)
+    for ways in (names["ways"], names["merged"]):
+        assert found == {task: ways[0][task] for task in TASKS}
 
 
 def test_patches_of_another_start_are_refused(study, names):
@@ -76,16 +86,23 @@ def test_patches_of_another_start_are_refused(study, names):
         list(together.composed(study, model, tokenizer, names["patches"]))
 
 
-def test_retention_is_of_each_tasks_own_finetune():
+def test_retention_is_of_the_gain_of_each_tasks_own_finetune():
     ways = [
-        {"way": "a alone", "a": 0.8, "b": 0.2}, {"way": "b alone", "a": 0.3, "b": 0.5},
-        {"way": "both, sum", "a": 0.6, "b": 0.5},
+        {"way": "base model", "a": 0.3, "b": 0.25},
+        {"way": "a alone", "a": 0.8, "b": 0.25}, {"way": "b alone", "a": 0.3, "b": 0.5},
+        {"way": "both, sum", "a": 0.6, "b": 0.5}, {"way": "both, first", "a": 0.25, "b": 0.55},
     ]  # fmt: skip
-    found = together.retained(ways, ["a", "b"])[2]
-    assert found == {
-        "way": "both, sum", "a (%)": 60.0, "b (%)": 50.0, "a kept (%)": 75, "b kept (%)": 100,
-        "joint (%)": 55.0,
+    found = together.retained(ways, ["a", "b"])
+    kept = [[way[f"{task}: kept of the gain (%)"] for task in "ab"] for way in found]
+    assert kept == [[0, 0], [100, 0], [0, 100], [60, 100], [-10, 120]]
+    assert found[3] == {
+        "way": "both, sum", "a (%)": 60.0, "b (%)": 50.0, "a: kept of the gain (%)": 60,
+        "b: kept of the gain (%)": 100, "joint (%)": 55.0,
     }  # fmt: skip
+    ways[1]["a"] = 0.3  # a finetune that gained nothing
+    assert [way["a: kept of the gain (%)"] for way in together.retained(ways, ["a", "b"])] == (
+        ["–"] * 5
+    )
 
 
 NAN = float("nan")

@@ -2,53 +2,138 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import pandas as pd
 
 from ...study.records.record import Baselines, Record
-from ..measures import drift_measures, measure_of
+from ..measures import DIVERGENCE, drift_measures, measure_of
 from ..text import listed, signed
 from .captions import best_floor
 from .effects import change
 from .floors import floors_of
-from .sequences import MEASURES, Course, compared, courses, measures
+from .sequences import MEASURES, Course, compared, courses, measures, plan_of, planned_orders
 from .stats import Interval
-from .tables import number
+from .tables import DASH, number
 
 REFERENCES = ("lora", "full")
 NOTHING = "No sequence of tasks is on record yet; make study PROFILE=sequence records it."
+ONE_SEED = (
+    "brackets are 95 % intervals over questions alone. What another seed would have given is in "
+    "none of them, and two seeds of one method can lie as far apart as two methods."
+)
 
 
 def came_out(records: Sequence[Record]) -> list[str]:
-    """For each order the average accuracies, then each memory beside LoRA and full finetuning."""
+    """For each order what all are left with, learned, forgot and drifted; then what is left out."""
+    found = courses(records)
+    orders = by_order(found)
+    told: list[str] = []
+    for order, on_it in orders.items():
+        done = [course for course in on_it if course.done]
+        told += _levels(order, done) if done else []
+    for order in {frozenset(order): order for order in orders}.values():
+        floors = floors_words(orders[order], order)
+        told.append(f"Without a language model, on average over {listed(order)}: {floors}.")
+    return [*told, *_left_out(found)] if told else [NOTHING]
+
+
+def _levels(order: Sequence[str], done: Sequence[Course]) -> list[str]:
+    """What courses that have learned all of an order are left with, learned, forgot, drifted."""
+    base = sum(course_base(done[0], task) for task in order) / len(order)
+    averages = _ranked(done, lambda course: compared("average", course), most=True)
+    learned = _ranked(done, lambda course: compared("learned", course), most=True, more=_gains)
+    lost = _ranked(done, lambda course: compared("forgetting", course))
+    where = f"{seeds_words(done)}, study {done[0].base.where}"
+    told = [
+        f"**{path(order)}**: average accuracy in per cent after the last task ({where}): "
+        + f"{averages}; the base model {base:.1f}.",
+        f"Learned when trained, in points: {learned}.",
+        f"Forgotten of earlier tasks, in points: {lost}.",
+    ]
+    if all(course.last.has(DIVERGENCE) for course in done):
+        drifts = _ranked(done, lambda c: change(c.last, c.base, DIVERGENCE), digits=3)
+        told.append(f"Drifted from the base model, in nats a token (KL on its own text): {drifts}.")
+    return told
+
+
+def _ranked(
+    found: Sequence[Course],
+    value: Callable[[Course], Interval],
+    digits: int = 1,
+    most: bool = False,
+    more: Callable[[Course], str] = lambda course: "",
+) -> str:
+    """Courses with their values, the best first: the least, or the `most`."""
+    values = {course: value(course) for course in found}
+    ranked = sorted(found, key=lambda course: values[course].value * (-1 if most else 1))
+    return "; ".join(f"{c.label} {number(values[c], digits)}{more(c)}" for c in ranked)
+
+
+def _gains(course: Course) -> str:
+    """What each task gained when it was trained, in whole points."""
+    gains = [
+        f"{task} {signed(course.accuracy(place, task).value - course_base(course, task), 0)}"
+        for place, task in enumerate(course.tasks, 1)
+    ]
+    return f" ({', '.join(gains)})"
+
+
+def _left_out(found: Sequence[Course]) -> list[str]:
+    """What no number above covers: the luck of training, and what is not on record."""
     told = []
-    for tasks, found in by_order(courses(records)).items():
-        order = listed(tasks) if len(tasks) < 3 else ", then ".join(tasks)
-        levels = {course: compared("average", course) for course in found}
-        start = found[0].base
-        base = sum(course_base(found[0], task) for task in tasks) / len(tasks)
-        ranked = sorted(found, key=lambda course: -levels[course].value)
-        named = listed(f"{c.label} {number(levels[c], 1)}" for c in ranked)
-        told.append(
-            f"**{order}**: average accuracy in per cent when all are learned: {named}; the base "
-            f"model {base:.1f} ({seeds_words(found)}, study {start.where})."
-        )
-        told.append(f"Without a language model, on average: {floors_words(found, tasks)}.")
-        lost = {course: compared("forgetting", course) for course in found}
-        named = listed(
-            f"{c.label} {number(lost[c], 1)}" for c in sorted(found, key=lambda c: lost[c].value)
-        )
-        told.append(f"Forgotten of earlier tasks, in points: {named}.")
-        told += [
-            _against(course, other)
-            for course in found
-            if course.last.first.selection
-            for name in REFERENCES
-            for other in found
-            if other.method == name
+    few = list(dict.fromkeys(course.label for course in found if course.seeds == 1))
+    if few:
+        every = all(course.seeds == 1 for course in found)
+        told.append(f"{'One seed' if every else f'Of one seed are {_apart(few)}'}: {ONE_SEED}")
+    plan = plan_of(found[0].base.first.profile)
+    methods = plan.methods if plan else {}
+    arms = {name.partition(".")[0]: method.arm for name, method in methods.items() if method.task}
+    orders = by_order(found)
+    missing: dict[str, list[str]] = {}
+    for order in dict.fromkeys([*planned_orders(plan), *orders]):
+        here = {course.method: course for course in orders.get(order, [])}
+        words = [str(label) for name, label in arms.items() if name not in here]
+        words += [
+            f"{course.label} ({len(course.tasks)} of {len(order)} tasks)"
+            for course in here.values()
+            if not course.done
         ]
-    return told or [NOTHING]
+        missing.setdefault(_apart(words), []).append(path(order))
+    for gone, names in missing.items():
+        where = f", {_apart(names)}" if len(missing) > 1 else ""
+        told += [f"Not on record to the end{where}: {gone}."] if gone else []
+    return [f"**What this leaves out.** {' '.join(told)}"] if told else []
+
+
+def _apart(words: Iterable[str]) -> str:
+    """Distinct names that may hold commas."""
+    return "; ".join(dict.fromkeys(words))
+
+
+def path(order: Sequence[str]) -> str:
+    """An order of tasks in words."""
+    return ", then ".join(order)
+
+
+def beside(records: Sequence[Record]) -> list[str]:
+    """Methods beside each other, each pair in each order; none that is under way.
+
+    Each memory beside LoRA and full finetuning, and each arm beside that whose first stage it has.
+    """
+    return [
+        f"*{path(order)}*: {_against(course, other)}"
+        for order, found in by_order(courses(records)).items()
+        for course, other in _pairs([course for course in found if course.done])
+    ]
+
+
+def _pairs(found: Sequence[Course]) -> Iterator[tuple[Course, Course]]:
+    for course in found:
+        for other in found:
+            reference = course.last.first.selection and other.method in REFERENCES
+            if course is not other and (reference or other.method == course.begun):
+                yield course, other
 
 
 def floors_words(found: Sequence[Course], tasks: Sequence[str]) -> str:
@@ -65,7 +150,8 @@ def floors_words(found: Sequence[Course], tasks: Sequence[str]) -> str:
 
 def _kinds(floors: dict[str, float]) -> dict[str, float]:
     """Floors with bags of one kind or another under one name."""
-    return {"a bag of words" if "a bag of" in name else name: x for name, x in floors.items()}
+    bag = "a bag of words trained on each task alone"
+    return {bag if "a bag of" in name else name: value for name, value in floors.items()}
 
 
 def task_floors(records: Sequence[Record]) -> dict[str, Baselines]:
@@ -79,10 +165,10 @@ def task_floors(records: Sequence[Record]) -> dict[str, Baselines]:
 
 
 def by_order(found: Sequence[Course]) -> dict[tuple[str, ...], list[Course]]:
-    """Courses by the order of their tasks."""
+    """Courses by the order that they are on."""
     orders: dict[tuple[str, ...], list[Course]] = {}
     for course in found:
-        orders.setdefault(course.tasks, []).append(course)
+        orders.setdefault(course.order, []).append(course)
     return orders
 
 
@@ -121,15 +207,19 @@ def _state(verb: str, found: Interval, more: str, less: str, same: str = "as muc
 
 
 def measures_table(records: Sequence[Record]) -> pd.DataFrame:
-    """One row an arm and order: the measures of continual learning, and the drift at the end."""
+    """One row an arm and order: the measures of continual learning, and the drift at the end.
+
+    Arms that are under way have none.
+    """
     rows = []
-    for tasks, found in by_order(courses(records)).items():
-        for course in found:
-            row = {"Order": " → ".join(tasks), "Method": course.label}
+    for order, found in by_order(courses(records)).items():
+        for course in (course for course in found if course.done):
+            row = {"Order": " → ".join(order), "Method": course.label}
             for name, interval in measures(course).items():
                 row[MEASURES[name]] = number(interval, 1, sign=name in ("learned", "backward"))
-            rows.append(row | _drifts(course) | {"Seeds": str(course.seeds)})
-    return pd.DataFrame(rows)
+            seeds = str(course.seeds) if course.seeds > 1 else "1 (questions only)"
+            rows.append(row | _drifts(course) | {"Seeds": seeds})
+    return pd.DataFrame(rows).fillna(DASH)
 
 
 def _drifts(course: Course) -> dict[str, str]:
@@ -145,18 +235,21 @@ def _drifts(course: Course) -> dict[str, str]:
 
 
 def accuracy_table(records: Sequence[Record]) -> pd.DataFrame:
-    """One row a stage: the accuracy on every task, in per cent with its interval."""
+    """One row a stage: the accuracy on every task, in per cent with its interval.
+
+    Of arms that are under way as far as they go.
+    """
     rows = []
     for course in courses(records):
         for stage in range(len(course.tasks) + 1):
             row = {
-                "Order": " → ".join(course.tasks),
+                "Order": " → ".join(course.order),
                 "Method": course.label,
                 "After": course.tasks[stage - 1] if stage else "base model",
             }
-            row |= {task: number(course.accuracy(stage, task), 1) for task in sorted(course.tasks)}
+            row |= {task: number(course.accuracy(stage, task), 1) for task in sorted(course.order)}
             rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).fillna(DASH)
 
 
 def floors_table(records: Sequence[Record]) -> pd.DataFrame:

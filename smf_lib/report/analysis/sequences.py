@@ -12,7 +12,11 @@ numbered in the order in which they were learned:
 
 Intervals are over seeds and items (`stats`): the seeds of one arm are runs that go on from one
 another and so are paired within it; seeds of two arms are independent; the questions are the same
-for all. The maximum in forgetting is taken for each seed, which lifts it a little.
+for all. The maximum in forgetting is taken for each seed, which lifts it a little. With one seed
+they are over questions alone.
+
+A study may be on record in part: an arm's way is followed as far as it goes, and the measures are
+of ways that have come to the end of their order.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...study.metrics import task_metric
+from ...study.profiles import Profile, load_profile
 from ...study.records.record import Record
 from ...study.records.results import ResultsError
 from ..measures import EXAM
@@ -52,7 +57,8 @@ class Course:
     Attributes:
         method: what the profile calls the arm.
         label: its name in figures and tables.
-        tasks: the tasks in their order.
+        tasks: the tasks that it has learned, in their order.
+        order: all tasks of the order that it is on; more than `tasks` as long as it is under way.
         base: the model before the first.
         stages: the runs after each task.
     """
@@ -60,6 +66,7 @@ class Course:
     method: str
     label: str
     tasks: tuple[str, ...]
+    order: tuple[str, ...]
     base: Arm
     stages: tuple[Arm, ...]
 
@@ -69,8 +76,18 @@ class Course:
         return self.stages[-1]
 
     @property
+    def done(self) -> bool:
+        """Whether all tasks of the order are learned."""
+        return self.tasks == self.order
+
+    @property
+    def begun(self) -> str:
+        """The arm whose first stage it has: its own, or that of another from which it goes on."""
+        return self.stages[0].first.method.partition(".")[0]
+
+    @property
     def seeds(self) -> int:
-        """How many seeds went all the way."""
+        """How many seeds went so far."""
         return len(self.last.records)
 
     def items(self, stage: int, task: str) -> Array:
@@ -97,8 +114,9 @@ def metric_of(record: Record, task: str) -> str:
 
 
 def courses(records: Iterable[Record]) -> list[Course]:
-    """Every arm's way through every order, as far as it is on record; none without two stages.
+    """Every arm's way through every order, as far as it is on record.
 
+    Orders come as the profile has them, and are left out as long as no arm has two stages of one.
     Records of one study; runs that belong to no sequence are left out but for the base model.
     """
     records = list(records)
@@ -112,21 +130,45 @@ def courses(records: Iterable[Record]) -> list[Course]:
             if (start, seed) not in by_run:
                 break
             chain.insert(0, by_run[start, seed])
-        if len(chain) == len(tasks) > 1:
+        if len(chain) == len(tasks):
             ways.setdefault((method.partition(".")[0], tasks), {})[seed] = chain
-    longest = [
-        (arm, tasks)
-        for arm, tasks in ways
-        if not any(o == arm and len(t) > len(tasks) and t[: len(tasks)] == tasks for o, t in ways)
-    ]
-    found = []
-    for arm, tasks in longest:
-        chains = [chain for _, chain in sorted(ways[arm, tasks].items())]
-        stages = tuple(Arm(tuple(stage)) for stage in zip(*chains))
-        label = chains[0][-1].settings["method"].get("arm") or arm
-        if bases:
-            found.append(Course(arm, label, tasks, Arm((bases[0],)), stages))
+    found: list[Course] = []
+    for order in _orders([tasks for _, tasks in ways], records) if bases else []:
+        on_it = []
+        for arm in dict.fromkeys(arm for arm, _ in ways):
+            begun = [t for a, t in ways if a == arm and order[: len(t)] == t]
+            if begun:
+                tasks = max(begun, key=len)
+                chains = [chain for _, chain in sorted(ways[arm, tasks].items())]
+                stages = tuple(Arm(tuple(stage)) for stage in zip(*chains))
+                label = chains[0][-1].settings["method"].get("arm") or arm
+                on_it.append(Course(arm, label, tasks, order, Arm((bases[0],)), stages))
+        if any(len(course.tasks) > 1 for course in on_it):
+            found += on_it
     return found
+
+
+def plan_of(profile: str) -> Profile | None:
+    """The profile as it stands today; None where it is not here."""
+    try:
+        return load_profile(profile)
+    except ValueError:
+        return None
+
+
+def planned_orders(plan: Profile | None) -> list[tuple[str, ...]]:
+    """The orders of several tasks that a profile has."""
+    return [tuple(tasks) for tasks in (plan.sequences if plan else ()) if len(tasks) > 1]
+
+
+def _orders(ways: Sequence[tuple[str, ...]], records: Sequence[Record]) -> list[tuple[str, ...]]:
+    """Orders of which ways are a part: the profile's, then the longest of ways that have others."""
+    orders = planned_orders(plan_of(records[0].profile)) if records else []
+    longest = [
+        way for way in ways
+        if not any(len(o) > len(way) and o[: len(way)] == way for o in (*orders, *ways))
+    ]  # fmt: skip
+    return list(dict.fromkeys([*orders, *longest]))
 
 
 def _tasks(record: Record) -> tuple[str, ...]:
@@ -143,8 +185,13 @@ def compared(measure: str, course: Course, other: Course | None = None) -> Inter
     """A measure of a course, or how much it is above that of another course of the same order.
 
     Raises:
-        ResultsError: courses of other tasks or orders.
+        ResultsError: courses of other orders, or under way.
     """
+    for way in (course, other):
+        if way is not None and not way.done:
+            raise ResultsError(
+                f"{way.label} has learned {len(way.tasks)} of {len(way.order)} tasks"
+            )
     if other is not None and other.tasks != course.tasks:
         raise ResultsError(f"{course.label} and {other.label} learned in other orders")
     terms = [(1.0, _items(measure, course))]

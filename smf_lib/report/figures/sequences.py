@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from ..analysis.frontier import NotOnRecord
-from ..analysis.sequence_findings import NOTHING, by_order, floors_words, seeds_words
+from ..analysis.sequence_findings import NOTHING, by_order, floors_words, path, seeds_words
 from ..analysis.sequences import Course, compared
-from .style import Figure, new_figure, styled
+from .style import Figure, ink_on, new_figure, styled
 
-ACROSS = 4  # panels beside each other
-MAP = "RdBu"
+ACROSS = 2  # panels beside each other: one has the width of a phone
+MAP = colormaps["RdBu"]
+INK = "#222222"
+LEAST = 10.0  # points of gain that have the full colour at least: noise is to look like noise
 
 
 @styled
 def task_matrices(found: Sequence[Course], order: int = 0) -> Figure:
     """For each method a matrix, task by time: the accuracy, coloured by the gain over the base.
 
-    found: courses of one study; order: which of the orders of tasks, in which they are recorded.
+    found: courses of one study; order: which of their orders of tasks. Each task has a scale of
+    colours, up to the most that any method gained or lost on it; figures of all orders share them.
 
     Raises:
         NotOnRecord: no course.
@@ -33,61 +37,67 @@ def task_matrices(found: Sequence[Course], order: int = 0) -> Figure:
     if not 0 <= order < len(orders):
         raise ValueError(f"order={order!r} must be from 0 to {len(orders) - 1}")
     tasks, shown = list(orders.items())[order]
-    shown = sorted(shown, key=lambda course: -compared("average", course).value)
-    levels = {course: _levels(course) for course in shown}
-    gains = {course: level[:, 1:] - level[:, :1] for course, level in levels.items()}
-    most = max(1.0, *(float(np.abs(gain).max()) for gain in gains.values()))
+    averages = {course: compared("average", course).value for course in shown if course.done}
+    shown = sorted(shown, key=lambda course: (not course.done, -averages.get(course, 0.0)))
+    levels = {course: _levels(course) for course in found}
+    most = dict.fromkeys((task for course in found for task in course.order), LEAST)
+    for course, level in levels.items():
+        for task, gains in zip(course.order, np.abs(level - level[:, :1])):
+            most[task] = max(most[task], float(gains.max()))
     down = -(-len(shown) // ACROSS)
-    figure = new_figure(0.6 + 1.75 * down)
-    grid = figure.subplots(down, ACROSS, squeeze=False)
-    for place, ax in enumerate(grid.flat):
-        if place >= len(shown):
-            ax.set_axis_off()
-            continue
-        course = shown[place]
-        _panel(ax, course, levels[course], most, place % ACROSS == 0)
-    first, last = shown[0], shown[-1]
-    names = ", then ".join(tasks)
+    figure = new_figure((0.85 + 0.3 * len(tasks)) * down)
+    for place, course in enumerate(shown, 1):
+        title = course.label
+        if course.done:
+            title += f": average {averages[course]:.0f} %"
+        _panel(figure.add_subplot(down, ACROSS, place), course, title, levels[course], most)
+    part = "" if len(averages) == len(shown) else " Empty columns are not on record yet."
     caption = (
-        f"Accuracy in per cent on each task (rows) after each task (columns; first the base "
-        f"model), learned in the order {names}. Blue: above the base model, red: below it. A "
-        "frame: the task was trained just then; right of it is what is left of it. Methods by "
-        f"their average at the end, the best first ({seeds_words(shown)}, study "
-        f"{first.base.where}). Without a language model, on average: {floors_words(shown, tasks)}."
+        "Accuracy in per cent on each task (rows) of the base model and after each task (columns), "
+        f"learned in the order {path(tasks)}. Blue: above the base model, red: below it, each task "
+        "on its own scale. A frame: the task was trained just then; right of it is what is left "
+        f"of it.{part} Methods by their average at the end, the best first ({seeds_words(shown)}, "
+        f"study {shown[0].base.where}). Without a language model, on average: "
+        f"{floors_words(shown, tasks)}."
     )
-    alt = (
-        f"A matrix of task by time for each of {len(shown)} methods. Average accuracy at the end: "
-        f"{first.label} {compared('average', first).value:.1f} per cent, the most, and "
-        f"{last.label} {compared('average', last).value:.1f}, the least."
-    )
+    alt = f"A matrix of task by time for each of {len(shown)} methods."
+    ranked = [course for course in shown if course.done]
+    if ranked:
+        first, last = ranked[0], ranked[-1]
+        alt += (
+            f" Average accuracy at the end: {first.label} {averages[first]:.1f} per cent, the "
+            f"most, and {last.label} {averages[last]:.1f}, the least."
+        )
     return Figure(figure, caption, alt)
 
 
 def _levels(course: Course) -> np.ndarray:
-    """Accuracies in per cent, (tasks, 1 + stages)."""
+    """Accuracies in per cent, (tasks of the order, 1 + stages on record)."""
     stages = range(len(course.tasks) + 1)
     return np.array(
-        [[course.accuracy(stage, task).value for stage in stages] for task in course.tasks]
+        [[course.accuracy(stage, task).value for stage in stages] for task in course.order]
     )
 
 
-def _panel(ax: Axes, course: Course, levels: np.ndarray, most: float, named: bool) -> None:
-    gain = levels - levels[:, :1]
-    ax.imshow(gain, cmap=MAP, vmin=-most, vmax=most, aspect="auto")
+def _panel(
+    ax: Axes, course: Course, title: str, levels: np.ndarray, most: Mapping[str, float]
+) -> None:
+    tasks, columns = course.order, len(course.order) + 1
+    scale = np.array([[most[task]] for task in tasks])
+    shades = MAP(0.5 + (levels - levels[:, :1]) / (2 * scale))
+    ax.imshow(shades, aspect="auto")
     for row, column in np.ndindex(*levels.shape):
-        dark = abs(gain[row, column]) > 0.6 * most
+        ink = ink_on(shades[row, column, :3])
         ax.text(
-            column, row, f"{levels[row, column]:.0f}", ha="center", va="center", size=8.5,
-            color="white" if dark else "#222222",
-        )  # fmt: skip
-    for task in range(len(course.tasks)):
-        frame = Rectangle(
-            (task + 0.5, task - 0.5), 1, 1, fill=False, color="#222222", linewidth=1.6
+            column, row, f"{levels[row, column]:.0f}", ha="center", va="center", size=10, color=ink
         )
-        ax.add_patch(frame)
-    ax.set_title(course.label, size=8.5)
-    ax.set_xticks(range(levels.shape[1]), ["base", *(str(n) for n in range(1, levels.shape[1]))])
-    ax.set_yticks(range(len(course.tasks)), course.tasks if named else [""] * len(course.tasks))
-    ax.tick_params(length=0, labelsize=8)
+    for place in range(len(course.tasks)):
+        corner = (place + 0.5, place - 0.5)
+        ax.add_patch(Rectangle(corner, 1, 1, fill=False, color=INK, linewidth=1.8, clip_on=False))
+    ax.set_title(title, size=9.5)
+    ax.set_xlim(-0.5, columns - 0.5)
+    ax.set_xticks(range(columns), ["base", *(f"after\n{task}" for task in tasks)])
+    ax.set_yticks(range(len(tasks)), tasks)
+    ax.tick_params(length=0, labelsize=9)
     for spine in ax.spines.values():
         spine.set_visible(False)

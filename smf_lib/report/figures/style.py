@@ -214,6 +214,11 @@ def text_colour(colour: ColorType) -> tuple[float, float, float]:
     return red, green, blue
 
 
+def ink_on(colour: ColorType) -> str:
+    """Black or white, whichever is read better on `colour` (a WCAG contrast of 4.5 or more)."""
+    return "white" if _contrast_with_white(to_rgb(colour)) > 21**0.5 else "black"  # 21: of the two
+
+
 def _contrast_with_white(rgb: Sequence[float]) -> float:
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
