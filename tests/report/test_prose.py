@@ -115,10 +115,75 @@ def test_a_chapter_says_its_aims_and_time_and_ends_with_numbered_exercises(page)
     assert int(promised[1]) == sum(int(minutes) for *_, minutes in found)
 
 
-def test_a_symbol_stands_once_in_the_notation():
-    rows = re.findall(r"^\* - (\$.*)$", (BOOK / "notation.md").read_text("utf-8"), re.MULTILINE)
-    symbols = [symbol for row in rows for symbol in re.findall(r"\$([^$]+)\$", row)]
-    assert len(symbols) > 20 and len(symbols) == len(set(symbols))
+MATH = re.compile(r"```\{math\}\n(.*?)```|\$\$(.*?)\$\$|(?<![\\$`\w])\$([^$\n]+)\$", re.DOTALL)
+CODE = re.compile(r"^(`{3,})(?:bash|python|yaml)\n.*?^\1$", re.MULTILINE | re.DOTALL)
+WORDS = re.compile(r"\\(?:text|mathrm|begin|end|label)\{[^{}]*\}|^:label:.*$", re.MULTILINE)
+LETTER = re.compile(r"\\(?:mathbf|mathcal)\{[A-Za-z]\}|\\[A-Za-z]+|[A-Za-z]")
+KNOWN = {"e"}  # Euler's number
+GREEK = re.compile(
+    r"\\((var)?(epsilon|theta|phi|rho|sigma|kappa)|alpha|beta|[Gg]amma|[Dd]elta|zeta|eta|iota|"
+    r"[Ll]ambda|mu|nu|[Xx]i|[Pp]i|tau|[Uu]psilon|chi|[Pp]si|[Oo]mega|Theta|Phi|ell)"
+)
+
+
+def letters(maths):
+    """The letters of mathematics, bold and script ones for themselves, without words and signs."""
+    found = LETTER.findall(WORDS.sub("", re.sub(r"\\mathbb\{R\}", "", maths)))
+    return {x for x in found if x[0] != "\\" or "{" in x or GREEK.fullmatch(x)} - KNOWN
+
+
+def mathematics():
+    """All mathematics of each page and notebook but the page on notation: texts by name."""
+    texts = {
+        path.name: path.read_text("utf-8")
+        for path in [*BOOK.glob("*.md"), *BOOK.glob("teachers/*.md")]
+        if path.name != "notation.md"
+    }
+    for path in sorted((BOOK.parent / "notebooks").glob("*.ipynb")):
+        cells = nbformat.read(path, 4).cells
+        texts[path.name] = "\n\n".join(c.source for c in cells if c.cell_type == "markdown")
+    return {
+        name: ["".join(found) for found in MATH.findall(CODE.sub("", text))]
+        for name, text in texts.items()
+    }
+
+
+def notation():
+    """The letters of each row's first cell, and those that live in one place only."""
+    text = (BOOK / "notation.md").read_text("utf-8")
+    rows = [row for row in re.findall(r"^\* - (\$.*)$", text, re.MULTILINE)]
+    local = re.search(r"live there only: (.*)\.$", text, re.MULTILINE)[1]
+    below = re.compile(r"_(?:\{\\text\{\w+\}\}|\{\w+\}|\\?\w+)")
+    return [
+        letters(" ".join(re.findall(r"\$([^$]+)\$", below.sub("", row)))) for row in rows
+    ], letters(local)
+
+
+def test_mathematics_is_read():
+    shown = (
+        r"\mathbf{v}_i = \sum_{t} w_i(t)\,\mathrm{acc} \in \mathbb{R}^{d_{\text{in}}} e^{-\beta_1}"
+    )
+    assert letters(shown) == {r"\mathbf{v}", "i", "t", "w", "d", r"\beta"}
+    assert len(mathematics()["row_selection.md"]) > 80
+
+
+def test_no_letter_has_two_meanings():
+    """A letter stands in one row of the notation, or lives in one proof or exercise of one page."""
+    rows, local = notation()
+    every = [letter for row in rows for letter in row]
+    assert len(rows) > 25 and all(rows)
+    assert sorted(every) == sorted(set(every))
+    assert len(local) > 3 and not local & set(every)
+
+
+def test_every_letter_is_in_the_notation_and_every_row_is_used():
+    rows, local = notation()
+    used = {name: {x for m in found for x in letters(m)} for name, found in mathematics().items()}
+    known = set().union(local, *rows)
+    assert {name: found - known for name, found in used.items() if found - known} == {}
+    assert known == set().union(*used.values())
+    assert {x: [n for n, found in used.items() if x in found] for x in local if
+            sum(x in found for found in used.values()) != 1} == {}  # fmt: skip
 
 
 def test_the_pictures_are_those_of_their_script():
