@@ -186,6 +186,13 @@ def test_every_letter_is_in_the_notation_and_every_row_is_used():
             sum(x in found for found in used.values()) != 1} == {}  # fmt: skip
 
 
+def test_code_names_the_rows_of_a_table_as_the_book_does():
+    """M rows; N are the background's sequences, and nothing has N of anything else for a shape."""
+    sources = [path.read_text("utf-8") for path in (ROOT / "smf_lib").rglob("*.py")]
+    assert not [line for text in sources for line in text.split("\n") if re.search(r"\(N, ?", line)]
+    assert sum("(M," in text for text in sources) > 4
+
+
 def test_the_pictures_are_those_of_their_script():
     spec = importlib.util.spec_from_file_location("pictures", BOOK / "_static/make_pictures.py")
     pictures = importlib.util.module_from_spec(spec)
