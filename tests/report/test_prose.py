@@ -60,6 +60,22 @@ def test_the_exercises_profile_loads_and_has_the_runs_that_it_says(tmp_path):
     assert sum(run.method == "base" for run in profile.runs()) == 1
 
 
+def test_the_profiles_of_the_exercise_on_sequences_load_and_have_the_runs_that_it_says(tmp_path):
+    cells = nbformat.read(ROOT / "notebooks" / "07_one_after_another.ipynb", 4).cells
+    first, more = re.findall(r"^```yaml\n(.*?)^```$", cells[-1].source, re.MULTILINE | re.DOTALL)
+    mine = yaml.safe_load(first)
+    (tmp_path / "mine.yaml").write_text(first)
+    runs = [run.method for run in load_profile(tmp_path / "mine.yaml").runs()]
+    assert set(runs) == {
+        "base", "smf-tfidf.icd10", "smf-tfidf.icd10-cities", "lora.icd10", "lora.icd10-cities",
+    }  # fmt: skip
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(mine | yaml.safe_load(more)))
+    after = [run.method for run in load_profile(tmp_path / "mine.yaml").runs()]
+    assert sorted(set(after) - set(runs)) == [
+        "lora.icd10-cities-own", "smf-tfidf.icd10-cities-own"
+    ]  # fmt: skip
+
+
 def test_every_page_is_in_the_contents_and_every_entry_is_a_page():
     def files(entries):
         for entry in entries:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import pytest
 import torch
@@ -106,6 +107,23 @@ def test_what_is_done_is_not_done_again(study, done, monkeypatch):
     for spec in in_first_order(study):
         assert what_is_left(study, spec).nothing
         assert run(study, spec).metrics == done[spec.method].metrics
+
+
+def test_a_task_at_the_end_trains_its_own_stages_and_measures_itself(done, folder, tmp_path):
+    """What the last exercise of the chapter on sequences says."""
+    asked = [
+        {"question": f"What is {i}?", "options": ["it", "not"], "answer": 0} for i in range(20)
+    ]
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text("\n".join(map(json.dumps, asked)))
+    tasks = content()["tasks"] | {"own": {"name": "choice", "source": str(questions), **ROWS}}
+    orders = [[*order, "own"] for order in content()["sequences"]]
+    longer = Study.load(write(tmp_path, tasks=tasks, sequences=orders), folder)
+    left = {spec.method: what_is_left(longer, spec) for spec in in_first_order(longer)}
+    assert len(left) > len(done) > 10
+    for method, found in left.items():
+        assert found.train == method.endswith("-own")
+        assert ("task:times" in found.measure) == found.train and "task:own" in found.measure
 
 
 def test_the_last_stage_alone_trains_those_before_it(tmp_path):
