@@ -105,6 +105,11 @@ def chapters():
     return [file for file in files if file.partition("/")[2] not in NO_CHAPTER]
 
 
+def glossary():
+    text = (BOOK / "glossary.md").read_text("utf-8")
+    return set(re.findall(r"^(\S.*)\n  \S", text, re.MULTILINE))
+
+
 @pytest.mark.parametrize("page", chapters())
 def test_a_chapter_says_its_aims_and_time_and_ends_with_numbered_exercises(page):
     if page.startswith("notebooks/"):  # in what Jupyter, Colab and nbconvert show as well
@@ -119,6 +124,8 @@ def test_a_chapter_says_its_aims_and_time_and_ends_with_numbered_exercises(page)
             ":class: dropdown",
         )
         assert "What this chapter is for" in text
+        terms = re.findall(r"\{term\}`(?:[^`<]*<)?([^`>]+)>?`", text)
+        assert terms and set(terms) <= glossary(), page
     assert "\n## Take away\n" in text or text.startswith("## Take away\n")
     found = re.findall(exercise, text)
     assert [int(number) for number, *_ in found] == list(range(1, len(found) + 1))
