@@ -88,7 +88,7 @@ def collect_background(
 ) -> None:
     """Count how background text reads every active memory of `model`, and store the counts in it.
 
-    A table keeps them in `background_counts` (N,) int64, `background_documents` (N,) int32 and
+    A table keeps them in `background_counts` (M,) int64, `background_documents` (M,) int32 and
     `n_background_documents` () int64, which are saved and loaded with the adapter. One sequence is
     one document (the unit of df in TF-IDF). Layers that share a table add up their reads. Earlier
     counts are replaced.

@@ -6,7 +6,7 @@ large as all rows that were read, tokens * reads * width, is ever written. Of th
 run at the same time each fetches READS rows at once, WIDTH neighbouring numbers of each. It sums in
 float32, whatever the rows are in, and always in the same order.
 
-The names: n tokens read r rows each of a table (N, d). Triton is needed here, and imported nowhere
+The names: n tokens read r rows each of a table (M, d). Triton is needed here, and imported nowhere
 else; `operators` says where the kernels are used.
 """
 
@@ -80,8 +80,8 @@ def read(values: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
     """What each token reads: the weighted sum of its rows, (n, d) float32.
 
     Args:
-        values: (N, d) float32 or bfloat16.
-        indices: (n, r) int64, each below N.
+        values: (M, d) float32 or bfloat16.
+        indices: (n, r) int64, each below M.
         weights: (n, r) float32.
     """
     (tokens, reads), width = indices.shape, values.shape[1]
@@ -98,8 +98,8 @@ def weight_gradient(grad: Tensor, values: Tensor, indices: Tensor) -> Tensor:
 
     Args:
         grad: (n, d) float32, loss gradient of what was read.
-        values: (N, d) float32 or bfloat16.
-        indices: (n, r) int64, each below N.
+        values: (M, d) float32 or bfloat16.
+        indices: (n, r) int64, each below M.
     """
     (tokens, reads), width = indices.shape, values.shape[1]
     out = grad.new_empty(tokens, reads)

@@ -51,7 +51,7 @@ class ProductKeyMemory(nn.Module):
     Args:
         hidden_size: width d of the input and of a value row.
         num_subkeys: sub-keys per half; the table has num_subkeys**2 rows.
-        num_heads: heads h, each with queries and sub-keys of its own.
+        num_heads: heads H, each with queries and sub-keys of its own.
         top_k: rows that a head reads for a token.
         key_dim: query width per head, even.
         query_norm: whether each head's query is layer-normalised, without learned parameters.

@@ -305,7 +305,7 @@ def _clip(gradients: list[tuple[float | None, Tensor]]) -> None:
 def _slots(state: dict, rows: Tensor, values: Tensor, kept: tuple[str, ...] = MOMENTS) -> Tensor:
     """Where in the compact state the given rows are kept; rows that are new get the next places.
 
-    The state is: used (), the places taken; slots (N,), each row's place or -1; of what is `kept`
+    The state is: used (), the places taken; slots (M,), each row's place or -1; of what is `kept`
     row_steps (capacity,) and exp_avg, exp_avg_sq, master (capacity, d), float32; beside them step
     (), the optimizer steps of this table, and used_at_most, which is known without asking the
     device. The capacity grows by half when it is full, so that growing costs little per step. A

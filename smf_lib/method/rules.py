@@ -39,11 +39,11 @@ class Reads:
 
 @dataclass(frozen=True)
 class BackgroundReads:
-    """Reads of background text by one table of N rows.
+    """Reads of background text by one table of M rows.
 
     Attributes:
-        counts: (N,) int64, reads of each row.
-        documents: (N,) int32, background sequences in which the row was read at least once.
+        counts: (M,) int64, reads of each row.
+        documents: (M,) int32, background sequences in which the row was read at least once.
         n_documents: number of background sequences.
     """
 
@@ -247,7 +247,7 @@ def select_on_device(
     ordered otherwise by a device that rounds logarithms otherwise.
 
     Args:
-        counts: (N,) int64 on any device, reads of each row of the table in this step.
+        counts: (M,) int64 on any device, reads of each row of the table in this step.
         rule: name of a registered rule that is `by_row`.
         rows_per_step: T, how many rows to take.
         background: reads of background text, on any device, for rules that compare with them.
@@ -256,7 +256,7 @@ def select_on_device(
         ValueError: unknown rule, or one that needs background reads and got none.
 
     Returns:
-        rows (min(T, N),) int64 ascending, and which of them were read, bool: where fewer than T
+        rows (min(T, M),) int64 ascending, and which of them were read, bool: where fewer than T
         were, the others fill up the number, and must not be moved.
     """
     check_background(rule, background)

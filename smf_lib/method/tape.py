@@ -107,7 +107,7 @@ class ReadTape:
 
         Args:
             rows: (T,) row ids, sorted, unique.
-            num_rows: N, rows of the table.
+            num_rows: M, rows of the table.
         """
         column = rows.new_full((num_rows + 1,), len(rows))  # where nothing else is said: the last
         column[rows] = torch.arange(len(rows), device=rows.device)

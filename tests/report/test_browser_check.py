@@ -12,6 +12,8 @@ from smf_lib.report.book import browser_check
 from smf_lib.report.book.browser_check import check_in_browser, missing
 
 needs_browser = pytest.mark.skipif(bool(missing()), reason=f"missing: {missing()}")
+FOLDED = '<div class="cell_output"><details><summary>More</summary>Text.</details></div>'
+PRINT = Path(__file__).resolve().parents[2] / "book" / "_static" / "print.js"
 PAGE = """<!DOCTYPE html>
 <html lang="en"><head><title>One</title><meta name="viewport" content="width=device-width">
 <style>body {{margin: 1em; background: #fff; color: #222}} .box {{width: 60px; overflow-x: auto}}
@@ -43,6 +45,11 @@ def test_a_good_page_has_no_problem(tmp_path):
     assert said(tmp_path) == []
 
 
+@needs_browser
+def test_what_an_output_folds_is_open_on_paper(tmp_path):
+    assert said(tmp_path, f"{FOLDED}<script>{PRINT.read_text('utf-8')}</script>") == []
+
+
 WIDE_TABLE = "<table><tr><td>" + "</td><td>".join(["a_word_that_does_not_break"] * 12)
 LATE = """<script>requestAnimationFrame(() => requestAnimationFrame(() => {
 document.querySelector("h1").style.marginTop = "500px"}))</script>"""
@@ -56,6 +63,7 @@ FAULTS = {
     '<p style="color: #ddd; background: #fff">pale</p>': "(light): axe: color-contrast (serious",
     "<button></button>": "(light): axe: button-name (critical",
     '<div style="background: #111; height: 99px"></div>': "(print): div. has a dark ground",
+    FOLDED: "(print): 'More' is folded",
     LATE: "(1300 pixels): the layout shifts by",
     f"<!-- {'x' * 1_500_000} -->": "index.html: weighs 1.5 MB",
 }

@@ -22,6 +22,7 @@ from smf_lib.report.analysis.ablations import (
     factor_sentence,
     factors,
     passes,
+    rules_beside,
     settings_of,
 )
 from smf_lib.report.analysis.frontier import (
@@ -155,19 +156,35 @@ def test_the_finding_is_one_sentence_against_both_references(frontier):
 
 def test_what_came_out_says_what_is_lost_too(frontier):
     said = " ".join(findings.came_out(frontier, METHOD, REFERENCES, 11))
-    assert "**SMF, TF-IDF drifts less than LoRA r 16**, also when all 11 comparisons" in said
+    assert "**SMF, TF-IDF drifts less than LoRA r 16**: at +11 points of gain" in said
+    assert "It does so also when all 11 comparisons" in said
     lost = "**Where SMF, TF-IDF does not win**: it is not told apart from LoRA r 16 by Knowledge"
-    assert lost in said
-    assert said.count(findings.ALONE) == 2  # of the other probes, and of where it does not win
+    assert lost in said and said.count(findings.ALONE) == 1
     assert "it has a smaller largest gain on record than Full finetuning" in said
-    assert "Of the other methods, " in said and "than SMF, TF-IDF drift " in said
-    assert "The gentlest Full finetuning (rate 1e-05)" in said
+    more = " ".join(findings.further(frontier, METHOD, REFERENCES, 11))
+    assert more.count(findings.ALONE) == 1 and "Prose perplexity, what it lost" in more
+    assert "Of the other methods, " in more and "than SMF, TF-IDF drift " in more
+    assert "The gentlest Full finetuning (rate 1e-05)" in more
     worse = " ".join(findings.came_out(frontier, "smf-random", REFERENCES, 11))
-    assert "**smf-random and Full finetuning cannot be told apart**" in worse
-    assert (
-        "smf-random **loses more than Full finetuning**" in worse
-        or "is not told apart from" in worse
-    )
+    assert "**smf-random is not told apart from Full finetuning**" in worse
+
+
+def test_what_matters_most_comes_first_in_six_points(frontier):
+    first = findings.came_out(frontier, METHOD, REFERENCES, 11)
+    begins = [
+        "**SMF, TF-IDF drifts less than LoRA r 16**", "**SMF, TF-IDF ",
+        "At +11 points of gain, beside SMF, TF-IDF, with the same memory and step but another ",
+        "**Where SMF, TF-IDF does not win**", "**Of the conditions under which", "**How sure**: ",
+    ]  # fmt: skip
+    assert len(first) == len(begins) == 6 and "Full finetuning**: " in first[1]
+    assert all(text.startswith(begin) for text, begin in zip(first, begins))
+    more = findings.further(frontier, METHOD, REFERENCES, 11)
+    assert len(more) > 4 and not set(first) & set(more)
+    shown = tables.points(first, more, "What else").data
+    listed, _, folded = shown.partition("<details>\n<summary>What else</summary>\n\n")
+    assert listed.count("\n- ") + 1 == 6 and folded.count("\n- ") + 1 == len(more)
+    assert folded.endswith("\n\n</details>")
+    assert tables.points(first, [], "What else").data == listed.rstrip()
 
 
 def test_a_single_seed_is_said_to_be_one():
@@ -178,8 +195,9 @@ def test_a_single_seed_is_said_to_be_one():
 
 def test_a_gain_that_the_method_does_not_reach_is_said(frontier):
     said = findings.came_out(frontier, METHOD, REFERENCES, 18.3)
-    assert "no curve to compare at +18.3 points" in said[0] and len(said) == 3
-    assert "The largest gains" in said[1]
+    assert "no curve to compare at +18.3 points" in said[0] and len(said) == 4
+    assert "The largest gains" in said[1] and "Of the conditions" in said[3]
+    assert findings.further(frontier, METHOD, REFERENCES, 18.3) == []
 
 
 def test_where_no_reference_reaches_the_gain_nothing_is_won(frontier):
@@ -206,12 +224,11 @@ def test_without_points_that_others_beat_the_ratio_is_told_again():
         if record.learning_rate == worst.learning_rate:
             record.metrics["exam_accuracy"].items[:] = [0] * record.metrics["exam_accuracy"].n
     said = findings.came_out(frontier_of(records), METHOD, REFERENCES, 11)
-    (again,) = [sentence for sentence in said if sentence.startswith("How the curves are read")]
-    assert "as far as LoRA r 16" in again
+    assert "How the curves are read" in said[-1] and "as far as LoRA r 16" in said[-1]
 
 
 def test_what_the_rule_adds(frontier):
-    assert set(findings.rules_beside(frontier, METHOD)) == {"smf-kl", "smf-random"}
+    assert set(rules_beside(frontier, METHOD)) == {"smf-kl", "smf-random"}
     said = findings.rule_sentence(frontier, METHOD, 11)
     assert "(clearly farther)" in said and "SMF, KL 5" in said
     alone = frontier_of(frontier_records(methods=("smf-tfidf", "lora")))
@@ -277,7 +294,7 @@ def test_witnesses_of_drift_stand_beside_it_where_they_are_recorded():
     heads = list(frontier_tables.probes_table(frontier, 11))
     assert len(heads) == 5 and any("prose" in head for head in heads)
     assert heads[-1] == "Endings lost (points)"
-    said = " ".join(findings.came_out(frontier, METHOD, REFERENCES, 11))
+    said = " ".join(findings.further(frontier, METHOD, REFERENCES, 11))
     assert "Endings, what it lost minus what the other lost: SMF, TF-IDF" in said
     assert "prose: SMF, TF-IDF keeps more than" in said
 

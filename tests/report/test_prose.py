@@ -60,6 +60,22 @@ def test_the_exercises_profile_loads_and_has_the_runs_that_it_says(tmp_path):
     assert sum(run.method == "base" for run in profile.runs()) == 1
 
 
+def test_the_profiles_of_the_exercise_on_sequences_load_and_have_the_runs_that_it_says(tmp_path):
+    cells = nbformat.read(ROOT / "notebooks" / "07_one_after_another.ipynb", 4).cells
+    first, more = re.findall(r"^```yaml\n(.*?)^```$", cells[-1].source, re.MULTILINE | re.DOTALL)
+    mine = yaml.safe_load(first)
+    (tmp_path / "mine.yaml").write_text(first)
+    runs = [run.method for run in load_profile(tmp_path / "mine.yaml").runs()]
+    assert set(runs) == {
+        "base", "smf-tfidf.icd10", "smf-tfidf.icd10-cities", "lora.icd10", "lora.icd10-cities",
+    }  # fmt: skip
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(mine | yaml.safe_load(more)))
+    after = [run.method for run in load_profile(tmp_path / "mine.yaml").runs()]
+    assert sorted(set(after) - set(runs)) == [
+        "lora.icd10-cities-own", "smf-tfidf.icd10-cities-own"
+    ]  # fmt: skip
+
+
 def test_every_page_is_in_the_contents_and_every_entry_is_a_page():
     def files(entries):
         for entry in entries:
@@ -89,6 +105,11 @@ def chapters():
     return [file for file in files if file.partition("/")[2] not in NO_CHAPTER]
 
 
+def glossary():
+    text = (BOOK / "glossary.md").read_text("utf-8")
+    return set(re.findall(r"^(\S.*)\n  \S", text, re.MULTILINE))
+
+
 @pytest.mark.parametrize("page", chapters())
 def test_a_chapter_says_its_aims_and_time_and_ends_with_numbered_exercises(page):
     if page.startswith("notebooks/"):  # in what Jupyter, Colab and nbconvert show as well
@@ -103,6 +124,8 @@ def test_a_chapter_says_its_aims_and_time_and_ends_with_numbered_exercises(page)
             ":class: dropdown",
         )
         assert "What this chapter is for" in text
+        terms = re.findall(r"\{term\}`(?:[^`<]*<)?([^`>]+)>?`", text)
+        assert terms and set(terms) <= glossary(), page
     assert "\n## Take away\n" in text or text.startswith("## Take away\n")
     found = re.findall(exercise, text)
     assert [int(number) for number, *_ in found] == list(range(1, len(found) + 1))
@@ -127,10 +150,82 @@ def test_every_table_of_a_page_has_a_caption(page):
     assert re.findall(r"^\|.*$", outside, re.MULTILINE) == []
 
 
-def test_a_symbol_stands_once_in_the_notation():
-    rows = re.findall(r"^\* - (\$.*)$", (BOOK / "notation.md").read_text("utf-8"), re.MULTILINE)
-    symbols = [symbol for row in rows for symbol in re.findall(r"\$([^$]+)\$", row)]
-    assert len(symbols) > 20 and len(symbols) == len(set(symbols))
+MATH = re.compile(r"```\{math\}\n(.*?)```|\$\$(.*?)\$\$|(?<![\\$`\w])\$([^$\n]+)\$", re.DOTALL)
+CODE = re.compile(r"^(`{3,})(?:bash|python|yaml)\n.*?^\1$", re.MULTILINE | re.DOTALL)
+WORDS = re.compile(r"\\(?:text|mathrm|begin|end|label)\{[^{}]*\}|^:label:.*$", re.MULTILINE)
+LETTER = re.compile(r"\\(?:mathbf|mathcal)\{[A-Za-z]\}|\\[A-Za-z]+|[A-Za-z]")
+KNOWN = {"e"}  # Euler's number
+GREEK = re.compile(
+    r"\\((var)?(epsilon|theta|phi|rho|sigma|kappa)|alpha|beta|[Gg]amma|[Dd]elta|zeta|eta|iota|"
+    r"[Ll]ambda|mu|nu|[Xx]i|[Pp]i|tau|[Uu]psilon|chi|[Pp]si|[Oo]mega|Theta|Phi|ell)"
+)
+
+
+def letters(maths):
+    """The letters of mathematics, bold and script ones for themselves, without words and signs."""
+    found = LETTER.findall(WORDS.sub("", re.sub(r"\\mathbb\{R\}", "", maths)))
+    return {x for x in found if x[0] != "\\" or "{" in x or GREEK.fullmatch(x)} - KNOWN
+
+
+def mathematics():
+    """All mathematics of each page and notebook but the page on notation: texts by name."""
+    texts = {
+        path.name: path.read_text("utf-8")
+        for path in [*BOOK.glob("*.md"), *BOOK.glob("teachers/*.md")]
+        if path.name != "notation.md"
+    }
+    for path in sorted((BOOK.parent / "notebooks").glob("*.ipynb")):
+        cells = nbformat.read(path, 4).cells
+        texts[path.name] = "\n\n".join(c.source for c in cells if c.cell_type == "markdown")
+    return {
+        name: ["".join(found) for found in MATH.findall(CODE.sub("", text))]
+        for name, text in texts.items()
+    }
+
+
+def notation():
+    """The letters of each row's first cell, and those that live in one place only."""
+    text = (BOOK / "notation.md").read_text("utf-8")
+    rows = [row for row in re.findall(r"^\* - (\$.*)$", text, re.MULTILINE)]
+    local = re.search(r"live there only: (.*)\.$", text, re.MULTILINE)[1]
+    below = re.compile(r"_(?:\{\\text\{\w+\}\}|\{\w+\}|\\?\w+)")
+    return [
+        letters(" ".join(re.findall(r"\$([^$]+)\$", below.sub("", row)))) for row in rows
+    ], letters(local)
+
+
+def test_mathematics_is_read():
+    shown = (
+        r"\mathbf{v}_i = \sum_{t} w_i(t)\,\mathrm{acc} \in \mathbb{R}^{d_{\text{in}}} e^{-\beta_1}"
+    )
+    assert letters(shown) == {r"\mathbf{v}", "i", "t", "w", "d", r"\beta"}
+    assert len(mathematics()["row_selection.md"]) > 80
+
+
+def test_no_letter_has_two_meanings():
+    """A letter stands in one row of the notation, or lives in one proof or exercise of one page."""
+    rows, local = notation()
+    every = [letter for row in rows for letter in row]
+    assert len(rows) > 25 and all(rows)
+    assert sorted(every) == sorted(set(every))
+    assert len(local) > 3 and not local & set(every)
+
+
+def test_every_letter_is_in_the_notation_and_every_row_is_used():
+    rows, local = notation()
+    used = {name: {x for m in found for x in letters(m)} for name, found in mathematics().items()}
+    known = set().union(local, *rows)
+    assert {name: found - known for name, found in used.items() if found - known} == {}
+    assert known == set().union(*used.values())
+    assert {x: [n for n, found in used.items() if x in found] for x in local if
+            sum(x in found for found in used.values()) != 1} == {}  # fmt: skip
+
+
+def test_code_names_the_rows_of_a_table_as_the_book_does():
+    """M rows; N are the background's sequences, and nothing has N of anything else for a shape."""
+    sources = [path.read_text("utf-8") for path in (ROOT / "smf_lib").rglob("*.py")]
+    assert not [line for text in sources for line in text.split("\n") if re.search(r"\(N, ?", line)]
+    assert sum("(M," in text for text in sources) > 4
 
 
 def test_the_pictures_are_those_of_their_script():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from peft.tuners.lora import LoraLayer
 
 from smf_lib.method.background import memories
 from smf_lib.study.kept import what_is_left
-from smf_lib.study.keys import training_key
+from smf_lib.study.keys import run_keys, training_key
 from smf_lib.study.many import chosen_runs
 from smf_lib.study.profiles import load_profile
 from smf_lib.study.records.results import read_record
@@ -106,6 +107,31 @@ def test_what_is_done_is_not_done_again(study, done, monkeypatch):
     for spec in in_first_order(study):
         assert what_is_left(study, spec).nothing
         assert run(study, spec).metrics == done[spec.method].metrics
+
+
+def test_a_task_at_the_end_trains_its_own_stages_alone_and_is_all_that_others_measure(
+    study, folder, tmp_path
+):
+    """What the last exercise of the chapter on sequences says."""
+    asked = [
+        {"question": f"What is {i}?", "options": ["it", "not"], "answer": 0} for i in range(20)
+    ]
+    (tmp_path / "questions.jsonl").write_text("\n".join(map(json.dumps, asked)))
+    own = {"name": "choice", "source": str(tmp_path / "questions.jsonl"), **ROWS}
+    tasks = content()["tasks"] | {"own": own}
+    orders = [[*order, "own"] for order in content()["sequences"]]
+    longer = Study.load(write(tmp_path, tasks=tasks, sequences=orders), folder)
+    before, after = (
+        {spec.run_id: run_keys(one, spec) for spec in one.profile.runs()} for one in (study, longer)
+    )
+    assert set(before) < set(after)
+    assert all("-own-seed" in run_id for run_id in set(after) - set(before))
+    for run_id, keys in before.items():
+        assert after[run_id].training.digest == keys.training.digest
+        digests = [{n: k.digest for n, k in x.metrics.items()} for x in (keys, after[run_id])]
+        assert set(digests[1].items()) - set(digests[0].items()) == {
+            ("task:own", digests[1]["task:own"])
+        }
 
 
 def test_the_last_stage_alone_trains_those_before_it(tmp_path):

@@ -14,8 +14,8 @@ from ...method.config import SparseMemoryConfig
 from ...method.registration import NAME as SPARSE_MEMORY
 from ...study.records.record import Record
 from ..text import listed, signed
-from .frontier import Frontier, MethodCurve, differs, ratio_text
-from .stats import Interval
+from .frontier import Frontier, MethodCurve, ratio_text
+from .stats import Interval, Verdict
 
 ONE = Interval(1.0, 1.0, 1.0, 1)
 # What a memory has where nothing is said.
@@ -183,20 +183,34 @@ def relative(frontier: Frontier, name: str, reference: str, at: float) -> Interv
 def factor_sentence(factor: Factor) -> str:
     """What a factor does to drift at equal gain, in one sentence."""
     told = [f"{v.value}: {ratio_text(v.ratio)}" for v in factor.others if v.ratio.known]
-    clear = [v for v in factor.others if differs(v.ratio)]
-    better = listed(v.value for v in clear if v.ratio.value < 1)
-    worse = listed(v.value for v in clear if v.ratio.value > 1)
+    verdicts = {v.value: v.ratio.verdict(even=1) for v in factor.others}
+    better, worse = (
+        listed(value for value, found in verdicts.items() if found is side)
+        for side in (Verdict.LESS, Verdict.MORE)
+    )
     own = next(v.value for v in factor.variants if v.is_reference)
     lost = [f"{v.value} ({v.ratio.reason})" for v in factor.others if not v.ratio.known]
     parts = []
     if told:
         said = [f"less drift with {better}" if better else "",
                 f"more with {worse}" if worse else ""]  # fmt: skip
-        words = "; ".join(filter(None, said)) or "nothing is told apart"
+        words = "; ".join(filter(None, said)) or f"all are {Verdict.LEVEL}"
         parts.append(f"against {own}: {words}. Drift relative to it: {'; '.join(told)}")
     if lost:
         parts.append(f"no comparison: {listed(lost)}")
     return f"**{factor.title}**, {'; '.join(parts)}."
+
+
+def rules_beside(frontier: Frontier, method: str) -> list[str]:
+    """Curves that differ from that of `method` in the rule alone."""
+    if method not in frontier.curves:
+        return []
+    start = frontier.curves[method].first
+    return [
+        name
+        for name, curve in frontier.curves.items()
+        if list(differences(curve.first, start)) == ["rule"]
+    ]
 
 
 def passes(frontier: Frontier) -> list[tuple[str, str]]:

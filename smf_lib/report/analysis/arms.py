@@ -21,6 +21,8 @@ METHOD_ORDER = (
     "replacement-tfidf", "retrofit-additive", "retrofit-replacement", "osf", "ia3", "ln-tuning",
 )  # fmt: skip
 
+REFERENCES = {"lora": "LoRA", "full": "full finetuning"}  # what a memory stands beside, in words
+
 OF_A_BLOCK = 4  # articles whose windows are taken together
 FEWEST_BLOCKS = 4  # of a text of few articles
 

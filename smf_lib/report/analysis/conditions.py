@@ -9,16 +9,15 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from ...study.records.record import Record
 from ..measures import DIVERGENCE, EXAM
-from .ablations import settings_of
-from .arms import Arm, group_arms
-from .effects import are_paired, contrast
-from .findings import rules_beside
+from .ablations import rules_beside, settings_of
+from .arms import REFERENCES, Arm, group_arms
+from .effects import are_paired, contrast, drift_beside
 from .frontier import Frontier
+from .stats import Verdict
 
 PROBES = (DIVERGENCE, "prose_perplexity", "knowledge_accuracy")  # the three of the book
 CHOOSING = ("kl", "tfidf")  # the rules of the claim
 PLAIN = {"random": "random rows", "count": "the rows read most"}  # rules that choose by nothing
-REFERENCES = {"lora": "LoRA", "full": "full finetuning"}
 MET, NOT_MET, UNKNOWN = "met, within the intervals", "not met", "cannot be told"
 
 
@@ -28,7 +27,7 @@ def conditions_at_gain(
     """Which conditions curves meet at a gain of `at` points, in a sentence."""
     rivals = {
         frontier.label(name) if name in frontier.curves else name: _state(
-            _drifts_farther(frontier, (name, method), at, probe) for probe in PROBES
+            frontier.beside((name, method), at, probe)[1] for probe in PROBES
         )
         for name in references
         if name != method
@@ -39,7 +38,7 @@ def conditions_at_gain(
     for rule, words in PLAIN.items():
         pairs = [(by_rule.get(rule), by_rule.get(other)) for other in CHOOSING]
         plain[words] = _state(
-            _drifts_farther(frontier, (one, other), at, probe) if one and other else None
+            frontier.beside((one, other), at, probe)[1] if one and other else Verdict.UNKNOWN
             for one, other in pairs
             for probe in PROBES
         )
@@ -74,44 +73,22 @@ def _rule(record: Record) -> str:
     return str(settings_of(record).get("rule"))
 
 
-def _drifts_farther(
-    frontier: Frontier, pair: tuple[str, str], at: float, probe: str
-) -> bool | None:
-    """Whether the first of two curves drifts clearly farther; None where they are not compared."""
-    if probe not in frontier.drift_metrics or not set(pair) <= set(frontier.reached(at, probe)):
-        return None
-    if frontier.start.measure(probe).unit == "nats":
-        ratio = frontier.ratio(pair, at, metric=probe)
-        return ratio.low > 1 if ratio.bounded else None
-    found = frontier.excess(pair, at, probe)
-    return found.low > 0 if found.bounded else None
-
-
 def _as_good(first: Arm, second: Arm) -> str:
     """Whether the first learned as much as the second, or more, and drifted no more."""
     if not are_paired(first, second, EXAM):
         return UNKNOWN
-    gained = contrast(first, second, EXAM)
-    farther = [_forgot_more(first, second, probe) for probe in PROBES]
-    if not gained.bounded or gained.high < 0 or (gained.low > 0 and True in farther):
+    learned = contrast(first, second, EXAM).verdict()
+    drifted = [drift_beside(first, second, probe).verdict() for probe in PROBES]
+    more_for_more = learned is Verdict.MORE and Verdict.MORE in drifted
+    if learned in (Verdict.UNKNOWN, Verdict.LESS) or more_for_more:
         return UNKNOWN
-    return _state(farther)
+    return _state(drifted)
 
 
-def _forgot_more(first: Arm, second: Arm, probe: str) -> bool | None:
-    """Whether the first of two arms drifted clearly more; None where they are not compared."""
-    if not (first.has(probe) and second.has(probe) and are_paired(first, second, probe)):
-        return None
-    found = contrast(first, second, probe)
-    if first.measure(probe).spec.more_is_better:
-        found = found.scaled(-1)
-    return found.low > 0 if found.bounded else None
-
-
-def _state(farther: Iterable[bool | None]) -> str:
-    """A condition asks that nothing drifts farther: one that does is enough to say no."""
-    found = list(farther)
-    return NOT_MET if True in found else UNKNOWN if None in found else MET
+def _state(drifted: Iterable[Verdict]) -> str:
+    """A condition asks that nothing drifts more: one that does is enough to say no."""
+    found = list(drifted)
+    return NOT_MET if Verdict.MORE in found else UNKNOWN if Verdict.UNKNOWN in found else MET
 
 
 def _of_all(states: Sequence[str]) -> str:

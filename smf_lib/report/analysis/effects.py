@@ -78,6 +78,19 @@ def contrast(first: Arm, second: Arm, metric: MetricName, level: float = 0.95) -
     return stats.accuracy_difference(a, b, level).scaled(100)
 
 
+def drift_beside(first: Arm, second: Arm, metric: MetricName) -> Interval:
+    """Drift of `first` minus that of `second` on the same items, units as in `contrast`.
+
+    Larger is worse. Not known, with the reason, where the two cannot be compared.
+    """
+    if not (first.has(metric) and second.has(metric)):
+        return Interval(math.nan, math.nan, math.nan, 0, reason="not measured in both")
+    if not are_paired(first, second, metric):
+        return Interval(math.nan, math.nan, math.nan, 0, reason="measured on other items")
+    found = contrast(first, second, metric)
+    return found.scaled(-1) if first.measure(metric).spec.more_is_better else found
+
+
 def compare(first: Arm, second: Arm, metric: MetricName = EXAM) -> tuple[Interval, McNemar | None]:
     """Accuracy of `first` minus `second` in points; McNemar's test for single runs."""
     difference = contrast(first, second, metric)

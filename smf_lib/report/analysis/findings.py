@@ -7,20 +7,22 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..measures import DIVERGENCE
+from ..measures import DIVERGENCE, Measure
 from ..text import listed, points_text, signed
-from .ablations import RELEASED, TITLES, Factor, differences, passes
+from .ablations import RELEASED, TITLES, Factor, passes, rules_beside
+from .arms import REFERENCES
+from .conditions import conditions_at_gain
 from .effects import change, drift
 from .floors import floors_sentence
-from .frontier import Frontier, differs, ratio_text, read_frontier
-from .stats import Interval
+from .frontier import Frontier, ratio_text, read_frontier
+from .stats import Interval, Verdict
 
-METHOD, REFERENCES = "smf-tfidf", ("lora", "full")  # what the first page compares
-WORDS = {
-    "ahead": "keeps more than {}",
-    "level": "is not told apart from {}",
-    "behind": "**loses more than {}**",
-    "unknown": "cannot be compared with {}",
+METHOD = "smf-tfidf"  # what the first page compares with the usual references
+KEEPS = {
+    Verdict.LESS: "keeps more than {}",
+    Verdict.LEVEL: f"is {Verdict.LEVEL} from {{}}",
+    Verdict.MORE: "**loses more than {}**",
+    Verdict.UNKNOWN: f"{Verdict.UNKNOWN} with {{}}",
 }
 NOTHING = "Study {} has no curves yet: a curve is a method at two learning rates or more."
 UNITS = {"accuracy": "points", "perplexity": "percentage points"}
@@ -91,53 +93,89 @@ def finding(frontier: Frontier, method: str, references: Sequence[str], at: floa
 
 
 def came_out(frontier: Frontier, method: str, references: Sequence[str], at: float) -> list[str]:
-    """The findings at one gain, each a sentence or two, what is lost as well as what is won."""
+    """What matters most at one gain, a point each, with two references six.
+
+    Against each reference; what selection adds; where the method does not win; what would end the
+    claim; how sure all this is. The rest is what `further` says.
+    """
+    end = conditions_at_gain(frontier, method, references, at)
     if method not in frontier.reached(at):
         reach = _reach(frontier, method, references)
-        return [finding(frontier, method, references, at), *reach, *_floors(frontier)]
-    told = [finding(frontier, method, references, at)]
-    told += _verdicts(frontier, method, references, at)
-    told += _by_best_points(frontier, method, references, at)
-    told += _against_all(frontier, method, references, at)
-    told += _other_probes(frontier, method, references, at)
-    told += _reach(frontier, method, references)
-    told += _floors(frontier)
-    told += _not_won(frontier, method, references, at)
-    told += _gentlest(frontier, references)
-    once = [name for name, curve in frontier.curves.items() if curve.most_seeds == 1]
-    if once:
-        has = "have" if len(once) > 1 else "has"
-        told.append(ONE_SEED.format(_labels(frontier, once), has))
-    return told
+        return [finding(frontier, method, references, at), *reach, *_floors(frontier), end]
+    return [
+        *_against(frontier, method, references, at),
+        rule_sentence(frontier, method, at),
+        *_not_won(frontier, method, references, at),
+        end,
+        _how_sure(frontier, method, references, at),
+    ]
 
 
-def _verdicts(frontier: Frontier, method: str, references: Sequence[str], at: float) -> list[str]:
-    """Whether the method drifts less than each reference, alone and with all comparisons."""
+def further(frontier: Frontier, method: str, references: Sequence[str], at: float) -> list[str]:
+    """What else came out: other methods, other probes, how much is learned, and beside what."""
+    if method not in frontier.reached(at):
+        return []
+    return [
+        *_against_others(frontier, method, references, at),
+        *_other_probes(frontier, method, references, at),
+        *_reach(frontier, method, references),
+        *_floors(frontier),
+        *_gentlest(frontier, references),
+    ]
+
+
+def _against(frontier: Frontier, method: str, references: Sequence[str], at: float) -> list[str]:
+    """How far the method drifts beside each reference; whether all comparisons together say so."""
+    reached = frontier.reached(at)
+    compared = [name for name in references if name in reached and name != method]
+    if not compared:
+        return [finding(frontier, method, references, at)]
     family = frontier.pairs(at, references)
-    together = frontier.told_apart(family, at)
+    apart = frontier.told_apart(family, at)
     told = []
     for name in references:
-        pair = (method, name)
-        if method == name or not set(pair) <= set(frontier.reached(at)):
+        if name == method or name not in frontier.curves:
             continue
-        ratio = frontier.ratio(pair, at)
-        held = bool({pair, pair[::-1]} & together)
+        ratio, verdict = frontier.beside((method, name), at)
         label, other = frontier.label(method), frontier.label(name)
-        if not ratio.bounded:
-            told.append(f"Against {other} nothing can be said: {ratio.reason}.")
-        elif not differs(ratio):
+        if verdict is Verdict.UNKNOWN:
+            told.append(f"**{label} {verdict} with {other}** at this gain: {ratio.reason}.")
+            continue
+        shown = (
+            f"at {points_text(at)} points of gain on the exam it has drifted from the base model "
+            f"{share_text(ratio)} as far by the divergence"
+        )
+        if verdict is Verdict.LEVEL:
             told.append(
-                f"**{label} and {other} cannot be told apart** by their divergence at this gain: "
-                "the interval of their ratio contains 1."
+                f"**{label} is {verdict} from {other}**: {shown}, and the interval of this ratio "
+                "contains 1."
             )
-        else:
-            word = "less" if ratio.value < 1 else "more"
-            told.append(
-                f"**{label} drifts {word} than {other}**, {'also' if held else 'but not'} when all "
-                f"{len(family)} comparisons with {_labels(frontier, references)} at this gain are "
-                "decided together (Holm's procedure)."
-            )
+            continue
+        held = {(method, name), (name, method)} & apart
+        told.append(
+            f"**{label} drifts {verdict} than {other}**: {shown}. It does so "
+            f"{'also' if held else 'no more'} when all {len(family)} comparisons with "
+            f"{_labels(frontier, references)} at this gain are decided together (Holm's procedure)."
+        )
     return told
+
+
+def _how_sure(frontier: Frontier, method: str, references: Sequence[str], at: float) -> str:
+    """What the intervals cover, and how much hangs on the way in which curves are read."""
+    reached = frontier.reached(at)
+    compared = [name for name in (method, *references) if name in reached]
+    seeds = min(frontier.curves[name].seeds for name in compared)
+    covered = f"{reached[method].n:,} questions"
+    if seeds > 1:
+        covered += f" and {seeds} seeds"
+    said = [f"**How sure**: 95 % intervals are over {covered}."]
+    said += _by_best_points(frontier, method, references, at)
+    rules = rules_beside(frontier, method)  # of theirs, what selection adds tells it
+    once = [n for n, c in frontier.curves.items() if c.most_seeds == 1 and n not in rules]
+    if once:
+        has = "have" if len(once) > 1 else "has"
+        said.append(ONE_SEED.format(_labels(frontier, once), has))
+    return " ".join(said)
 
 
 def _by_best_points(
@@ -178,34 +216,30 @@ def _labels(frontier: Frontier, names: Sequence[str]) -> str:
     return listed(frontier.label(name) for name in names if name in frontier.curves)
 
 
-def _against_all(
+def _against_others(
     frontier: Frontier, method: str, references: Sequence[str], at: float
 ) -> list[str]:
-    """How the method stands among all curves that reach the gain."""
-    others = [name for name in frontier.reached(at) if name not in (method, *references)]
+    """How the method stands among the curves that are neither references nor rules beside it."""
+    known = {method, *references, *rules_beside(frontier, method)}
+    others = [name for name in frontier.reached(at) if name not in known]
     if not others:
         return []
     ratios = {name: frontier.ratio((name, method), at) for name in others}
-    apart = {name for name, _ in frontier.told_apart([(n, method) for n in others], at)}
-    groups = {
-        "more": [n for n, r in ratios.items() if n in apart and r.value > 1],
-        "less": [n for n, r in ratios.items() if n in apart and r.value < 1],
-        "level": [n for n, r in ratios.items() if r.bounded and n not in apart],
-        "unknown": [n for n, r in ratios.items() if not r.bounded],
-    }
+    verdicts = frontier.verdicts([(name, method) for name in others], at)
     label = frontier.label(method)
     words = {
-        "less": f"less than {label} drift",
-        "more": f"more than {label} drift",
-        "level": "not told apart from it are",
-        "unknown": "too near the end of their curves to compare are",
+        Verdict.LESS: f"less than {label} drift",
+        Verdict.MORE: f"more than {label} drift",
+        Verdict.LEVEL: f"{Verdict.LEVEL} from it are",
+        Verdict.UNKNOWN: "too near the end of their curves to compare are",
     }
+    groups = {verdict: [n for n in others if verdicts[n, method] is verdict] for verdict in words}
     parts = [
-        f"{said} {_with_ratio(frontier, groups[state], ratios)}"
-        for state, said in words.items()
-        if groups[state]
+        f"{said} {_with_ratio(frontier, groups[verdict], ratios)}"
+        for verdict, said in words.items()
+        if groups[verdict]
     ]
-    what = f"(Numbers are their drift over that of {label}; what is told apart is so when all of "
+    what = f"(Numbers are their drift over that of {label}; what differs does so when all of "
     return [f"Of the other methods, {'; '.join(parts)}. {what}them are decided together.)"]
 
 
@@ -223,12 +257,10 @@ def _other_probes(
     for metric in frontier.drift_metrics:
         compared = _compared(frontier, metric, method, references, at)
         if metric != DIVERGENCE and compared:
-            parts = []
-            for name, found in compared.items():
-                state, numbers = _beside(frontier, metric, found)
-                words = WORDS[state].format(frontier.label(name))
-                parts.append(f"{words} ({numbers})")
-            measure = frontier.start.measure(metric)
+            measure, parts = frontier.start.measure(metric), []
+            for name, (found, verdict) in compared.items():
+                words = KEEPS[verdict].format(frontier.label(name))
+                parts.append(f"{words} ({_numbers(measure, found)})")
             lost = "" if measure.unit == "nats" else ", what it lost minus what the other lost"
             told.append(f"{measure.title}{lost}: {frontier.label(method)} {listed(parts)}.")
     return [*told[:-1], f"{told[-1]} {ALONE}"] if told else []
@@ -236,49 +268,38 @@ def _other_probes(
 
 def _compared(
     frontier: Frontier, metric: str, method: str, references: Sequence[str], at: float
-) -> dict[str, Interval]:
-    """Drift of the method over that of each reference at one gain (nats), or minus it (others)."""
-    there = set(frontier.reached(at, metric)) & set(frontier.reached(at))
-    pairs = {name: (method, name) for name in references if name != method}
-    pairs = {name: pair for name, pair in pairs.items() if set(pair) <= there}
-    if frontier.start.measure(metric).unit == "nats":
-        return {name: frontier.ratio(pair, at, metric=metric) for name, pair in pairs.items()}
-    return {name: frontier.excess(pair, at, metric) for name, pair in pairs.items()}
+) -> dict[str, tuple[Interval, Verdict]]:
+    """Drift of the method beside that of each reference that reaches the gain."""
+    names = [n for n in references if n != method and n in frontier.reached(at, metric)]
+    return {name: frontier.beside((method, name), at, metric) for name in names}
 
 
-def _beside(frontier: Frontier, metric: str, found: Interval) -> tuple[str, str]:
-    """A state, one of `WORDS`, and the numbers that show it."""
-    measure = frontier.start.measure(metric)
+def _numbers(measure: Measure, found: Interval) -> str:
+    """How far two drifts lie apart: a ratio of divergences, a difference of all else."""
     if not found.bounded:
-        return "unknown", found.reason
+        return found.reason
     if measure.unit == "nats":
-        return _state(differs(found), found.value < 1), share_text(found)
+        return share_text(found)
     ends = (signed(x, measure.digits) for x in (found.value, found.low, found.high))
-    numbers = "{} {unit} [{}, {}]".format(*ends, unit=UNITS[measure.unit])
-    return _state(found.clear, found.value < 0), numbers
-
-
-def _state(clear: bool, less: bool) -> str:
-    return ("ahead" if less else "behind") if clear else "level"
+    return "{} {unit} [{}, {}]".format(*ends, unit=UNITS[measure.unit])
 
 
 def _not_won(frontier: Frontier, method: str, references: Sequence[str], at: float) -> list[str]:
     """In one sentence: by which probes, and against whom, the method is not ahead."""
-    lost: dict[str, dict[str, list[str]]] = {}
+    lost: dict[str, dict[Verdict, list[str]]] = {}
     met: dict[str, None] = {}
     for metric in frontier.drift_metrics:
         title = frontier.start.measure(metric).title
-        for name, found in _compared(frontier, metric, method, references, at).items():
-            state = _beside(frontier, metric, found)[0]
+        for name, (_, verdict) in _compared(frontier, metric, method, references, at).items():
             met[name] = None
-            if state != "ahead":
-                lost.setdefault(name, {}).setdefault(state, []).append(title)
+            if verdict is not Verdict.LESS:
+                lost.setdefault(name, {}).setdefault(verdict, []).append(title)
     label = frontier.label(method)
     curves = frontier.measured()
     parts = [
-        f"{WORDS[state].format(frontier.label(name)).replace('*', '')} by {listed(probes)}"
-        for name, states in lost.items()
-        for state, probes in states.items()
+        f"{KEEPS[verdict].format(frontier.label(name)).replace('*', '')} by {listed(probes)}"
+        for name, verdicts in lost.items()
+        for verdict, probes in verdicts.items()
     ]
     more = [n for n in references if n in curves and curves[n].highest > curves[method].highest]
     if more:
@@ -343,17 +364,21 @@ def rule_sentence(frontier: Frontier, method: str, at: float) -> str:
     if not ratios:
         return f"No other rule reaches {gain} beside {label}."
     ordered = sorted(ratios.items(), key=lambda item: item[1].value)
-    apart = {name for name, _ in frontier.told_apart([(n, method) for n in ratios], at)}
+    verdicts = frontier.verdicts([(name, method) for name in ratios], at)
     parts = [f"{frontier.label(name)} {share_text(ratio)}" for name, ratio in ordered]
-    groups = {
-        "clearly farther": [n for n, r in ordered if n in apart and r.value > 1],
-        "clearly less far": [n for n, r in ordered if n in apart and r.value < 1],
-        "not told apart from it": [n for n, r in ordered if r.bounded and n not in apart],
-        "too near the end of a curve": [n for n, r in ordered if not r.bounded],
-        "out of reach of this gain": [name for name in rules if name not in ratios],
+    words = {
+        Verdict.MORE: "clearly farther",
+        Verdict.LESS: "clearly less far",
+        Verdict.LEVEL: f"{Verdict.LEVEL} from it",
+        Verdict.UNKNOWN: "too near the end of a curve",
     }
-    groups = {words: names for words, names in groups.items() if names}
-    said = [f"{listed(map(frontier.label, names))} {words}" for words, names in groups.items()]
+    groups = {
+        text: [name for name, _ in ordered if verdicts[name, method] is verdict]
+        for verdict, text in words.items()
+    }
+    groups["out of reach of this gain"] = [name for name in rules if name not in ratios]
+    groups = {text: names for text, names in groups.items() if names}
+    said = [f"{listed(map(frontier.label, names))} {text}" for text, names in groups.items()]
     if len(groups) == 1:
         said = [*groups]
     once = [name for name in ratios if frontier.curves[name].most_seeds == 1]
@@ -365,18 +390,6 @@ def rule_sentence(frontier: Frontier, method: str, at: float) -> str:
     )
 
 
-def rules_beside(frontier: Frontier, method: str) -> list[str]:
-    """Curves that differ from that of `method` in the rule alone."""
-    if method not in frontier.curves:
-        return []
-    start = frontier.curves[method].first
-    return [
-        name
-        for name, curve in frontier.curves.items()
-        if list(differences(curve.first, start)) == ["rule"]
-    ]
-
-
 def pass_sentences(frontier: Frontier, at: float) -> list[str]:
     """For each method with one and with several passes: which drifts less at equal gain."""
     told = []
@@ -385,19 +398,18 @@ def pass_sentences(frontier: Frontier, at: float) -> list[str]:
         if not {one, more} <= set(frontier.reached(at)):
             tops = {n: signed(100 * frontier.measured()[n].highest, 1) for n in (one, more)}
             told.append(
-                f"{label}: at {points_text(at)} points the two cannot be compared (one pass "
+                f"{label}: at {points_text(at)} points the two {Verdict.UNKNOWN} (one pass "
                 f"reaches {tops[one]}, several {tops[more]})."
             )
             continue
         ratio = frontier.ratio((more, one), at)
-        verdict = "they are not told apart"
-        if differs(ratio):
-            verdict = (
-                "**reading again is the better way to learn more**"
-                if ratio.value < 1
-                else "**a higher rate is the better way to learn more**"
-            )
-        told.append(f"{other} drifts {share_text(ratio)} as far as {label}: {verdict}. {ALONE}")
+        said = {
+            Verdict.LESS: "**reading again is the better way to learn more**",
+            Verdict.MORE: "**a higher rate is the better way to learn more**",
+            Verdict.LEVEL: f"they are {Verdict.LEVEL}",
+            Verdict.UNKNOWN: f"they {Verdict.UNKNOWN}",
+        }[ratio.verdict(even=1)]
+        told.append(f"{other} drifts {share_text(ratio)} as far as {label}: {said}. {ALONE}")
     return told
 
 
@@ -408,7 +420,7 @@ def strictness_sentence(factors: Sequence[Factor], at: float) -> str:
         return "No run of the released algorithm is on record."
     told = [
         f"{v.value} drifts {share_text(v.ratio)} as far"
-        + ("" if differs(v.ratio) else " (not told apart)" if v.ratio.bounded else "")
+        + (f" ({Verdict.LEVEL})" if v.ratio.verdict(even=1) is Verdict.LEVEL else "")
         for v in steps.others
         if v.ratio.known
     ]

@@ -9,6 +9,7 @@ from .arms import Arm
 from .captions import best_floor
 from .decisions import holm
 from .effects import level
+from .stats import Verdict
 
 
 def floors_of(kept: Baselines) -> dict[str, float]:
@@ -56,8 +57,7 @@ def floors_sentence(arms: Sequence[Arm], name: Callable[[Arm], str]) -> str:
         return f"Without a language model: {told}."
 
     def is_apart(arm: Arm, joint: float) -> bool:
-        found = level(arm, EXAM, joint)
-        return found.low > height or found.high < height
+        return level(arm, EXAM, joint).verdict(even=height).decided
 
     apart = holm(asked, is_apart)
     above = [name(arm) for arm in asked if arm in apart and level(arm, EXAM).value > height]
@@ -71,7 +71,7 @@ def floors_sentence(arms: Sequence[Arm], name: Callable[[Arm], str]) -> str:
     else:
         said = f"above {highest}: {listed(above)}"
     if near:
-        said += f"; not told apart from it: {listed(near)}"
+        said += f"; {Verdict.LEVEL} from it: {listed(near)}"
     if above and below:
         said += f"; below it: {listed(below)}"
     return f"Without a language model: {told}; {said} (all arms decided together)."

@@ -27,7 +27,7 @@ from .equal_gain import (
     ratio_of,
     without_common_luck,
 )
-from .stats import Interval
+from .stats import Interval, Verdict
 
 
 class NotOnRecord(ValueError):
@@ -144,6 +144,22 @@ class Frontier:
         first, second = (self.measured(metric)[name] for name in pair)
         return ratio_of(first, second, at / 100, level)
 
+    def beside(
+        self, pair: tuple[str, str], at: float, metric: str = DIVERGENCE
+    ) -> tuple[Interval, Verdict]:
+        """Drift of the first curve of a pair beside the second's, and what its interval says.
+
+        A ratio of divergences, a difference of all else.
+        """
+        if metric not in self.drift_metrics or not set(pair) <= set(self.reached(at, metric)):
+            nothing = Interval(math.nan, math.nan, math.nan, 0, reason="no curve at this gain")
+            return nothing, nothing.verdict()
+        if self.start.measure(metric).unit == "nats":
+            ratio = self.ratio(pair, at, metric=metric)
+            return ratio, ratio.verdict(even=1)
+        excess = self.excess(pair, at, metric)
+        return excess, excess.verdict()
+
     def pairs(self, at: float, references: Sequence[str]) -> list[tuple[str, str]]:
         """Every curve with every reference, each pair once, where both reach the gain."""
         reached = self.reached(at)
@@ -156,7 +172,19 @@ class Frontier:
 
     def told_apart(self, pairs: Iterable[tuple[str, str]], at: float) -> set[tuple[str, str]]:
         """The pairs whose ratio is not 1, decided together (Holm's procedure, 95 %)."""
-        return holm(pairs, lambda pair, level: differs(self.ratio(pair, at, level)))
+        return holm(pairs, lambda pair, level: self.ratio(pair, at, level).verdict(even=1).decided)
+
+    def verdicts(
+        self, pairs: Iterable[tuple[str, str]], at: float
+    ) -> dict[tuple[str, str], Verdict]:
+        """What the ratio of each pair says, all decided together as by `told_apart`."""
+        pairs = list(pairs)
+        apart = self.told_apart(pairs, at)
+        found = {pair: self.ratio(pair, at).verdict(even=1) for pair in pairs}
+        return {
+            pair: Verdict.LEVEL if verdict.decided and pair not in apart else verdict
+            for pair, verdict in found.items()
+        }
 
     def without_beaten_points(self) -> "Frontier":
         """The same curves without points that another of their curve beats in gain and drift."""
@@ -211,11 +239,6 @@ class Frontier:
 def is_safe(curve: Curve, at: float) -> bool:
     """Whether a curve passes a gain (a share) as measured and in most draws."""
     return curve.reaches(at) and curve.drifts(at)[1] <= MISSED
-
-
-def differs(ratio: Interval) -> bool:
-    """Whether the interval of a ratio lies on one side of 1."""
-    return ratio.bounded and (ratio.low > 1 or ratio.high < 1)
 
 
 def ratio_text(ratio: Interval) -> str:

@@ -10,12 +10,18 @@ from typing import Any
 from ...study.records.record import Record
 from ..measures import EXAM, drift_measures
 from ..text import duration, listed, memory, signed, size
-from .arms import Arm, arm_name, base_of, group_arms
-from .effects import are_paired, change, contrast
+from .arms import REFERENCES, Arm, arm_name, base_of, group_arms
+from .effects import are_paired, change, contrast, drift_beside
 from .floors import floors_sentence
-from .stats import Interval
+from .stats import Interval, Verdict
 
-REFERENCES = ("lora", "full")
+DRIFTED = {
+    Verdict.LESS: "drifted less by",
+    Verdict.MORE: "more by",
+    Verdict.LEVEL: f"{Verdict.LEVEL} by",
+    Verdict.UNKNOWN: f"{Verdict.UNKNOWN} by",
+}
+UNITS = {"accuracy": "points", "perplexity": "% of perplexity", "nats": "nats"}
 NOTHING = "No run of sparse memory finetuning stands beside LoRA or full finetuning on record."
 
 
@@ -70,7 +76,9 @@ def _pairs(arms: Sequence[Arm]) -> list[tuple[Arm, Arm]]:
 
 
 def _numbers(interval: Interval, digits: int, unit: str = "") -> str:
-    """A value with its interval and unit; of a single item there is no interval, which is said."""
+    """A value with its interval and unit, or why there is none."""
+    if not interval.known:
+        return interval.reason
     value, low, high = (signed(x, digits) for x in (interval.value, interval.low, interval.high))
     shown = f"{value} [{low}, {high}]" if interval.bounded else value
     return f"{shown} {unit}".rstrip() + ("" if interval.bounded else ", no interval")
@@ -80,29 +88,24 @@ def _against(first: Arm, second: Arm, arms: Sequence[Arm]) -> str:
     """Gain and every drift of one arm minus those of another on the same items."""
     names = f"**{arm_name(first, arms)} against {arm_name(second, arms)}**"
     if not are_paired(first, second, EXAM):
-        return f"{names}: they answered other questions, so nothing is compared."
+        return f"{names}: {Verdict.UNKNOWN}, they answered other questions."
     gained = contrast(first, second, EXAM)
     if not gained.known:
         return f"{names}: {gained.reason}."
-    learned = "as much, as far as these questions tell"
-    if gained.clear:
-        learned = "more" if gained.value > 0 else "less"
-    states: dict[str, list[str]] = {"drifted less by": [], "more by": [], "not told apart by": []}
+    learned = gained.verdict()
+    probes: dict[Verdict, list[str]] = {verdict: [] for verdict in DRIFTED}
     for metric, measure in drift_measures(first.records).items():
-        if not (first.has(metric) and second.has(metric) and are_paired(first, second, metric)):
-            continue
-        found = contrast(first, second, metric)
-        if not found.known:
-            continue
-        better = (found.value > 0) == measure.spec.more_is_better
-        state = "drifted less by" if better else "more by"
-        units = {"accuracy": "points", "perplexity": "% of perplexity", "nats": "nats"}
-        numbers = _numbers(found, min(measure.digits, 3), units[measure.unit])
-        states[state if found.clear else "not told apart by"].append(f"{measure.title} ({numbers})")
-    parts = [f"{words} {listed(probes)}" for words, probes in states.items() if probes]
-    if learned == "less" and states["drifted less by"]:
+        lost = drift_beside(first, second, metric)
+        found = lost.scaled(-1) if measure.spec.more_is_better else lost  # as it was measured
+        numbers = _numbers(found, min(measure.digits, 3), UNITS[measure.unit])
+        probes[lost.verdict()].append(f"{measure.title} ({numbers})")
+    parts = [
+        f"{words} {listed(probes[found])}" for found, words in DRIFTED.items() if probes[found]
+    ]
+    if learned is Verdict.LESS and probes[Verdict.LESS]:
         parts.append("having learned less, drifting less is no merit by itself")
-    return f"{names}: learned {learned} ({_numbers(gained, 1, 'points')}); {'; '.join(parts)}."
+    said = learned.told("learned more", "learned less", "what they learned")
+    return f"{names}: {said} ({_numbers(gained, 1, 'points')}); {'; '.join(parts)}."
 
 
 def _cost_against(first: Arm, second: Arm, arms: Sequence[Arm]) -> str:

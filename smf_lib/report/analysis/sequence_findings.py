@@ -9,14 +9,14 @@ import pandas as pd
 from ...study.records.record import Baselines, Record
 from ..measures import DIVERGENCE, drift_measures, measure_of
 from ..text import listed, signed
+from .arms import REFERENCES
 from .captions import best_floor
 from .effects import change
 from .floors import floors_of
 from .sequences import MEASURES, Course, compared, courses, measures, plan_of, planned_orders
-from .stats import Interval
+from .stats import Interval, Verdict
 from .tables import DASH, number
 
-REFERENCES = ("lora", "full")
 NOTHING = "No sequence of tasks is on record yet; make study PROFILE=sequence records it."
 ONE_SEED = (
     "brackets are 95 % intervals over questions alone. What another seed would have given is in "
@@ -189,21 +189,20 @@ def _against(course: Course, other: Course) -> str:
         compared(name, course, other) for name in ("learned", "average", "forgetting")
     )
     words = [
-        _state("learned", learned, "more", "less"),
-        _state("ends", average, "higher on average", "lower on average", "at the same average"),
-        _state("forgot", lost, "more", "less"),
+        _told(learned, "learned more", "learned less", "what they learned"),
+        _told(average, "ends higher on average", "ends lower on average", "the average at the end"),
+        _told(lost, "forgot more", "forgot less", "what they forgot"),
     ]
     caution = ""
-    if learned.clear and learned.value < 0 and lost.clear and lost.value < 0:
+    if learned.verdict() is lost.verdict() is Verdict.LESS:
         caution = "; having learned less, forgetting less is no merit by itself"
     return f"**{course.label} against {other.label}**: {listed(words)}{caution}."
 
 
-def _state(verb: str, found: Interval, more: str, less: str, same: str = "as much") -> str:
+def _told(found: Interval, more: str, less: str, what: str) -> str:
     ends = "{} [{}, {}]".format(*(signed(x, 1) for x in (found.value, found.low, found.high)))
-    if not found.clear:
-        return f"{verb} {same}, as far as this tells ({ends} points)"
-    return f"{verb} {more if found.value > 0 else less} ({ends} points)"
+    numbers = f"{ends} points" if found.bounded else found.reason
+    return f"{found.verdict().told(more, less, what)} ({numbers})"
 
 
 def measures_table(records: Sequence[Record]) -> pd.DataFrame:

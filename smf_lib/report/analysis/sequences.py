@@ -1,14 +1,14 @@
 """Tasks learned one after another: what was kept of each, from records alone.
 
-A(i, j) is the accuracy on task j after stage i, and A(0, j) that of the base model. With T tasks,
-numbered in the order in which they were learned:
+acc(u, h) is the accuracy on task h after stage u, and acc(0, h) that of the base model. With U
+tasks, numbered in the order in which they were learned:
 
-- average accuracy: the mean over j of A(T, j);
-- learned: the mean over j of A(j, j) - A(0, j), what each task gained when it was trained;
-- backward transfer (Lopez-Paz and Ranzato, arXiv 1706.08840, section 2): the mean over j < T of
-  A(T, j) - A(j, j); negative where later tasks cost earlier ones;
-- forgetting (Chaudhry et al., arXiv 1801.10112, section 3): the mean over j < T of
-  max over 0 < i < T of A(i, j), less A(T, j).
+- average accuracy: the mean over h of acc(U, h);
+- learned: the mean over h of acc(h, h) - acc(0, h), what each task gained when it was trained;
+- backward transfer (Lopez-Paz and Ranzato, arXiv 1706.08840, section 2): the mean over h < U of
+  acc(U, h) - acc(h, h); negative where later tasks cost earlier ones;
+- forgetting (Chaudhry et al., arXiv 1801.10112, section 3): the mean over h < U of
+  max over 0 < u < U of acc(u, h), less acc(U, h).
 
 Intervals are over seeds and items (`stats`): the seeds of one arm are runs that go on from one
 another and so are paired within it; seeds of two arms are independent; the questions are the same

@@ -14,6 +14,7 @@ number is not used, which can only make a difference look less certain.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,26 @@ from scipy.stats import t as student
 Array = NDArray[np.float64]
 DIVERGED = "some items are not finite: the run diverged"
 ONE_ITEM = "one item has no spread"
+
+
+class Verdict(StrEnum):
+    """What an interval says of one thing beside another, in the words of all sentences."""
+
+    MORE = "more"
+    LESS = "less"
+    LEVEL = "not told apart"
+    UNKNOWN = "cannot be compared"
+
+    @property
+    def decided(self) -> bool:
+        """Whether one of the two is more, or less, than the other."""
+        return self in (Verdict.MORE, Verdict.LESS)
+
+    def told(self, more: str, less: str, what: str) -> str:
+        """`more` or `less`; otherwise that `what` is not told apart, or cannot be compared."""
+        if self.decided:
+            return more if self is Verdict.MORE else less
+        return f"{what} is {self}" if self is Verdict.LEVEL else f"{what} {self}"
 
 
 @dataclass(frozen=True)
@@ -57,10 +78,18 @@ class Interval:
         """Whether there is an interval too."""
         return self.known and math.isfinite(self.low) and math.isfinite(self.high)
 
+    def verdict(self, even: float = 0.0) -> Verdict:
+        """On which side of `even` the interval lies: 0 for a difference, 1 for a ratio."""
+        if not self.bounded:
+            return Verdict.UNKNOWN
+        if self.low > even:
+            return Verdict.MORE
+        return Verdict.LESS if self.high < even else Verdict.LEVEL
+
     @property
     def clear(self) -> bool:
         """Whether zero lies outside the interval."""
-        return self.bounded and (self.low > 0 or self.high < 0)
+        return self.verdict().decided
 
     @property
     def covers(self) -> str:

@@ -299,6 +299,17 @@ def said(*texts: str) -> Markdown:
     return Markdown("\n\n".join(map(sentences, texts)))
 
 
+def points(first: Sequence[str], further: Sequence[str], name: str) -> Markdown:
+    """Sentences as a list, a point each; below it further ones, folded under a name."""
+    shown, folded = (
+        said("\n".join(f"- {text}" for text in texts)).data for texts in (first, further)
+    )
+    if not further:
+        return Markdown(shown)
+    summary = f"<summary>{as_html(name)}</summary>"
+    return Markdown(f"{shown}\n\n<details>\n{summary}\n\n{folded}\n\n</details>")
+
+
 def show(
     table: pd.DataFrame, caption: str, empty: str = "Nothing is on record yet."
 ) -> Styler | Markdown:

@@ -105,6 +105,12 @@ FIND_DARK = """
 }).map((e) => `${e.tagName.toLowerCase()}.${e.className}`).slice(0, 3)
 """
 
+# What a notebook has shown folded, and nobody can unfold on paper.
+FIND_FOLDED = """
+() => [...document.querySelectorAll(".cell_output details:not([open]) > summary")]
+  .map((e) => e.innerText.trim().slice(0, 40))
+"""
+
 
 @dataclass
 class _Seen:
@@ -229,6 +235,7 @@ def _read(page: Any, path: Path) -> Iterator[str]:
     page.evaluate(TWO_FRAMES)  # until the page knows that it is on paper
     yield from (f"(print): {said}" for said in page.evaluate(FIND_CLIPPED, True))
     yield from (f"(print): {name} has a dark ground" for name in page.evaluate(FIND_DARK))
+    yield from (f"(print): {name!r} is folded" for name in page.evaluate(FIND_FOLDED))
     page.emulate_media(media="screen", color_scheme="light")
 
 

@@ -60,7 +60,7 @@ def spread_axis(ax: Axes, drifts: Sequence[Interval], ratio: float = 20) -> None
     scale = max(sizes[len(sizes) // 2], noise)
     threshold = 10.0 ** round(math.log10(scale))
     low, high = ax.get_xlim()
-    below = any(interval.value < 0 or interval.low < 0 for interval in drifts)
+    below = any(end < 0 for interval in drifts for end in (interval.value, interval.low))
     ax.set_xscale("symlog", linthresh=threshold)
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.set_xlim(min(low, -threshold) if below else -0.2 * threshold, 1.15 * high)

@@ -31,7 +31,7 @@ def rule_colours(rules: Sequence[str]) -> dict[str, str]:
 
 
 def _counts(values: ArrayLike, name: str) -> NDArray[np.float64]:
-    """Counts (N,) as float64. Raises ValueError unless one-dimensional, >= 0 and not all zero."""
+    """Counts (M,) as float64. Raises ValueError unless one-dimensional, >= 0 and not all zero."""
     counts = np.asarray(values, dtype=np.float64)
     if counts.ndim != 1 or counts.size == 0 or (counts < 0).any() or counts.sum() == 0:
         raise ValueError(
@@ -57,7 +57,7 @@ def read_frequency(
 ) -> Figure:
     """Reads a row, most read first, both axes logarithmic, with the rows that rules pick.
 
-    background_counts, task_counts: (N,) reads of each row of one layer. picked: row numbers by
+    background_counts, task_counts: (M,) reads of each row of one layer. picked: row numbers by
     rule; they are marked on the task's curve. Raises ValueError for counts that do not fit.
     """
     background = _counts(background_counts, "background_counts")
@@ -239,7 +239,7 @@ def overlap_heatmap(picked: Mapping[str, ArrayLike]) -> Figure:
 def hub_rows(counts: Mapping[str, ArrayLike]) -> Figure:
     """Share of reads that the most read rows take, against the share of rows.
 
-    counts: (N,) reads by name, for example `background` and `task`. The dashed line is what
+    counts: (M,) reads by name, for example `background` and `task`. The dashed line is what
     equal use of all rows would give. Raises ValueError for counts that do not fit.
     """
     if not counts:

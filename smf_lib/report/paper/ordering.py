@@ -15,7 +15,7 @@ from ..analysis.balanced import balanced_change, has_answers
 from ..analysis.decisions import holm
 from ..analysis.effects import are_paired, contrast, level
 from ..analysis.floors import floors_words
-from ..analysis.stats import Interval, accuracy_difference
+from ..analysis.stats import Interval, Verdict, accuracy_difference
 from ..text import listed
 from .arms import SHORT, arms_of, lettered
 from .published import METRICS
@@ -96,7 +96,7 @@ def ordering_sentence(records: Sequence[Record], metric: MetricName) -> str:
     open_pairs = sum(not pair.apart for pair in pairs)
     sentence = "; ".join(told) or "no two arms are told apart"
     are = "pair is" if open_pairs == 1 else f"{open_pairs} pairs are"
-    rest = f" The other {are} not told apart." if told else ""
+    rest = f" The other {are} {Verdict.LEVEL}." if told else ""
     unpaired = math.comb(len(arms), 2) - len(pairs)
     left_out = f" Pairs measured on different texts, not compared: {unpaired}." if unpaired else ""
     return f"{what}: {sentence}.{rest if open_pairs else ''}{left_out}"
@@ -143,7 +143,9 @@ def _gained(
         for score in scores
         if not balanced or (has_answers(arm, score) and has_answers(base, score))
     ]
-    return holm(family, lambda one, joint: compared(one[0], base, one[1], joint).low > 0)
+    return holm(
+        family, lambda one, joint: compared(one[0], base, one[1], joint).verdict() is Verdict.MORE
+    )
 
 
 def learning_sentence(records: Sequence[Record]) -> str:
@@ -195,7 +197,7 @@ def _beyond_letters(trained: Sequence[Arm], base: Arm) -> list[str]:
     if not lettered(base):
         return []
     majority = 100 * base.first.baselines.majority
-    over = holm(trained, lambda arm, joint: _over_one_letter(arm, joint).low > 0)
+    over = holm(trained, lambda arm, joint: _over_one_letter(arm, joint).verdict() is Verdict.MORE)
     above = [arm.first.label for arm in trained if arm in over]
     always = f"always giving the letter that was most often right in training ({majority:.1f} %)"
     told = [f"Clearly above {always}: {'; '.join(above) or 'none'}."]
