@@ -6,6 +6,7 @@ import torch
 import transformers
 from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from smf_lib import SparseMemoryConfig, collect_background
 from smf_lib.method.background import memories
@@ -142,3 +143,15 @@ def row_state(optimizer: torch.optim.Optimizer, memory: nn.Module) -> dict[str, 
         for name in dense.keys() & state.keys():
             dense[name][known] = state[name][state["slots"][known].long()].float()
     return dense
+
+
+class Called(TorchDispatchMode):
+    """The names of the operators that run."""
+
+    def __init__(self):
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.add(function.overloadpacket.__name__)
+        return function(*args, **kwargs or {})

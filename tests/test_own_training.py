@@ -16,7 +16,7 @@ from peft import get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer
 
-from smf_lib import SparseMemoryCallback, SparseMemoryConfig, memories
+from smf_lib import SparseMemoryConfig
 
 config = SparseMemoryConfig(task_type="CAUSAL_LM", rule="count", trainable="values+scale")
 model = get_peft_model(AutoModelForCausalLM.from_pretrained("model"), config)
@@ -26,13 +26,16 @@ for name, parameter in model.named_parameters():  # as after a first training
         torch.nn.init.normal_(parameter.data, std=10)
 trainer = DPOTrainer(
     model=model,
-    args=DPOConfig("trained-again", logging_steps=1, max_steps=2, report_to=[], bf16=False),
+    args=DPOConfig(
+        "trained-again", learning_rate=1e-1, logging_steps=1, max_steps=2, report_to=[], bf16=False
+    ),
     train_dataset=load_dataset("json", data_files="preferences.jsonl", split="train"),
     processing_class=AutoTokenizer.from_pretrained("model"),
 )
-trainer.add_callback(SparseMemoryCallback(trainer, learning_rate=1e-1))
 trainer.train()
-print("losses", *[line["loss"] for line in trainer.state.log_history if "loss" in line])
+lines = [line for line in trainer.state.log_history if "loss" in line]
+print("losses", *[line["loss"] for line in lines])
+print("norms", *[min(line["grad_norm"], line["smf/row_grad_norm"]) for line in lines])
 """
 RATES = re.compile(r"^\| ([^|]+) \| (\d\S*) \| (\S+) to (\S+) \|$", re.MULTILINE)
 
@@ -61,10 +64,14 @@ def test_the_scripts_train_what_they_save(folder):
 
 
 def test_the_reference_of_a_trained_memory_is_what_it_was(folder):
-    """The scale is trained too (+S), and TRL keeps a copy of the adapter as the reference."""
+    """The scale is trained too (+S), and TRL keeps a copy of the adapter as the reference.
+
+    Nothing is told to the trainer, and its log says how large the gradient of rows is.
+    """
     said = run(folder, "-c", REFERENCE)
     first, second = map(float, said[said.index("losses") :].split()[1:3])
     assert first == pytest.approx(0.6931, abs=1e-4) and second != pytest.approx(0.6931, abs=1e-4)
+    assert all(float(norm) > 0 for norm in said[said.index("norms") :].split()[1:3])
 
 
 def test_two_processes_and_lm_eval_from_the_command_line(folder):

@@ -1,8 +1,8 @@
 """`SparseMemoryCallback`: what memory rows need of transformers' Trainer and of TRL's trainers.
 
-A Trainer trains rows without it (`row_adam`). The callback adds what a Trainer does for dense
-weights and cannot do for rows: it collects the background that the rule compares with, gives rows
-a learning rate of their own, clips them as it clips the rest, and logs them.
+A Trainer trains rows without it (`row_adam`), and logs them (`row_log`). The callback adds what a
+Trainer does for dense weights and cannot do for rows: it collects the background that the rule
+compares with, gives rows a learning rate of their own, and clips them as it clips the rest.
 """
 
 from __future__ import annotations
@@ -10,22 +10,21 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping
 from itertools import islice
-from math import hypot, inf
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from transformers import TrainerCallback
 
 from .background import collect_background, memories
 from .distributed import keep_together, prepare_sharding
 from .layer import ProductKeyMemory, new_memory
 from .mlp import MemoryMLP
 from .row_adam import check_row_step
+from .row_log import RowLog
 from .rules import check_background, get_rule
 from .sites import layer_number
-from .tape import Entry, ReadTape
 from .writing import write_text
 
 if TYPE_CHECKING:  # it brings data sets and tables with it, which the method does without
@@ -34,7 +33,7 @@ if TYPE_CHECKING:  # it brings data sets and tables with it, which the method do
 LEAST_RATE = 1e-3  # an Adam step moves a value by at most about the rate; rows want 1e-2 to 1
 
 
-class SparseMemoryCallback(TrainerCallback):
+class SparseMemoryCallback(RowLog):
     """Prepares, clips and logs the memory rows of a transformers Trainer, or one of TRL's.
 
         trainer = SFTTrainer(model, args, train_dataset=..., peft_config=SparseMemoryConfig(...))
@@ -50,16 +49,10 @@ class SparseMemoryCallback(TrainerCallback):
     their `values_dtype`. A Trainer that shares the model out by FSDP2 is told to leave memories
     whole.
 
-    Each line of the Trainer's log, also in what `report_to` names, gets:
-
-    - `grad_norm`: the norm over rows and other parameters together, before clipping. (Without the
-      callback it is that of the other parameters, which is 0 where rows alone are trained.)
-    - `smf/row_grad_norm`: the joint gradient norm of the rows that the last step chose, before
-      clipping; `smf/learning_rate`: the learning rate by which it moved them.
-    - `smf/rows_chosen`: how many rows the last step chose, over all tables; `smf/rows_touched`:
-      how many any step has, since the memory was made.
-    - `smf/overlap_with_last_step`: the share of the chosen rows that the step before chose too,
-      from 0 to 1.
+    Each line of the Trainer's log, also in what `report_to` names, gets what `RowLog` says of the
+    last step: `grad_norm` over rows and other parameters together, `smf/row_grad_norm`,
+    `smf/learning_rate`, `smf/rows_chosen`, `smf/rows_touched` and `smf/overlap_with_last_step`.
+    (It does without the callback, too.)
 
     Args:
         trainer: the Trainer that it will be added to.
@@ -112,17 +105,15 @@ class SparseMemoryCallback(TrainerCallback):
                     "give the memories' `values` a parameter group of their own in it"
                 )
             _give_rows_a_rate(trainer, learning_rate)
+        super().__init__()
         self.sharded = prepare_sharding(trainer)
         _keep_dtypes(trainer.model)
         self.trainer, self.background = trainer, background
         self.sequences, self.tokens = sequences, tokens
-        self.tables: list[ProductKeyMemory] = []
-        self.rate = 0.0  # learning rate of rows in the last step
-        self.counts: list[list[Tensor]] = []  # updates of each row before the last two steps
-        self.entries: list[list[Entry]] = []  # each table's reads in the last step
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Collect the background, and refuse here what could not be trained."""
+        super().on_train_begin(args, state, control, **kwargs)
         callbacks = self.trainer.callback_handler.callbacks
         if self not in callbacks:
             raise ValueError(
@@ -136,9 +127,9 @@ class SparseMemoryCallback(TrainerCallback):
             keep_together(model)
         found = memories(model).values()
         trained = [m for m in found if m.rule is not None and m.table.values.requires_grad]
-        self.tables = [m for m in trained if m.table is m]
-        self._check_optimizer(optimizer)
-        self._collect(model, resumed=state.global_step > 0)
+        tables = [m for m in trained if m.table is m]
+        _check_optimizer(optimizer, tables)
+        self._collect(model, tables, resumed=state.global_step > 0)
         for memory in trained:
             memory.max_grad_norm = args.max_grad_norm or None
         for layer in model.modules():
@@ -146,62 +137,10 @@ class SparseMemoryCallback(TrainerCallback):
                 for name, memory in layer.smf_memory.items():
                     if memory in trained:
                         layer.configs[name].max_grad_norm = memory.max_grad_norm
-        self.counts, self.entries = [], []
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Let go of the last step's reads, which a log would have used by now."""
-        self.entries = []
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Keep what the step is about to use; nothing is computed unless it is logged."""
-        self.rate = next((float(g["lr"]) for g in _rates(kwargs["optimizer"], self.tables)), 0.0)
-        self.counts = [*self.counts[-1:], [table.row_updates.clone() for table in self.tables]]
-        self.entries = [
-            [entry for reader in table.readers for entry in reader.tape.entries]
-            for table in self.tables
-        ]
-
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any
-    ) -> None:
-        """Add what the last step did to rows to a line of the training log."""
-        if not logs or "loss" not in logs or not self.entries:
-            return
-        added = self._last_step()
-        added["smf/learning_rate"] = self.rate
-        added["grad_norm"] = hypot(logs.get("grad_norm", 0.0), added["smf/row_grad_norm"])
-        logs.update(added)
-        state.log_history[-1].update(added)
-
-    def _check_optimizer(self, optimizer: Any) -> None:
-        """Refuse an optimizer that would not train rows; warn if its rate is too low for them."""
-        if not self.tables:
-            return
-        groups = _rates(optimizer, self.tables)
-        if len(groups) < len(self.tables):
-            raise ValueError(
-                f"optimizer={type(optimizer).__name__} does not hold the memories' `values`: it "
-                "was made for another model, or a wrapper replaced them (FSDP, DeepSpeed ZeRO); "
-                "make it from the model's own parameters, and use data parallelism (DDP)"
-            )
-        check_row_step(getattr(optimizer, "optimizer", optimizer))
-        for group in groups:
-            rate = float(group.get("initial_lr", group["lr"]))
-            if "betas" in group and rate < LEAST_RATE:
-                warnings.warn(
-                    f"learning_rate={rate:g} teaches memory rows next to nothing: Adam moves a "
-                    "value by about the learning rate in a step, and a row takes few steps. "
-                    "Useful rates were 1e-2 to 1; try SparseMemoryCallback(trainer, "
-                    "learning_rate=3e-2), or that rate in the trainer's arguments",
-                    stacklevel=2,
-                )
-                return
-
-    def _collect(self, model: nn.Module, resumed: bool) -> None:
+    def _collect(self, model: nn.Module, tables: list[ProductKeyMemory], resumed: bool) -> None:
         """Count the background's reads, where a rule compares with them."""
-        needing = [
-            t for t in self.tables if t.rule is not None and get_rule(t.rule).needs_background
-        ]
+        needing = [t for t in tables if t.rule is not None and get_rule(t.rule).needs_background]
         there = all(table.background is not None for table in needing)
         if needing and self.background is not None and not (resumed and there):
             if isinstance(self.background, str):
@@ -264,47 +203,36 @@ class SparseMemoryCallback(TrainerCallback):
                 dist.broadcast(table.background_counts, 0)
                 dist.broadcast(table.background_documents, 0)
 
-    @torch.no_grad()
-    def _last_step(self) -> dict[str, float]:
-        """What the last step did to the rows of all tables."""
-        chosen = again = touched = 0
-        norms = []
-        for i, table in enumerate(self.tables):
-            now = table.row_updates
-            moved = now != self.counts[-1][i]
-            chosen += int(moved.sum())
-            touched += int((now > 0).sum())
-            if len(self.counts) == 2:
-                again += int((moved & (self.counts[1][i] != self.counts[0][i])).sum())
-            norms.append(_norm(self.entries[i], moved.nonzero().squeeze(1), table))
-        return {
-            "smf/row_grad_norm": hypot(*norms),
-            "smf/rows_chosen": chosen,
-            "smf/rows_touched": touched,
-            "smf/overlap_with_last_step": again / max(chosen, 1),
-        }
-
-
-def _norm(entries: list[Entry], rows: Tensor, table: ProductKeyMemory) -> float:
-    """Norm of the gradient of these rows, the mean over processes as in `row_adam`."""
-    grad = torch.zeros(len(rows), table.values.shape[1], device=rows.device)
-    if entries and len(rows):
-        grad += ReadTape(entries).row_gradient(rows)
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        dist.all_reduce(grad)
-        grad /= dist.get_world_size()
-    return float(grad.norm())
-
 
 def _holds_some(given: object) -> bool:
     """Whether one can go through it."""
     return hasattr(given, "__iter__") or hasattr(given, "__getitem__")
 
 
-def _rates(optimizer: Any, tables: list[ProductKeyMemory]) -> list[dict]:
-    """The parameter groups that hold the tables' values, one for each table that is held."""
-    wanted = {id(table.values) for table in tables}
-    return [group for group in optimizer.param_groups for p in group["params"] if id(p) in wanted]
+def _check_optimizer(optimizer: Any, tables: list[ProductKeyMemory]) -> None:
+    """Refuse an optimizer that would not train rows; warn if its rate is too low for them."""
+    if not tables:
+        return
+    own = {id(table.values) for table in tables}
+    groups = [g for g in optimizer.param_groups for p in g["params"] if id(p) in own]
+    if len(groups) < len(tables):
+        raise ValueError(
+            f"optimizer={type(optimizer).__name__} does not hold the memories' `values`: it "
+            "was made for another model, or a wrapper replaced them (FSDP, DeepSpeed ZeRO); "
+            "make it from the model's own parameters, and use data parallelism (DDP)"
+        )
+    check_row_step(getattr(optimizer, "optimizer", optimizer))
+    for group in groups:
+        rate = float(group.get("initial_lr", group["lr"]))
+        if "betas" in group and rate < LEAST_RATE:
+            warnings.warn(
+                f"learning_rate={rate:g} teaches memory rows next to nothing: Adam moves a "
+                "value by about the learning rate in a step, and a row takes few steps. "
+                "Useful rates were 1e-2 to 1; try SparseMemoryCallback(trainer, "
+                "learning_rate=3e-2), or that rate in the trainer's arguments",
+                stacklevel=2,
+            )
+            return
 
 
 def _give_rows_a_rate(trainer: Trainer, learning_rate: float) -> None:

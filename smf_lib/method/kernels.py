@@ -135,5 +135,15 @@ def row_gradient(places: Tensor, weights: Tensor, grad: Tensor, rows: int) -> Te
 
 
 def _dense(*tensors: Tensor) -> list[Tensor]:
-    """As the kernels address them: row after row, with nothing between."""
+    """As the kernels address them: row after row, with nothing between, on one device.
+
+    Raises:
+        ValueError: they are on several, of which a kernel would read one and guess the others.
+    """
+    devices = sorted({str(tensor.device) for tensor in tensors})
+    if len(devices) > 1:
+        raise ValueError(
+            f"a memory reads a table across devices ({', '.join(devices)}); put layers that share "
+            "a table (share_values) on one device"
+        )
     return [tensor.contiguous() for tensor in tensors]

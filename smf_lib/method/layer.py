@@ -192,8 +192,9 @@ class ProductKeyMemory(nn.Module):
         """Memory output for hidden states x of shape (..., hidden_size), in x's dtype and shape.
 
         Everything here runs in float32, also under autocast, so that the rows a token reads do not
-        depend on the precision of the model around it. (Of a bfloat16 table the weights of a read
-        are rounded to bfloat16, and so is their sum over rows, once: torch adds up in float32.)
+        depend on the precision of the model around it. (Of a bfloat16 table torch rounds the
+        weights of a read to bfloat16, and their sum over rows, once, which it adds up in float32;
+        the kernels round neither.)
         """
         flat = x.reshape(-1, x.shape[-1])
         values, sparse = self.table.values, self.rule is not None

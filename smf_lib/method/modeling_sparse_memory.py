@@ -53,8 +53,6 @@ class Memory(nn.Module):
         super().__init__()
         self.num_subkeys, self.num_heads, self.top_k = num_subkeys, num_heads, top_k
         self.query_norm, self.values_dtype = query_norm, getattr(torch, values_dtype)
-        # what can be among the k largest sums of two scores, by the ranks of both
-        self.pairs = [(i, j) for i in range(top_k) for j in range(top_k // (i + 1))]
 
         def weight(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.zeros(shape, dtype=torch.float32), requires_grad=False)
@@ -84,20 +82,30 @@ class Memory(nn.Module):
         return read.view(x.shape).to(x.dtype)
 
     def lookup(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The rows that each token reads, and their weights, both (n, heads * top_k)."""
+        """The rows that each token reads, and their weights, both (n, heads * top_k).
+
+        Every tensor is made on the device: a graph that a GPU records can hold no copy to it.
+        """
         query = F.linear(x, self.query_weight.float()).view(len(x), self.num_heads, -1)
         if self.query_norm:
             query = F.layer_norm(query, query.shape[-1:])
         halves = query.view(len(x), self.num_heads, 2, -1)
         scores = torch.einsum("nhpc,hpsc->nhps", halves, self.keys.float())
         best, subkey = scores.topk(self.top_k, dim=-1)
-        first, second = torch.tensor(self.pairs, device=x.device).T
-        sums = best[:, :, 0].index_select(-1, first) + best[:, :, 1].index_select(-1, second)
-        place = sums.topk(self.top_k, dim=-1).indices
-        found = subkey.gather(-1, torch.stack([first[place], second[place]], dim=2))
-        top = scores.gather(-1, found).sum(2)
-        rows = found[:, :, 0] * self.num_subkeys + found[:, :, 1]
-        return rows.flatten(1), top.softmax(dim=-1).flatten(1)
+        subkey[:, :, 0] *= self.num_subkeys
+        # the i-th best of a half can be among the k largest sums with the k // i best of the other
+        sums, rows = (
+            torch.cat(
+                [
+                    half[:, :, 0, i : i + 1] + half[:, :, 1, : self.top_k // (i + 1)]
+                    for i in range(self.top_k)
+                ],
+                dim=-1,
+            )
+            for half in (best, subkey)
+        )
+        top, place = sums.topk(self.top_k, dim=-1)
+        return rows.gather(-1, place).flatten(1), top.softmax(dim=-1).flatten(1)
 
     def places(self, rows: Tensor) -> Tensor:
         """Where in `values` these rows of the table are."""

@@ -239,10 +239,11 @@ def _has_reads(memory: ProductKeyMemory) -> bool:
 def _choose(memory: ProductKeyMemory, rule: str, state: dict) -> tuple[Tensor, Tensor | None]:
     """The rows to move, and which of them were read, or None where all were.
 
-    On a GPU nothing is asked of the device, where the rule and the number of rows allow.
+    On a GPU nothing is asked of the device, where the rule and the number of rows allow, and where
+    it has the float64 of scores (Apple's has not).
     """
     table, few = memory.values, min(memory.rows_per_step, memory.num_rows) <= MOST_ON_DEVICE
-    if waits(table) and few and get_rule(rule).by_row:
+    if waits(table) and table.device.type != "mps" and few and get_rule(rule).by_row:
         counts = _counts(memory)
         return select_on_device(counts, rule, memory.rows_per_step, memory.background)
     reads = _all_reads(memory, step=int(state.get("step", 0)))

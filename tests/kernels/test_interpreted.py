@@ -66,6 +66,27 @@ def test_the_read_and_the_gradient_of_its_weights(shape, dtype):
     torch.testing.assert_close(found, expected)
 
 
+def test_a_table_on_another_device_is_refused():
+    """A GPU reads at another's addresses, or ends the process, where torch would say so."""
+    values, indices, weights, grad = table_and_reads((7, 5, 3, 4), torch.float32)
+    for call in (
+        lambda: kernels.read(values, indices.to("meta"), weights),
+        lambda: kernels.weight_gradient(grad, values.to("meta"), indices),
+        lambda: kernels.row_gradient(indices, weights, grad.to("meta"), 2),
+    ):
+        with pytest.raises(ValueError, match=r"across devices \(cpu, meta\)"):
+            call()
+
+
+def test_no_tokens_and_no_rows_are_read_as_such():
+    values, indices, weights, grad = table_and_reads((7, 5, 0, 4), torch.float32)
+    assert kernels.read(values, indices, weights).shape == (0, 5)
+    assert kernels.weight_gradient(grad, values, indices).shape == (0, 4)
+    assert not kernels.row_gradient(indices, weights, grad, 3).any()
+    _, indices, weights, grad = table_and_reads((7, 5, 3, 4), torch.float32)
+    assert kernels.row_gradient(indices, weights, grad, 0).shape == (0, 5)
+
+
 def test_a_gradient_that_is_one_number_repeated_is_read_as_such():
     values, indices, weights, _ = table_and_reads((9, 130, 4, 5), torch.float32)
     weights.requires_grad_()

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from helpers_models import Called
 
 from smf_lib import ProductKeyMemory, method
 from smf_lib.method import operators
@@ -22,18 +22,6 @@ def not_tried_yet():
     operators.kernels_agree.cache_clear()
     yield
     operators.kernels_agree.cache_clear()
-
-
-class Called(TorchDispatchMode):
-    """The names of the operators that run."""
-
-    def __init__(self):
-        super().__init__()
-        self.names: set[str] = set()
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.names.add(function.overloadpacket.__name__)
-        return function(*args, **kwargs or {})
 
 
 def test_a_processor_reads_by_torch_and_tries_no_kernel(monkeypatch):

@@ -16,6 +16,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from smf_lib import RowAdamW, SparseMemoryCallback, collect_background, memories
 from smf_lib.method import row_adam
 from smf_lib.method.distributed import memory_parameters
+from smf_lib.method.row_log import RowLog
 
 BACKGROUND = tokens(6, 12, seed=99).tolist()
 
@@ -49,8 +50,15 @@ def without_background(**settings):
 def train(trainer, **settings):
     callback = SparseMemoryCallback(trainer, **settings)
     trainer.add_callback(callback)
+    return train_alone(trainer)
+
+
+def train_alone(trainer):
     trainer.train()
     return [line for line in trainer.state.log_history if "loss" in line]
+
+
+with_or_without = pytest.mark.parametrize("train", [train, train_alone], ids=["with", "without"])
 
 
 class Reporter(TrainerCallback):
@@ -74,7 +82,8 @@ def test_it_changes_no_bit_of_what_steps_do(tmp_path):
         assert torch.equal(one.background_counts, other.background_counts)
 
 
-def test_the_log_says_what_steps_did_also_to_reporters(tmp_path, monkeypatch):
+@with_or_without
+def test_the_log_says_what_steps_did_also_to_reporters(train, tmp_path, monkeypatch):
     model, reporter = memory_model(), Reporter()
     norms, chosen = [], []
     clip = row_adam._clip
@@ -107,7 +116,8 @@ def test_the_log_says_what_steps_did_also_to_reporters(tmp_path, monkeypatch):
     assert any(line["smf/overlap_with_last_step"] for line in lines)
 
 
-def test_lines_that_are_rarer_than_steps_tell_of_the_last_step(tmp_path):
+@with_or_without
+def test_lines_that_are_rarer_than_steps_tell_of_the_last_step(train, tmp_path):
     lines = train(trainer(tmp_path, memory_model(), logging_steps=2))
     every = train(trainer(tmp_path, memory_model()))
     assert [line["step"] for line in lines] == [2, 4]
@@ -116,15 +126,41 @@ def test_lines_that_are_rarer_than_steps_tell_of_the_last_step(tmp_path):
             assert line[name] == same[name]
 
 
-def test_the_logged_norm_joins_rows_and_other_parameters(tmp_path):
-    model = memory_model(trainable="values+scale")
-    plain = trainer(tmp_path, memory_model(trainable="values+scale", max_grad_norm=0.05))
-    plain.args.max_grad_norm = 0.05
-    plain.train()
-    line = train(trainer(tmp_path, model, max_grad_norm=0.05))[1]
-    others = plain.state.log_history[1]["grad_norm"]
-    assert others > 0 and line["smf/row_grad_norm"] > 0.05
-    assert line["grad_norm"] == pytest.approx(hypot(others, line["smf/row_grad_norm"]))
+@with_or_without
+def test_the_logged_norm_joins_rows_and_other_parameters(train, tmp_path):
+    others = []
+    made = trainer(tmp_path, memory_model(trainable="values+scale", initial_values="random"))
+    clip = made.accelerator.clip_grad_norm_
+    made.accelerator.clip_grad_norm_ = lambda *given: others.append(clip(*given)) or others[-1]
+    lines = train(made)
+    assert len(lines) == len(others) == 4
+    for line, norm in zip(lines, others):
+        assert line["smf/row_grad_norm"] > 0 and norm > 0
+        assert line["grad_norm"] == pytest.approx(hypot(norm, line["smf/row_grad_norm"]))
+
+
+def test_every_training_of_a_trainer_is_logged_by_one_callback(tmp_path):
+    made = trainer(tmp_path, memory_model())
+    first, again = train_alone(made), train_alone(made)
+    assert sum(isinstance(c, RowLog) for c in made.callback_handler.callbacks) == 1
+    assert first[0]["smf/overlap_with_last_step"] == again[0]["smf/overlap_with_last_step"] == 0
+    assert all(line["grad_norm"] > 0 for line in first + again)
+    callback = SparseMemoryCallback(made)
+    made.add_callback(callback)
+    assert all(line["grad_norm"] == line["smf/row_grad_norm"] > 0 for line in train_alone(made))
+    assert made.callback_handler.callbacks[0] is callback and callback.entries
+
+
+@pytest.mark.parametrize("settings", [{"update": "dense"}, {}], ids=["dense", "frozen"])
+def test_a_trainer_that_moves_no_rows_keeps_its_log(settings, tmp_path):
+    model = memory_model(**settings)
+    for memory in memories(model).values():
+        memory.values.requires_grad_(memory.rule is None)
+    model.get_output_embeddings().requires_grad_(True)
+    made = trainer(tmp_path, model)
+    lines = train_alone(made)
+    assert not any(isinstance(c, RowLog) for c in made.callback_handler.callbacks)
+    assert all(line["grad_norm"] > 0 and "smf/rows_chosen" not in line for line in lines)
 
 
 def test_rows_are_clipped_by_the_trainers_limit(tmp_path):

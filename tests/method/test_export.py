@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers_models import (
     ARCHITECTURES,
+    Called,
     adamw,
     bits,
     memory_config,
@@ -97,6 +98,18 @@ def test_beside_a_base_in_bfloat16_the_memory_stays_in_float32(settings, tmp_pat
     loaded = load(tmp_path / "exported", dtype=torch.bfloat16)
     assert torch.equal(bits(logits(loaded)), bits(logits(model)))
     assert {p.dtype for n, p in loaded.named_parameters() if ".memory." in n} == {torch.float32}
+
+
+def test_it_makes_every_tensor_on_the_device_and_waits_for_none(tmp_path):
+    """A GPU records a graph of it (vLLM does), in which nothing is copied to it or asked of it."""
+    export(trained(gated=True), tmp_path / "exported")
+    exported = load(tmp_path / "exported")
+    memories = [m for m in exported.modules() if type(m).__name__ == "Memory"]
+    with torch.no_grad(), Called() as called:
+        for memory in memories:
+            memory(torch.randn(2, 5, memory.values.shape[1]))
+    assert memories and "topk" in called.names
+    assert not called.names & {"lift_fresh", "_local_scalar_dense", "nonzero"}
 
 
 def test_tied_embeddings_and_experts_give_the_same_bits(tmp_path):

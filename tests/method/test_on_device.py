@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -45,6 +46,20 @@ def test_the_same_rows_are_chosen_and_equal_scores_go_to_the_lower(
     there = counted.nonzero().squeeze(1)
     expected = select_rows(Reads(there, counted[there]), rule, rows_per_step, background)
     assert rows[read].tolist() == expected.tolist()
+
+
+def test_where_there_is_no_float64_rows_are_scored_on_the_cpu(monkeypatch):
+    mps = torch.device("mps")
+    memory = Mock(values=Mock(device=mps), num_rows=9, rows_per_step=2, background=None)
+    memory.readers = [Mock(tape=ReadTape([(torch.tensor([[3, 5, 9, 5, 1, 1]]), None, None)]))]
+    chosen = []
+
+    def select(*given):
+        chosen.append(select_rows(*given))
+        return Mock(to=lambda device: (device, *chosen[0].tolist()))
+
+    monkeypatch.setattr(row_adam, "select_rows", select)
+    assert row_adam._choose(memory, "count", {}) == ((mps, 1, 5), None)
 
 
 def test_the_gradient_of_rows_is_the_same_and_padding_has_none():
