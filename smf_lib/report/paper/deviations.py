@@ -57,7 +57,7 @@ def _setting(profile: Profile) -> dict[str, str]:
         "Model": "SmolLM2-135M-Instruct"
         if profile.model.source == "embedded"
         else Path(profile.model.source).stem
-        if profile.model.source.endswith(".gguf")
+        if profile.model.source.lower().endswith(".gguf")
         else profile.model.source,
         "Trained on": f"{_rows(exam.train_rows)} questions of {exam.train_split}"
         f"{', with a single answer' if exam.single_choice else ''}, {_times(training.epochs)}",

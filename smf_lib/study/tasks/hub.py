@@ -17,6 +17,7 @@ import pandas as pd
 
 from ..files import is_closed, is_full, origins
 from ..names import first_line
+from .prepared import load_prepared
 
 EXTENSIONS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 CARDS = ("dataset_dict.json", "dataset_info.json", "dataset_infos.json")  # about the data
@@ -76,7 +77,7 @@ def load_rows(
             rows = _folder_rows(Path(place), split, config)
         else:
             with _quiet_retries():
-                rows = datasets.load_dataset(source, config, split=split, revision=revision)
+                rows = load_prepared(source, config, split=split, revision=revision)
     except Exception as error:
         check_cache(error, Path(place))
         reason = first_line(error)
@@ -155,18 +156,21 @@ def read_files(kind: str, files: dict[str, list[str]], split: str) -> datasets.D
         ValueError: CSV files with different columns.
     """
     if kind != "csv":
-        return datasets.load_dataset(kind, data_files=files, split=split)
+        return load_prepared(kind, data_files=files, split=split)
     headers = {tuple(pd.read_csv(path, nrows=0)) for paths in files.values() for path in paths}
     if len(headers) != 1:
         raise ValueError("its files have different columns")
     text = datasets.Features({name: datasets.Value("string") for name in headers.pop()})
-    rows = datasets.load_dataset(
+    rows = load_prepared(
         "csv", data_files=files, split=split, features=text, keep_default_na=False, na_values=[""]
     )
-    for name in rows.column_names:
-        if all(WHOLE.fullmatch(cell) for cell in rows[name] if cell is not None):
-            rows = rows.cast_column(name, datasets.Value("int64"))
-    return rows
+    numbers = {
+        name: datasets.Value("int64")
+        for name in rows.column_names
+        if all(WHOLE.fullmatch(cell) for cell in rows[name] if cell is not None)
+    }
+    # in memory: `datasets` would put what it casts into its cache, where nothing checks it
+    return rows.cast(datasets.Features(text | numbers), keep_in_memory=True) if numbers else rows
 
 
 def _data_files(folder: Path) -> dict[str, list[tuple[str, str]]]:
