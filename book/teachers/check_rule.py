@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from smf_lib.report.analysis.arms import group_arms
-from smf_lib.report.analysis.effects import equal_gain
+from smf_lib.report.analysis.frontier import Frontier, NotOnRecord, frontier_of
 from smf_lib.study.records.results import read_records
 
 REFERENCE = "smf-tfidf"
@@ -40,24 +40,31 @@ def check(folder: Path, method: str) -> list[tuple[bool, str]]:
         seeds = min(len(arm.records) for arm in runs)
         text = f"{name}: {len(runs)} rates, {seeds} seeds (asked for: {RATES} and {SEEDS})"
         results.append((len(runs) >= RATES and seeds >= SEEDS, text))
-    results.append(_compare(arms, method, "self_kl", lambda low, high: high < 0, "below 0"))
-    level = _compare(arms, method, "prose_perplexity", lambda low, high: low <= 0, "not above 0")
-    return [*results, level]
+    frontier = frontier_of([record for arm in arms for record in arm.records])
+    results.append(_compare(frontier, method, "self_kl", lambda low, high: high < 0, "below 0"))
+    prose = _compare(
+        frontier, method, "prose_perplexity", lambda low, high: low <= 0, "not above 0"
+    )
+    return [*results, prose]
 
 
-def _compare(arms, method: str, metric: str, holds, asked: str) -> tuple[bool, str]:
+def _compare(frontier: Frontier, method: str, metric: str, holds, asked: str) -> tuple[bool, str]:
     """Whether the drift of `method` minus the reference's, at equal gain, is as asked."""
-    compared = equal_gain(arms, metric)
-    interval = compared.excess.get((method, REFERENCE))
-    if interval is None or not interval.bounded:
-        missing = [
-            compared.missing[name] for name in (method, REFERENCE) if name in compared.missing
-        ]
-        unknown = f"{method} or {REFERENCE} has one learning rate only, or a run without {metric}"
-        reason = compared.reason or "; ".join(missing) or (interval.reason if interval else unknown)
-        return False, f"{metric}: no comparison at equal gain ({reason})"
+    pair = (method, REFERENCE)
+    try:
+        at = frontier.common_gain(pair)
+    except NotOnRecord as error:
+        return False, f"{metric}: no comparison at equal gain ({error})"
+    if lost := [name for name in pair if name not in frontier.reached(at, metric)]:
+        return False, (
+            f"{metric}: no comparison at equal gain (no curve of {' and '.join(lost)} passes "
+            f"{at} points; a curve needs two learning rates, with {metric} measured)"
+        )
+    interval = frontier.excess(pair, at, metric)
+    if not interval.bounded:
+        return False, f"{metric}: no comparison at equal gain ({interval.reason})"
     text = (
-        f"{metric}: at a gain of {100 * compared.at:.1f} points, drift minus {REFERENCE}'s is "
+        f"{metric}: at a gain of {at} points, drift minus {REFERENCE}'s is "
         f"{interval.value:+.4g} [{interval.low:+.4g}, {interval.high:+.4g}] (asked for: {asked})"
     )
     return holds(interval.low, interval.high), text

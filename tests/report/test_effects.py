@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from helpers_records import make_record, study_records, sweep_records
+from helpers_records import make_record, study_records
 
 from smf_lib.report.analysis.arms import Arm, group_arms
-from smf_lib.report.analysis.effects import change, contrast, drift, equal_gain, level, retention
+from smf_lib.report.analysis.effects import change, contrast, drift, level, retention
 from smf_lib.study.records.results import ResultsError
 
 
@@ -48,17 +48,6 @@ def test_retention_through_records():
     gains = [change(arm, arms[0], "exam_accuracy").value for arm in arms[1:]]
     assert kept.value == pytest.approx(100 * gains[1] / gains[0])
     assert kept.low < kept.value < kept.high
-
-
-def test_equal_gain_through_records():
-    arms = group_arms(sweep_records())
-    result = equal_gain(arms, "prose_perplexity")
-    assert set(result.drifts) == {"full", "lora", "smf-kl", "smf-tfidf"}
-    assert result.excess["smf-kl", "lora"].high < 0 and len(result.excess) == 4 * 3
-    with pytest.raises(ResultsError, match="one study at a time"):
-        equal_gain(arms + group_arms(study_records()), "self_kl")
-    single = group_arms(study_records())
-    assert "two learning rates" in equal_gain(single, "self_kl").reason
 
 
 def test_contrast_of_two_trained_arms_in_the_units_of_the_metric():

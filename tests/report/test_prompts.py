@@ -3,35 +3,52 @@
 import numpy as np
 import pytest
 from helpers_records import make_record
+from scipy.stats import f_oneway
 
-from smf_lib.report.analysis.prompts import SHOTS, prompt_sentence, ratio_between_prompts
-from smf_lib.study.tasks.probes import PROMPTS, load_examples, load_knowledge, shown_before
+from smf_lib.report.analysis.prompts import (
+    chance_limit,
+    prompt_of_each,
+    prompt_sentence,
+    ratios_between_prompts,
+)
+from smf_lib.study.tasks.probes import PROMPTS, load_examples, load_knowledge
 
 QUESTIONS = load_knowledge()
-SHOWN = [tuple(q.id for q in shown) for shown in shown_before(QUESTIONS, SHOTS)]
-NUMBER = {prompt: number for number, prompt in enumerate(dict.fromkeys(SHOWN))}
-TURN = np.array([NUMBER[prompt] for prompt in SHOWN])
+TURN = prompt_of_each()
 
 
 def test_the_ratio_is_one_without_luck_and_as_large_as_the_luck():
     """By simulation: 1 + n s^2 for n questions a prompt, s the spread of prompts to questions."""
-    assert len(NUMBER) == PROMPTS <= len(load_examples())
+    assert len(np.unique(TURN)) == PROMPTS <= len(load_examples())
     rng = np.random.default_rng(0)
     for spread in (0.0, 0.3):
-        found = [
-            ratio_between_prompts(
-                rng.standard_normal(len(TURN)) + spread * rng.standard_normal(PROMPTS)[TURN]
-            )
-            for _ in range(150)
-        ]
+        own, shared = rng.standard_normal((150, len(TURN))), rng.standard_normal((150, PROMPTS))
+        items = own + spread * shared[:, TURN]
+        found = ratios_between_prompts(items, TURN)
         expected = 1 + len(TURN) / PROMPTS * spread**2
-        assert np.mean(found) == pytest.approx(expected, rel=0.15)
+        assert found.mean() == pytest.approx(expected, rel=0.15)
+        groups = [items[0, TURN == prompt] for prompt in range(PROMPTS)]
+        assert found[0] == pytest.approx(f_oneway(*groups).statistic)
+
+
+@pytest.mark.parametrize("alike", [0.0, 0.9])
+def test_the_limit_is_exceeded_once_in_twenty_however_alike_runs_are(alike):
+    """Twenty runs that share most of what they answer are hardly more than one."""
+    rng = np.random.default_rng(1)
+    beyond = []
+    for _ in range(100):
+        shared, own = rng.standard_normal((1, len(TURN))), rng.standard_normal((20, len(TURN)))
+        items = alike**0.5 * shared + (1 - alike) ** 0.5 * own
+        limit = chance_limit(items, TURN)
+        beyond.append(ratios_between_prompts(items, TURN).mean() > limit)
+    assert limit > (1.5 if alike else 1.0) and limit < (3.0 if alike else 1.4)
+    assert np.mean(beyond) <= 0.12
 
 
 def test_answers_to_other_questions_are_refused():
     with pytest.raises(ValueError, match="12 items, but"):
-        ratio_between_prompts(np.zeros(12))
-    assert np.isnan(ratio_between_prompts(np.zeros(len(QUESTIONS))))
+        ratios_between_prompts(np.zeros((1, 12)), TURN)
+    assert np.isnan(ratios_between_prompts(np.zeros((1, len(QUESTIONS))), TURN)).all()
 
 
 def runs(luck):

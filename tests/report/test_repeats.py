@@ -61,6 +61,20 @@ def test_a_run_is_held_against_the_one_on_record():
     assert repeats_table(recorded, seeds).empty
 
 
+def test_what_is_given_in_per_cent_is_per_cent():
+    """A divergence of 0.03 is 50 % above one of 0.02, and limits are as far apart as ratios are."""
+    rng = np.random.default_rng(5)
+    seeds = [r for n in range(40) for r in runs("full", 10.0**-n, 2, luck=8.0, rng=rng)]
+    recorded = runs("lora", 1e-4, 1, kl=0.02, luck=0)
+    own = runs("lora", 1e-4, 1, kl=0.03, study="local", luck=0)
+    table = repeats_table([*recorded, *own], seeds).set_index("Method")
+    limit = np.exp(spread(seeds, "self_kl").limit(1, 1) / 100)
+    assert limit > 2
+    told = f"+50.0 (limits {100 / limit - 100:+.1f} and {100 * limit - 100:+.1f})"
+    assert told in list(table.loc["LoRA r 16"])
+    assert f" {100 * limit - 100:.2g} %" in spread_sentence(seeds)
+
+
 def test_a_limit_on_fewer_questions_is_wider_by_what_seeds_do_to_single_ones():
     """Seeds that flip one question in ten, alike on the whole: by simulation on 250 of 1,000."""
     rng = np.random.default_rng(4)

@@ -4,7 +4,6 @@ Gain and drift are measured from the base model of the same study, on the same i
 gains and accuracies in points (percent), perplexity change in percent, KL in nats a token.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -14,8 +13,8 @@ from ...study.records.record import MetricName
 from ...study.records.results import ResultsError, paired_key
 from ..measures import EXAM
 from . import stats
-from .arms import Arm, base_of
-from .equal_gain import EqualGain, SweepPoint, drift_at_equal_gain
+from .arms import Arm
+from .equal_gain import SweepPoint
 from .stats import Interval, McNemar
 
 
@@ -104,29 +103,6 @@ def retention(arm: Arm, reference: Arm, base: Arm) -> Interval:
         check_paired(arm, other, EXAM)
     items = arm.items(EXAM), reference.items(EXAM), base.items(EXAM)
     return stats.gain_retention(*items).scaled(100)
-
-
-def equal_gain(arms: Sequence[Arm], metric: MetricName) -> EqualGain:
-    """Drift of each method of one study at one exam gain, and of every pair of them.
-
-    Methods with one learning rate only are left out. Gain and drifts are shares (not points) and
-    nats; the gain is the one that `drift_at_equal_gain` chooses.
-
-    Raises:
-        ResultsError: the arms come from several studies.
-    """
-    studies = {arm.where for arm in arms}
-    if len(studies) > 1:
-        raise ResultsError(f"one study at a time: {sorted(studies)} were given")
-    trained = [arm for arm in arms if not arm.is_base and arm.has(metric)]
-    sweeps: dict[str, list[Arm]] = {}
-    for arm in trained:
-        sweeps.setdefault(arm.first.method, []).append(arm)
-    sweeps = {name: points for name, points in sweeps.items() if len(points) > 1}
-    if not sweeps:
-        reason = f"no method was run at two learning rates with {metric} measured"
-        return EqualGain(math.nan, reason=reason)
-    return drift_at_equal_gain(*sweep_points(sweeps, base_of(trained[0], arms), metric))
 
 
 def sweep_points(

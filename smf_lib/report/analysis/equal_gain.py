@@ -11,8 +11,15 @@ Intervals are those of simulated estimates (Krinsky and Robb, Review of Economic
 measured, with the covariance of the items, shared by all methods, and for each point that of its
 seeds. Items have n - 1 degrees of freedom, S seeds of a point S - 1. What seeds do to gain and to a
 divergence (relative to its size) is taken to be alike along a curve, so that its points share their
-degrees of freedom; other drifts spread the more the larger they are, and each point then has its
-own. Each draw is a set of curves, of which the drifts are read off. A drawn curve that does not
+degrees of freedom, and two curves that are compared have those of Welch and Satterthwaite
+(Biometrics Bulletin 2, 1946). Other drifts spread the more the larger they are, and each point then
+has its own.
+
+Each draw is a set of curves, of which the drifts are read off. A drawn curve that passes the gain
+more than once is read where that is nearest to the measured drift. The lowest of several crossings
+is a minimum, to which draws, noisier than what was measured by as much again, add crossings of
+their own, and simulated estimates fail for minima (Bickel and Freedman, Annals of Statistics 9,
+1981, for the bootstrap); one crossing moves smoothly with its points. A drawn curve that does not
 reach the gain is extended to it, as steep as the measured curve is at that end.
 
 Where curves are compared, what moves their gains alike (easy questions, a base model in luck) is
@@ -23,9 +30,9 @@ other. So an interval is about the height at which these questions show the gain
 import functools
 import math
 import zlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import permutations
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -34,6 +41,7 @@ from .stats import Array, Interval, by_seed, combine, log_perplexity
 
 DRAWS = 4000
 MISSED = 0.2
+Name = TypeVar("Name", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,10 @@ class Curve:
 
     gains (shares) and heights: (1 + draws, points), the first row as measured, heights on the scale
     on which points are joined by straight lines; back: makes heights drifts. n, seeds: items of the
-    exam, and seeds of the point that has the fewest.
+    exam, and seeds of the point that has the fewest. luck: what seeds do to gains and heights,
+    (1 + draws, points, 2), drawn from the normal distribution. heavy: the factor of luck in them,
+    (1 + draws, 1), which makes it Student's of `freedom` degrees; freedom is 0 where a curve has no
+    such luck of its own.
     """
 
     gains: Array
@@ -58,6 +69,9 @@ class Curve:
     back: Callable[[Array], Array]
     n: int
     seeds: int
+    luck: Array
+    heavy: Array
+    freedom: int
 
     @property
     def lowest(self) -> float:
@@ -75,7 +89,24 @@ class Curve:
 
     def drifts(self, at: float) -> tuple[Array, float]:
         """Drift at gain `at` as measured and in each draw, and the share of draws that miss it."""
-        found = crossing(self.gains, self.heights, at)
+        found, missed = self._read(at)
+        return self.back(found), missed
+
+    def spread(self, at: float) -> float:
+        """Variance, but for a factor, of what the luck of seeds does to the height at gain `at`."""
+        gains, heights = self.gains[:1] + self.luck[..., 0], self.heights[:1] + self.luck[..., 1]
+        found = replace(self, gains=gains, heights=heights)._read(at)[0]
+        return float(np.subtract(*np.quantile(found, [0.75, 0.25]))) ** 2
+
+    def times(self, heavy: Array) -> "Curve":
+        """The curve with its luck times other factors."""
+        more = (heavy - self.heavy)[..., None] * self.luck
+        gains, heights = self.gains + more[..., 0], self.heights + more[..., 1]
+        return replace(self, gains=gains, heights=heights, heavy=heavy)
+
+    def _read(self, at: float) -> tuple[Array, float]:
+        measured = crossing(self.gains[:1], self.heights[:1], at)[0]
+        found = crossing(self.gains, self.heights, at, near=measured)
         missed = np.isnan(found)
         first, best = int(self.gains[0].argmin()), int(self.gains[0].argmax())
         above = at > self.gains.max(axis=1)
@@ -86,40 +117,27 @@ class Curve:
             rise, climb = (part[0, end] - part[0, behind] for part in (self.gains, self.heights))
             steepness = max(climb / rise, 0.0) if rise else 0.0
             found[rows] = (self.heights[:, end] + steepness * (at - self.gains[:, end]))[rows]
-        return self.back(found), float(missed[1:].mean())
+        return found, float(missed[1:].mean())
 
 
-@dataclass(frozen=True)
-class EqualGain:
-    """Drift of each method that reaches exam gain `at` (a share, not points).
+def crossing(gains: Array, heights: Array, at: float, near: float = -math.inf) -> Array:
+    """Height at which each curve passes gain `at`, the one nearest to `near`; NaN where none does.
 
-    excess, ratios: drift of the first method of a pair minus, and over, that of the second, for
-    every ordered pair of `drifts`. missing: why each other method has no drift there. Where nothing
-    can be said `at` is NaN, the mappings are empty and `reason` says why.
-    """
-
-    at: float
-    drifts: dict[str, Interval] = field(default_factory=dict)
-    excess: dict[tuple[str, str], Interval] = field(default_factory=dict)
-    ratios: dict[tuple[str, str], Interval] = field(default_factory=dict)
-    missing: dict[str, str] = field(default_factory=dict)
-    reason: str = ""
-
-
-def crossing(gains: Array, drifts: Array, at: float) -> Array:
-    """Lowest drift at which each curve passes gain `at`; NaN where it does not.
-
-    gains, drifts: (curves, points), points in the order in which they are joined.
+    gains, heights: (curves, points), points in the order in which they are joined. Of several
+    heights the lowest counts, unless `near` is given.
     """
     left, right = gains[:, :-1], gains[:, 1:]
     spans = (np.minimum(left, right) <= at) & (at <= np.maximum(left, right))
     width = right - left
     share = np.divide(at - left, width, out=np.zeros_like(width), where=width != 0)
-    height = drifts[:, :-1] + share * (drifts[:, 1:] - drifts[:, :-1])
-    flat = np.minimum(drifts[:, :-1], drifts[:, 1:])
-    height = np.where(spans, np.where(width == 0, flat, height), np.inf)
-    lowest = np.where(np.isnan(height), np.inf, height).min(axis=1, initial=np.inf)
-    return np.where(np.isfinite(lowest), lowest, np.nan)
+    height = heights[:, :-1] + share * (heights[:, 1:] - heights[:, :-1])
+    flat = np.minimum(heights[:, :-1], heights[:, 1:])
+    height = np.where(width == 0, flat, height)
+    distance = np.abs(height - near) if math.isfinite(near) else height
+    distance = np.where(spans & np.isfinite(height), distance, np.inf)
+    place = distance.argmin(axis=1)[:, None]
+    found, missed = (np.take_along_axis(x, place, 1)[:, 0] for x in (height, np.isinf(distance)))
+    return np.where(missed, np.nan, found)
 
 
 def measured_curves(
@@ -128,8 +146,8 @@ def measured_curves(
     probe: str,
     draws: int = DRAWS,
     pooled: bool = False,
-) -> tuple[dict[str, Curve], dict[str, str]]:
-    """The curve of each method, and why each other one has none.
+) -> dict[str, Curve]:
+    """The curve of each method that has two points or more.
 
     sweeps: the points of each method, in order of how far they go; runs that diverged are left
     out. probe: "perplexity" (drift is the relative change), "accuracy" (drift is the share lost) or
@@ -144,22 +162,18 @@ def measured_curves(
     if draws < 100:
         raise ValueError(f"draws={draws} is too few for an interval; use 100 or more")
     points: dict[str, list[_Point]] = {}
-    missing = {}
     for name, sweep in sweeps.items():
         finite = [p for p in sweep if np.isfinite(p.exam).all() and np.isfinite(p.probe).all()]
         found = [_measured(p, base, probe) for p in finite]
-        points[name] = [p for p in found if p is not None]
-        if len(points[name]) < 2:
-            missing[name] = f"{name} has one point only; a curve needs two learning rates"
-            del points[name]
+        kept = [p for p in found if p is not None]
+        if len(kept) > 1:
+            points[name] = kept
     together = _alike([p for found in points.values() for p in found]) if pooled else None
     n = by_seed(base.exam).shape[1]
-    return {
-        name: _curve(name, found, probe, draws, n, together) for name, found in points.items()
-    }, missing
+    return {name: _curve(name, found, probe, draws, n, together) for name, found in points.items()}
 
 
-def without_common_luck(curves: Mapping[str, Curve]) -> dict[str, Curve]:
+def without_common_luck(curves: Mapping[Name, Curve]) -> dict[Name, Curve]:
     """The curves without what moves the gains of all their points alike in each draw.
 
     As intervals in within-subject designs (Loftus and Masson, Psychonomic Bulletin & Review 1,
@@ -193,53 +207,28 @@ def ratio_of(first: Curve, second: Curve, at: float, level: float = 0.95) -> Int
 
 
 def _compared(first: Curve, second: Curve, at: float) -> list[tuple[Array, float]]:
-    """Drifts of two curves at a gain, without what moves both alike, and what misses it."""
-    pair = without_common_luck({"first": first, "second": second})
-    return [curve.drifts(at) for curve in pair.values()]
+    """Drifts of two curves at a gain, without what moves both alike, and what misses it.
 
-
-def drift_at_equal_gain(
-    sweeps: Mapping[str, Sequence[SweepPoint]],
-    base: SweepPoint,
-    probe: str,
-    at: float | None = None,
-    draws: int = DRAWS,
-) -> EqualGain:
-    """Compare the drift of several methods at one gain, each pair as if it were alone.
-
-    sweeps, probe: as in `measured_curves`. at: the gain; by default the largest whole per cent that
-    more than half of the methods reach in 97.5 % of the draws.
-
-    Raises:
-        ValueError: an unknown probe, or too few draws for an interval.
+    The seeds of both have degrees of freedom together (Welch and Satterthwaite).
     """
-    curves, missing = measured_curves(sweeps, base, probe, draws)
-    if not curves:
-        reason = "; ".join(missing.values()) or "no method was given"
-        return EqualGain(math.nan, missing=missing, reason=reason)
-    if at is None:
-        reach = sorted(np.quantile(c.gains[1:].max(axis=1), 0.025) for c in curves.values())
-        at = math.floor(100 * reach[(len(reach) - 1) // 2] + 1e-9) / 100
-    far = {name: _out_of_reach(name, c, at) for name, c in curves.items() if not c.reaches(at)}
-    if at <= 0 or len(far) == len(curves):
-        reached = ", ".join(f"{name} {100 * c.highest:+.1f}" for name, c in curves.items())
-        reason = f"no common gain at {100 * at:+.1f} points; the methods reach {reached} points"
-        return EqualGain(math.nan, missing=missing | far, reason=reason)
-    passed = {name: curve for name, curve in curves.items() if name not in far}
-    pairs = {pair: [passed[name] for name in pair] for pair in permutations(passed, 2)}
-    return EqualGain(
-        float(at),
-        {name: drift_of(curve, at) for name, curve in passed.items()},
-        {pair: excess_of(first, second, at) for pair, (first, second) in pairs.items()},
-        {pair: ratio_of(first, second, at) for pair, (first, second) in pairs.items()},
-        missing | far,
-    )
+    pair = [first, second]
+    if first.freedom and second.freedom:
+        parts = np.array([curve.spread(at) for curve in pair])
+        own = np.array([curve.freedom for curve in pair])
+        total, squares = parts.sum(), (parts**2 / own).sum()
+        freedom = total**2 / squares if squares else own.min()
+        heavy = _heavy(freedom, len(first.gains) - 1, np.random.default_rng(0))
+        pair = [curve.times(heavy) for curve in pair]
+    alone = without_common_luck(dict(enumerate(pair)))
+    return [curve.drifts(at) for curve in alone.values()]
 
 
-def _out_of_reach(name: str, curve: Curve, at: float) -> str:
-    if at < curve.lowest:
-        return f"{name} begins at {100 * curve.lowest:+.1f} points"
-    return f"{name} reaches {100 * curve.highest:+.1f} points"
+def _heavy(freedom: float, draws: int, rng: np.random.Generator) -> Array:
+    """What makes numbers drawn from the normal distribution Student's: (1 + draws, 1)."""
+    heavy = np.ones((1 + draws, 1))
+    if freedom:
+        heavy[1:] = np.sqrt(freedom / rng.chisquare(freedom, (draws, 1)))
+    return heavy
 
 
 @dataclass(frozen=True)
@@ -299,20 +288,33 @@ def _curve(
     What is drawn for a method depends on its own points alone, on the items, which are the same for
     all, and, where `together` is given, on what seeds do in all methods.
     """
-    divergence = probe == "kl"
     gains = _drawn_items([p.exam for p in points], draws, 0)
     drifts = _drawn_items([p.probe for p in points], draws, 1)
     rng = np.random.default_rng(zlib.crc32(name.encode()))
-    alike = together or (_alike(points) if divergence else None)
-    luck = _drawn_seeds(points, alike if divergence else None, draws, rng)
-    gains[1:] += luck[..., 0]
-    drifts[1:] += luck[..., 1]
-    heights = np.stack([p.height(x) for p, x in zip(points, drifts.T, strict=True)], axis=1)
     seeds = min(len(p.exam) for p in points)
-    if divergence:
-        return Curve(gains, heights, lambda found: np.exp(np.clip(found, -700, 700)), n, seeds)
-    start = np.zeros((1 + draws, 1))
-    return Curve(np.hstack([start, gains]), np.hstack([start, heights]), np.asarray, n, seeds)
+    if probe != "kl":
+        luck = _own_seeds(points, draws, rng)
+        gains, drifts = gains + luck[..., 0], drifts + luck[..., 1]
+        heights = [p.height(x) for p, x in zip(points, drifts.T, strict=True)]
+        start = np.zeros((1 + draws, 1))
+        gains, heights = np.hstack([start, gains]), np.stack([start[:, 0], *heights], axis=1)
+        none = np.zeros((1 + draws, len(points) + 1, 2))
+        return Curve(gains, heights, np.asarray, n, seeds, none, 1 + start, 0)
+    heights = np.stack([p.height(x) for p, x in zip(points, drifts.T, strict=True)], axis=1)
+    covariance, freedom = together or _alike(points)
+    luck = _seeds_alike(points, covariance, draws, rng)
+    heavy = _heavy(freedom, draws, np.random.default_rng(freedom) if together else rng)
+    more = heavy[..., None] * luck
+    return Curve(
+        gains + more[..., 0],
+        heights + more[..., 1],
+        lambda found: np.exp(np.clip(found, -700, 700)),
+        n,
+        seeds,
+        luck,
+        heavy,
+        0 if together else freedom,
+    )
 
 
 @functools.lru_cache(maxsize=4)
@@ -347,39 +349,43 @@ def _alike(points: Sequence[_Point]) -> tuple[Array, int]:
     return sum(x.T @ x for x in runs) / max(freedom, 1), freedom
 
 
-def _drawn_seeds(
-    points: Sequence[_Point],
-    alike: tuple[Array, int] | None,
-    draws: int,
-    rng: np.random.Generator,
+def _seeds_alike(
+    points: Sequence[_Point], covariance: Array, draws: int, rng: np.random.Generator
 ) -> Array:
-    """What the luck of training adds to gain and drift of each point: (draws, points, 2).
+    """What the luck of training does to gain and drift of each point: (1 + draws, points, 2).
 
-    alike: the covariance over seeds that all points share, with its degrees of freedom.
+    covariance: over seeds, of gain and drift, which all points share.
     """
-    drawn = np.zeros((draws, len(points), 2))
-    if alike is not None:
-        covariance, freedom = alike
-        if freedom == 0:
-            return drawn
-        values, vectors = np.linalg.eigh(covariance)
-        root = vectors * np.sqrt(np.clip(values, 0, None))
-        drawn = rng.standard_normal((draws, len(points), 2)) @ root.T
-        drawn /= np.sqrt([len(p.exam) for p in points])[:, None]
-        return drawn * np.sqrt(freedom / rng.chisquare(freedom, (draws, 1, 1)))
+    values, vectors = np.linalg.eigh(covariance)
+    root = vectors * np.sqrt(np.clip(values, 0, None))
+    drawn = rng.standard_normal((draws, len(points), 2)) @ root.T
+    drawn /= np.sqrt([len(p.exam) for p in points])[:, None]
+    return np.concatenate([np.zeros((1, len(points), 2)), drawn])
+
+
+def _own_seeds(points: Sequence[_Point], draws: int, rng: np.random.Generator) -> Array:
+    """The same where each point has a covariance of its own: Student's, with S - 1 degrees."""
+    drawn = np.zeros((1 + draws, len(points), 2))
     for place, point in enumerate(points):
         seeds = len(point.exam)
         if seeds > 1:
             heavy = np.sqrt((seeds - 1) / rng.chisquare(seeds - 1, (draws, 1)))
             around = rng.standard_normal((draws, seeds)) @ (point.runs - point.runs.mean(0))
-            drawn[:, place] = heavy * around / math.sqrt(seeds * (seeds - 1))
+            drawn[1:, place] = heavy * around / math.sqrt(seeds * (seeds - 1))
     return drawn
 
 
 def _interval(values: Array, missed: float, n: int, seeds: int, level: float = 0.95) -> Interval:
-    """Interval from a measured value and its draws; no bounds if too many miss the gain."""
+    """Interval from a measured value and its draws.
+
+    No bounds if too many draws miss the gain, or none lies beyond the bounds: with `DRAWS` draws
+    Holm's procedure decides nothing at its first step in families of more than 100 comparisons.
+    """
     if missed > MISSED:
         reason = f"the gain is not reached in {missed:.0%} of the draws"
+        return Interval(float(values[0]), math.nan, math.nan, n, seeds, reason)
+    if (len(values) - 1) * (1 - level) / 2 < 1:
+        reason = f"{len(values) - 1} draws tell no bounds of level {level:g}"
         return Interval(float(values[0]), math.nan, math.nan, n, seeds, reason)
     low, high = np.quantile(values[1:], [0.5 - level / 2, 0.5 + level / 2])
     return Interval(float(values[0]), float(low), float(high), n, seeds)

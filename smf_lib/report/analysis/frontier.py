@@ -118,7 +118,7 @@ class Frontier:
                 for name, curve in self.curves.items()
             }
             points, base, probe = sweep_points(sweeps, self.base, metric)
-            found = measured_curves(points, base, probe, pooled=self.pooled)[0]
+            found = measured_curves(points, base, probe, pooled=self.pooled)
             self._measured[metric] = without_common_luck(found) if found else found
         return self._measured[metric]
 

@@ -23,7 +23,7 @@ class Spread:
 
     Attributes:
         error: standard deviation of a single run; of accuracies in points, of perplexities and
-            divergences in 100 times their logarithm, nearly per cent.
+            divergences in 100 times their logarithm.
         freedom: runs less settings, the degrees of freedom of `error`.
         settings: how many settings were run with several seeds.
         items: questions that a run answered, of accuracies; otherwise 0.
@@ -81,8 +81,10 @@ def spread_sentence(records: Sequence[Record]) -> str:
             continue
         found = one if found is None else found
         measure = measure_of(next(r for r in records if metric in r.metrics), metric)
-        unit = f"points on {one.items:,} questions" if one.items else "%"
-        told.append(f"{measure.short} {one.limit(1, 1):.2g} {unit}")
+        unit, limit = "%", _in_per_cent(one.limit(1, 1))
+        if one.items:
+            unit, limit = f"points on {one.items:,} questions", one.limit(1, 1)
+        told.append(f"{measure.short} {limit:.2g} {unit}")
     if found is None:
         return "No setting is on record with several seeds, so the luck of a run is not known."
     return (
@@ -120,7 +122,11 @@ def repeats_table(records: Sequence[Record], seeds: Sequence[Record]) -> pd.Data
             apart = float(_shown(arm, metric).mean() - _shown(other, metric).mean())
             counted = arm.items(metric).shape[1] if measure.unit == "accuracy" else 0
             limit = luck.limit(len(arm.records), len(other.records), counted)
-            row[f"{measure.short} ({unit})"] = f"{apart:+.1f} (limit {limit:.1f})"
+            shown = f"{apart:+.1f} (limit {limit:.1f})"
+            if unit == "%":
+                ends = (_in_per_cent(x) for x in (apart, -limit, limit))
+                shown = "{:+.1f} (limits {:+.1f} and {:+.1f})".format(*ends)
+            row[f"{measure.short} ({unit})"] = shown
             within.append(abs(apart) <= limit)
         if within:
             rows.append(row | {"Within the limits": f"{sum(within)} of {len(within)}"})
@@ -129,6 +135,11 @@ def repeats_table(records: Sequence[Record], seeds: Sequence[Record]) -> pd.Data
 
 def _own(arm: Arm) -> bool:
     return arm.first.study == "local"
+
+
+def _in_per_cent(apart: float) -> float:
+    """How many per cent more one number is than another, from 100 times the ratio's logarithm."""
+    return 100 * math.expm1(apart / 100)
 
 
 def _shown(arm: Arm, metric: MetricName) -> np.ndarray:
