@@ -21,6 +21,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import BaseFileLock, FileLock
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
@@ -204,8 +205,11 @@ def save_weights(
 
 
 def save_patch(files: RunFiles, model: nn.Module, parent: RunFiles | None) -> None:
-    """Keep what was trained of a sparse memory as a row patch; see `save_weights`."""
-    if files.kind == "full":
+    """Keep what was trained of a sparse memory as a row patch; see `save_weights`.
+
+    Where training diverged there is none: a patch holds numbers.
+    """
+    if files.kind == "full" or not _is_finite(get_peft_model_state_dict(model)):
         return
     config = model.peft_config["default"]
     sparse = config.peft_type == PEFT_TYPE and config.update == "sparse"
@@ -233,6 +237,8 @@ def load_weights(files: RunFiles, model: nn.Module) -> None:
 def load_adapter(model: nn.Module, folder: Path) -> None:
     """Put a trained adapter into a model that has one of the same shape.
 
+    One whose training diverged too, which a sparse memory refuses where PEFT loads it.
+
     Raises ValueError, naming them, unless both hold the same tensors.
     """
     path = folder / "adapter_model.safetensors"
@@ -242,7 +248,16 @@ def load_adapter(model: nn.Module, folder: Path) -> None:
     )
     if differing:
         raise ValueError(f"{path} and the model differ in {', '.join(differing)}")
-    set_peft_model_state_dict(model, state)
+    if _is_finite(state):
+        set_peft_model_state_dict(model, state)
+        return
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(state[name])
+
+
+def _is_finite(state: dict[str, torch.Tensor]) -> bool:
+    return all(bool(tensor.isfinite().all()) for tensor in state.values())
 
 
 # ---------------------------------------------------------------------- what is left to do
