@@ -109,7 +109,9 @@ def test_the_frontier_is_drawn_from_records_alone(results):
     figures = [value for value in made["shown"].values() if isinstance(value, Figure)]
     assert len(figures) == 5 and "Stars are runs of study quick/local" in figures[0].caption
     first = next(value for value in made["shown"].values() if isinstance(value, Markdown))
-    assert first.data.startswith("- At +11 points of gain on the exam, SMF, TF-IDF has drifted")
+    assert first.data.startswith(
+        "- **SMF, TF-IDF drifts less than LoRA r 16**: at +11 points of gain"
+    )
     assert made["gains"] == [7, 11, 16]
     said = " ".join(v.data for v in made["shown"].values() if isinstance(v, Markdown))
     assert "reading again" in said and "Against the strict step" in said

@@ -4,6 +4,7 @@ Gain and drift are measured from the base model of the same study, on the same i
 gains and accuracies in points (percent), perplexity change in percent, KL in nats a token.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
