@@ -7,7 +7,6 @@ from scipy.interpolate import interp1d
 from scipy.stats import t as student
 
 from smf_lib.report.analysis.equal_gain import (
-    Curve,
     SweepPoint,
     crossing,
     drift_of,
@@ -46,18 +45,7 @@ def test_crossing_takes_the_lowest_and_handles_level_and_broken_curves():
     assert crossing(level, np.array([[3.0, 1.0]]), 0.2) == pytest.approx([1.0])
     broken = np.array([[0.0, np.nan, 1.0]])
     assert np.isnan(crossing(gains, broken, 0.2))
-
-
-def test_a_draw_that_passes_the_gain_twice_is_read_where_it_was_measured():
-    """Of the three heights at which the drawn curve passes, that nearest to the measured one."""
-    measured = [0.0, 0.1, 0.2, 0.3]
-    drawn = [0.3, 0.1, 0.3, 0.1]
-    gains, heights = np.array([measured, drawn]), np.tile([0.0, 1.0, 2.0, 3.0], (2, 1))
-    curve = Curve(gains, heights, np.asarray, N, 1, np.zeros((2, 4, 2)), np.ones((2, 1)), 0)
-    for at, found in [(0.21, [2.1, 2.45]), (0.11, [1.1, 1.05]), (0.29, [2.9, 2.05])]:
-        assert curve.drifts(at)[0] == pytest.approx(found)
-    assert crossing(gains[1:], heights[1:], 0.2) == pytest.approx([0.5])
-    assert crossing(gains[1:], heights[1:], 0.2, near=9.0) == pytest.approx([2.5])
+    assert np.isnan(crossing(np.array([[0.2]]), np.array([[1.0]]), 0.2))
 
 
 def test_known_curves_at_a_given_gain():
@@ -246,8 +234,8 @@ def test_points_of_a_curve_share_the_degrees_of_freedom_of_their_seeds(count):
 
 
 def test_two_curves_that_are_compared_have_the_degrees_of_freedom_of_both():
-    """Standard error 0.01 in gain and slope 10 in the log, on either side: 8 degrees, not 4."""
-    off = np.array([[0.01], [-0.01]])
+    """Standard error 0.001 in gain and slope 10 in the log, on either side: 8 degrees, not 4."""
+    off = np.array([[0.001], [-0.001]])
     sweep = [
         SweepPoint(0.4 + share + off + np.zeros((2, N)), np.full((2, 50), np.exp(10 * share)))
         for share in (0.1, 0.2, 0.3, 0.4)
@@ -257,7 +245,7 @@ def test_two_curves_that_are_compared_have_the_degrees_of_freedom_of_both():
     for level in (0.95, 0.99):
         high = np.log(ratio_of(curves["a"], curves["b"], 0.2, level).high)
         wanted = student.ppf(0.5 + level / 2, 8)
-        assert high == pytest.approx(0.1 * 2**0.5 * wanted, rel=0.07)
+        assert high == pytest.approx(0.01 * 2**0.5 * wanted, rel=0.07)
 
 
 def test_methods_may_share_what_seeds_do():
@@ -274,6 +262,25 @@ def test_methods_may_share_what_seeds_do():
     assert drawn.std(0) == pytest.approx(spread / 2**0.5, rel=0.1)
 
 
+def test_what_a_seed_changes_in_single_items_is_no_difference_of_curves():
+    """Two curves by easy and hard questions alike: their gains differ by the seeds' part alone."""
+    rng = np.random.default_rng(3)
+    easy = rng.random(2000) * 0.8
+    sweep = {
+        name: [
+            SweepPoint((rng.random((3, 2000)) < easy + share).astype(float), np.full((3, 9), k))
+            for share, k in [(0.0, 0.1), (0.1, 0.2), (0.2, 0.4)]
+        ]
+        for name in ("a", "b")
+    }
+    base = SweepPoint(np.zeros(2000), np.zeros(9))
+    curves = measured_curves(sweep, base, "kl")
+    a, b = (c.gains[1:] - c.heavy[1:] * c.luck[1:, :, 0] for c in curves.values())
+    common = np.concatenate([a, b], axis=1)
+    apart = (common - common.mean(1, keepdims=True)).std(0)
+    assert common.mean(1).std() > 0.004 and apart.max() < 0.4 * common.mean(1).std()
+
+
 @tiers(200, 2000)
 @pytest.mark.parametrize(
     ("seeds", "noise"),
@@ -283,7 +290,7 @@ def test_intervals_at_a_fixed_gain_cover(seeds, noise, trials):
     """Curves like recorded ones at +10 points, SD of a seed 2 points and a tenth of the KL.
 
     Drifts hold the true one at that gain; ratios hold that at the height at which these questions
-    show it, which is what they are about. Both cover 93 to 97 %, and up to 98 with fewer than three
+    show it, which is what they are about. Both cover 93 to 98 %, and up to 99 with fewer than three
     seeds, or where seeds vary by 4 points, half of what such a curve rises.
     """
     rng, at = np.random.default_rng(0), 0.10
@@ -306,11 +313,52 @@ def test_intervals_at_a_fixed_gain_cover(seeds, noise, trials):
             hold(name, drift_of(curve, at), height(CURVES[name], at))
         for first, second in PAIRS:
             if {first, second} <= curves.keys():
-                ratio = ratio_of(curves[first], curves[second], at)
+                alone = measured_curves(sweeps, start, "kl", draws=400, only=(first, second))
+                ratio = ratio_of(alone[first], alone[second], at)
                 pair = CURVES[first], CURVES[second]
                 here = at - shift(pair, *items[:2])
                 hold((first, second), ratio, height(pair[0], here) - height(pair[1], here))
-    high = 0.98 if noise > 0.02 or seeds < 3 else 0.97
+    high = 0.99 if noise > 0.02 or seeds < 3 else 0.98
     for name, hits in covered.items():
         assert len(hits) > 0.75 * trials, name
         assert covers(np.mean(hits), len(hits), high=high), (name, np.mean(hits), len(hits))
+
+
+TWICE = {  # as recorded at two seeds: beside 11 points a lower rate gains as much as a higher one
+    "lora": ((0.079, 0.034), (0.1104, 0.077), (0.1035, 0.179), (0.142, 0.305), (0.176, 0.47)),
+    "smf": ((0.071, 0.0024), (0.0997, 0.0051), (0.1196, 0.0158), (0.161, 0.068), (0.15, 0.375)),
+    "full": ((0.095, 0.0254), (0.1135, 0.0271), (0.114, 0.053), (0.172, 0.135), (0.204, 0.287)),
+}
+
+
+@tiers(200, 2000)
+def test_ratios_cover_where_a_curve_nearly_passes_the_gain_twice(trials):
+    """Whether the lower rate passes it is a part of what is not known: 92 to 98 %."""
+    rng, at = np.random.default_rng(0), 0.11
+    covered = {pair: [] for pair in PAIRS[:2]}
+    start = SweepPoint(np.zeros(N), np.zeros(32))
+    for _ in range(trials):
+        sweeps = {}
+        for name, curve in TWICE.items():
+            true = np.array(curve)
+            gains = true[:, :1] + 0.0065 * rng.standard_normal((len(true), 2))
+            drifts = true[:, 1:] * np.exp(0.083 * rng.standard_normal((len(true), 2)))
+            sweeps[name] = [
+                SweepPoint(np.repeat(g[:, None], N, 1), np.repeat(k[:, None], 32, 1))
+                for g, k in zip(gains, drifts, strict=True)
+            ]
+        curves = measured_curves(sweeps, start, "kl", draws=400)
+        for first, second in PAIRS[:2]:
+            if curves[first].reaches(at) and curves[second].reaches(at):
+                alone = measured_curves(sweeps, start, "kl", draws=400, only=(first, second))
+                found = ratio_of(alone[first], alone[second], at)
+                lows = [
+                    crossing(gains[None], np.log(heights)[None], at)[0]
+                    for gains, heights in (np.array(TWICE[name]).T for name in (first, second))
+                ]
+                if found.bounded:
+                    truth = np.exp(lows[0] - lows[1])
+                    covered[first, second].append(found.low <= truth <= found.high)
+    for pair, hits in covered.items():
+        assert len(hits) > 0.75 * trials, pair
+        assert covers(np.mean(hits), len(hits), 0.92, 0.98), (pair, np.mean(hits), len(hits))

@@ -71,6 +71,7 @@ class Frontier:
     curves: dict[str, MethodCurve]
     pooled: bool = False
     _measured: dict[str, dict[str, Curve]] = field(default_factory=dict, repr=False)
+    _pairs: dict[tuple[str, ...], dict[str, Curve]] = field(default_factory=dict, repr=False)
 
     @property
     def start(self) -> Arm:
@@ -113,14 +114,26 @@ class Frontier:
         if self.base is None:
             return {}
         if metric not in self._measured:
-            sweeps = {
-                name: [arm for arm in curve.arms if arm.has(metric)]
-                for name, curve in self.curves.items()
-            }
-            points, base, probe = sweep_points(sweeps, self.base, metric)
-            found = measured_curves(points, base, probe, pooled=self.pooled)
+            found = self._drawn(metric)
             self._measured[metric] = without_common_luck(found) if found else found
         return self._measured[metric]
+
+    def _drawn(self, metric: str, only: tuple[str, ...] | None = None) -> dict[str, Curve]:
+        """The curves, or some of them, drawn together."""
+        shown = self.curves if self.pooled or only is None else only
+        sweeps = {
+            name: [arm for arm in self.curves[name].arms if arm.has(metric)] for name in shown
+        }
+        points, base, probe = sweep_points(sweeps, self.start, metric)
+        return measured_curves(points, base, probe, pooled=self.pooled, only=only)
+
+    def _pair(self, pair: tuple[str, str], metric: str) -> tuple[Curve, Curve]:
+        """Two curves that are compared, drawn without any third."""
+        names = tuple(sorted(pair))
+        if (metric, *names) not in self._pairs:
+            self._pairs[metric, *names] = self._drawn(metric, names)
+        found = self._pairs[metric, *names]
+        return found[pair[0]], found[pair[1]]
 
     def reached(self, at: float, metric: str = DIVERGENCE) -> dict[str, Curve]:
         """The curves that pass a gain of `at` points."""
@@ -134,15 +147,14 @@ class Frontier:
 
     def excess(self, pair: tuple[str, str], at: float, metric: str) -> Interval:
         """Drift of the first curve of a pair minus that of the second, at `at` points."""
-        first, second = (self.measured(metric)[name] for name in pair)
+        first, second = self._pair(pair, metric)
         return excess_of(first, second, at / 100).scaled(self.start.measure(metric).factor)
 
     def ratio(
         self, pair: tuple[str, str], at: float, level: float = 0.95, metric: str = DIVERGENCE
     ) -> Interval:
         """Drift of the first curve of a pair over that of the second, at `at` points."""
-        first, second = (self.measured(metric)[name] for name in pair)
-        return ratio_of(first, second, at / 100, level)
+        return ratio_of(*self._pair(pair, metric), at / 100, level)
 
     def beside(
         self, pair: tuple[str, str], at: float, metric: str = DIVERGENCE
