@@ -3,7 +3,8 @@
 Trainer goes on from any folder that has the files it looks for, with other numbers where one of
 them is missing or changed. So the files' sums are noted in each checkpoint, and one that does not
 have them any more is removed: training goes on from one that is whole. So is one whose files hold
-more than numbers: a sum tells damage, and not who wrote a file.
+more than numbers: a sum tells damage, and not who wrote a file. And so is one written after
+training had diverged, since a sparse memory is loaded from numbers alone.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 import torch
 import transformers.trainer
+from safetensors.torch import load_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import safe_globals
 
@@ -58,6 +60,9 @@ def _check(path: Path) -> None:
     elif (path / COMPLETE).is_file() and (damaged := _damaged(path)):
         shutil.rmtree(path, ignore_errors=True)
         _say(path, f"is damaged ({damaged}); training goes on from what is whole")
+    elif (path / COMPLETE).is_file() and _diverged(path):
+        shutil.rmtree(path, ignore_errors=True)
+        _say(path, "holds NaN or infinite numbers; training goes on from before it diverged")
 
 
 def _damaged(checkpoint: Path) -> str:
@@ -97,6 +102,12 @@ def _holds_numbers(path: Path) -> bool:
     except Exception:  # noqa: BLE001  (whatever a hostile or damaged file makes of it)
         return False
     return True
+
+
+def _diverged(checkpoint: Path) -> bool:
+    """Whether an adapter in a checkpoint holds numbers that are not finite."""
+    adapters = map(load_file, checkpoint.glob("adapter_model.safetensors"))
+    return not all(bool(t.isfinite().all()) for state in adapters for t in state.values())
 
 
 def _say(path: Path, what: str) -> None:

@@ -23,7 +23,13 @@ from typing import Any
 
 import torch
 from filelock import BaseFileLock, FileLock
-from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from peft import (
+    PeftConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
 from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedTokenizerBase
@@ -254,6 +260,15 @@ def load_adapter(model: nn.Module, folder: Path) -> None:
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(state[name])
+
+
+def with_adapter(model: nn.Module, folder: Path) -> nn.Module:
+    """A base model with a trained adapter; with one whose training diverged too."""
+    if _is_finite(load_file(folder / "adapter_model.safetensors")):
+        return PeftModel.from_pretrained(model, folder)
+    adapted = get_peft_model(model, PeftConfig.from_pretrained(folder))
+    load_adapter(adapted, folder)
+    return adapted
 
 
 def _is_finite(state: dict[str, torch.Tensor]) -> bool:

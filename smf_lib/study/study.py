@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from filelock import BaseFileLock, Timeout
-from peft import PeftConfig, PeftModel
+from peft import PeftConfig
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
@@ -50,6 +50,7 @@ from .kept import (
     save_patch,
     save_weights,
     what_is_left,
+    with_adapter,
 )
 from .keys import parent_of
 from .lengths import check_readings
@@ -398,7 +399,7 @@ class Study(Materials):
         if spec.settings.kind == "full":
             kept, _ = load_model(ModelFiles(spec.run_id, "", files.weights, ""))
             return kept.to(model.device), tokenizer
-        return PeftModel.from_pretrained(model, files.weights).eval(), tokenizer
+        return with_adapter(model, files.weights).eval(), tokenizer
 
     # ------------------------------------------------------------------ a memory to look at
 

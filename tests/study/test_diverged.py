@@ -1,4 +1,4 @@
-"""A run that diverged is recorded, measured again and gone on from like any other."""
+"""A run that diverged is interrupted, recorded, measured again and gone on from like any other."""
 
 import math
 
@@ -7,6 +7,7 @@ import yaml
 
 from smf_lib.study.profiles import PROFILE_DIR
 from smf_lib.study.study import Study, run
+from smf_lib.study.talk import answer
 
 RATE = 1e38  # two steps leave the range of 32-bit floats
 METHODS = ["full", "lora", "smf-kl", "smf-tfidf"]
@@ -29,6 +30,10 @@ def study(tmp_path_factory):
     return Study.load(profile, root)
 
 
+def end_before_the_weights_are_kept(*_):
+    raise KeyboardInterrupt
+
+
 def numbers(record):
     """All that was measured, with NaN as a text, so that it equals itself."""
     return {name: list(map(str, metric.items)) for name, metric in record.metrics.items()}
@@ -38,6 +43,11 @@ def numbers(record):
 def test_a_run_that_diverged_is_one_like_any_other(method, study, monkeypatch):
     for tasks in ("icd10", "icd10-airports"):
         spec = study.profile.run(f"{method}.{tasks}")
+        with monkeypatch.context() as ended, pytest.raises(KeyboardInterrupt):
+            ended.setattr("smf_lib.study.study.save_weights", end_before_the_weights_are_kept)
+            ended.setattr("smf_lib.study.study.footprint", end_before_the_weights_are_kept)
+            run(study, spec)
+        assert list(study.files(spec).folder.glob("checkpoint-*"))
         record = run(study, spec)
         assert not all(math.isfinite(metric.value) for metric in record.metrics.values())
         files = study.files(spec)
@@ -49,3 +59,4 @@ def test_a_run_that_diverged_is_one_like_any_other(method, study, monkeypatch):
                 without.setattr("smf_lib.study.study.finetune", None)
                 again = run(Study.load(study.root / "mine.yaml", study.root), spec)
             assert numbers(again) == numbers(record)
+            assert isinstance(answer(*study.trained(spec.method), "A question"), str)
