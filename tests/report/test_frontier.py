@@ -154,10 +154,19 @@ def test_the_finding_is_one_sentence_against_both_references(frontier):
         assert f"{share} as far as {frontier.label(name)}" in said
 
 
+def test_what_holds_taken_alone_and_not_together_is_said_in_bold(frontier, monkeypatch):
+    held = findings.came_out(frontier, METHOD, REFERENCES, 11)
+    monkeypatch.setattr(type(frontier), "told_apart", lambda self, pairs, at: set())
+    alone = findings.came_out(frontier, METHOD, REFERENCES, 11)
+    assert held[0].startswith("**SMF, TF-IDF drifts less than LoRA r 16**: ")
+    assert alone[0].startswith("**SMF, TF-IDF drifts less than LoRA r 16, taken alone**: ")
+    assert alone[0].endswith("(Holm's procedure) it is not told apart from it.")
+
+
 def test_what_came_out_says_what_is_lost_too(frontier):
     said = " ".join(findings.came_out(frontier, METHOD, REFERENCES, 11))
     assert "**SMF, TF-IDF drifts less than LoRA r 16**: at +11 points of gain" in said
-    assert "It does so also when all 11 comparisons" in said
+    assert " as far by the divergence, also with all 11 comparisons with" in said
     lost = "**Where SMF, TF-IDF does not win**: it is not told apart from LoRA r 16 by Knowledge"
     assert lost in said and said.count(findings.ALONE) == 1
     assert "it has a smaller largest gain on record than Full finetuning" in said

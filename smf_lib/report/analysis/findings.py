@@ -152,10 +152,15 @@ def _against(frontier: Frontier, method: str, references: Sequence[str], at: flo
             )
             continue
         held = {(method, name), (name, method)} & apart
+        together = (
+            f"all {len(family)} comparisons with {_labels(frontier, references)} at this gain "
+            "decided together (Holm's procedure)"
+        )
         told.append(
-            f"**{label} drifts {verdict} than {other}**: {shown}. It does so "
-            f"{'also' if held else 'no more'} when all {len(family)} comparisons with "
-            f"{_labels(frontier, references)} at this gain are decided together (Holm's procedure)."
+            f"**{label} drifts {verdict} than {other}**: {shown}, also with {together}."
+            if held
+            else f"**{label} drifts {verdict} than {other}, taken alone**: {shown}. With {together} "
+            f"it is {Verdict.LEVEL} from it."
         )
     return told
 
