@@ -302,15 +302,13 @@ def _curve(
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     seeds = min(len(p.exam) for p in points)
     if probe != "kl":
-        luck = _own_seeds(points, draws, rng)
-        gains, drifts = gains + luck[..., 0], drifts + luck[..., 1]
-        start = np.zeros((1 + draws, 1))
-        gains = np.hstack([start, gains])
-        columns = [p.height(x) for p, x in zip(points, drifts.T, strict=True)]
-        heights = np.stack([start[:, 0], *columns], axis=1)
-        none = np.zeros((1 + draws, len(points) + 1, 2))
-        return Curve(gains, heights, np.asarray, n, seeds, none, 1 + start, 0)
+        own = _own_seeds(points, draws, rng)
+        gains, drifts = gains + own[..., 0], drifts + own[..., 1]
     heights = np.stack([p.height(x) for p, x in zip(points, drifts.T, strict=True)], axis=1)
+    if probe != "kl":
+        start, none = np.zeros((1 + draws, 1)), np.zeros((1 + draws, len(points) + 1, 2))
+        gains, heights = np.hstack([start, gains]), np.hstack([start, heights])
+        return Curve(gains, heights, np.asarray, n, seeds, none, 1 + start, 0)
     covariance, freedom = together or _alike(points)
     luck = _seeds_alike(points, covariance, draws, rng)
     heavy = _heavy(freedom, draws, np.random.default_rng(freedom) if together else rng)
