@@ -159,8 +159,8 @@ def _against(frontier: Frontier, method: str, references: Sequence[str], at: flo
         told.append(
             f"**{label} drifts {verdict} than {other}**: {shown}, also with {together}."
             if held
-            else f"**{label} drifts {verdict} than {other}, taken alone**: {shown}. With {together} "
-            f"it is {Verdict.LEVEL} from it."
+            else f"**{label} drifts {verdict} than {other}, taken alone**: {shown}. "
+            f"With {together} it is {Verdict.LEVEL} from it."
         )
     return told
 
