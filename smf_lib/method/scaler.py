@@ -12,7 +12,6 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from .layer import memory_of
-from .row_log import log_rows
 
 
 def refuse_scalers() -> None:
@@ -52,6 +51,9 @@ def _look_at_callers(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -
         if of_trainer and "self" in frame.f_locals:
             trained = [(memory, group) for memory, group in held if memory.values.requires_grad]
             if trained:
+                # transformers imports PEFT, and with it this module, before it has Trainers
+                from .row_log import log_rows
+
                 log_rows(frame.f_locals["self"], trained)
             return
         frame = frame.f_back
