@@ -119,8 +119,7 @@ def make_book(name, root):
     """Exit status and output of `make book`."""
     environment = environment_of(root) | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "XDG_CACHE_HOME": str(root / "cache"),
-        "HF_DATASETS_CACHE": str(root / "cache" / "datasets"),
+        "HF_DATASETS_CACHE": str(root / "cache"),
     }
     done = subprocess.run(
         ["make", "-s", "book", "VENV=none", f"PROFILE={name}", "JOBS=2"],
