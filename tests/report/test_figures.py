@@ -311,6 +311,24 @@ def test_sweep_rings_the_chosen_rates():
     assert f"LoRA r 16 {rate_text(chosen['lora'])}" in figure.caption
 
 
+@pytest.mark.parametrize("place", range(4))
+def test_a_rate_that_diverged_is_named_and_neither_drawn_nor_chosen(place):
+    records = sweep_records()
+    broken = [record for record in records if record.method == "full"][place]
+    kept = [record for record in records if record is not broken]
+    exam = broken.metrics["exam_accuracy"]
+    broken.metrics["exam_accuracy"] = exam.model_copy(
+        update={"items": [math.nan] * len(exam.items)}
+    )
+    figure = figures.learning_rate_sweep(records)
+    rate = rate_text(broken.learning_rate)
+    assert f"Diverged, so not drawn: Full finetuning, lr {rate}. " in figure.caption
+    assert equal_gain_rates(records) == equal_gain_rates(kept)
+    drawn = [x for line in figure.fig.axes[0].lines for x in line.get_xdata()]
+    assert broken.learning_rate not in drawn and not any(map(math.isnan, drawn))
+    assert "nan" not in figure.caption + figure.alt
+
+
 def test_loss_of_a_second_study_is_dashed_and_named_once():
     records = study_records() + study_records("reference", shift=1.0)
     figure = figures.training_loss(records)

@@ -133,13 +133,15 @@ def learning_rate_sweep(
     """Exam accuracy (%) against learning rate, one line a method, the chosen rate ringed.
 
     The rate is chosen as `equal_gain_rates` does. Many methods are drawn a few a panel. Raises
-    ValueError if no trained run holds the exam.
+    ValueError if no trained run holds the exam, or all of them diverged.
     """
-    arms = [arm for arm in group_arms(records) if arm.has(EXAM)]
+    held = [arm for arm in group_arms(records) if arm.has(EXAM)]
+    levels = {arm: level(arm, EXAM) for arm in held}
+    arms = [arm for arm in held if levels[arm].known]
+    lost = [arm_name(arm, held) for arm in held if not levels[arm].known]
     trained = [arm for arm in arms if not arm.is_base]
     if not trained:
         raise ValueError(f"records hold no trained run with {EXAM}")
-    levels = {arm: level(arm, EXAM) for arm in arms}
     chosen = equal_gain_rates(records)
     panels = told_apart(list(dict.fromkeys(arm.first.method for arm in trained)))
     columns = min(2, len(panels))
@@ -174,7 +176,7 @@ def learning_rate_sweep(
     caption = (
         "Exam accuracy against learning rate; rings mark the chosen rates, each the lowest that "
         "learns as much, within one standard error, as the method that learns least does at its "
-        f"best: {ringed}. "
+        f"best: {ringed}. {f'Diverged, so not drawn: {listed(lost)}. ' if lost else ''}"
         f"{setting_sentence(trained)} {seeds_sentence(arms)} {baseline_sentence(arms)}"
     )
     alt = "Line plot of exam accuracy against learning rate. " + " ".join(
