@@ -25,6 +25,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_pt_utils import safe_globals
 
 from .files import file_sha256, keep_json, kept_json
+from .kept import is_finite
 from .training.train import COMPLETE
 
 _NEEDED = ("optimizer.pt", "scheduler.pt", "trainer_state.json")
@@ -106,8 +107,8 @@ def _holds_numbers(path: Path) -> bool:
 
 def _diverged(checkpoint: Path) -> bool:
     """Whether an adapter in a checkpoint holds numbers that are not finite."""
-    adapters = map(load_file, checkpoint.glob("adapter_model.safetensors"))
-    return not all(bool(t.isfinite().all()) for state in adapters for t in state.values())
+    adapters = checkpoint.glob("adapter_model.safetensors")
+    return not all(is_finite(load_file(adapter)) for adapter in adapters)
 
 
 def _say(path: Path, what: str) -> None:

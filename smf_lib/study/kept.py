@@ -215,7 +215,7 @@ def save_patch(files: RunFiles, model: nn.Module, parent: RunFiles | None) -> No
 
     Where training diverged there is none: a patch holds numbers.
     """
-    if files.kind == "full" or not _is_finite(get_peft_model_state_dict(model)):
+    if files.kind == "full" or not is_finite(get_peft_model_state_dict(model)):
         return
     config = model.peft_config["default"]
     sparse = config.peft_type == PEFT_TYPE and config.update == "sparse"
@@ -254,7 +254,7 @@ def load_adapter(model: nn.Module, folder: Path) -> None:
     )
     if differing:
         raise ValueError(f"{path} and the model differ in {', '.join(differing)}")
-    if _is_finite(state):
+    if is_finite(state):
         set_peft_model_state_dict(model, state)
         return
     with torch.no_grad():
@@ -264,14 +264,15 @@ def load_adapter(model: nn.Module, folder: Path) -> None:
 
 def with_adapter(model: nn.Module, folder: Path) -> nn.Module:
     """A base model with a trained adapter; with one whose training diverged too."""
-    if _is_finite(load_file(folder / "adapter_model.safetensors")):
+    if is_finite(load_file(folder / "adapter_model.safetensors")):
         return PeftModel.from_pretrained(model, folder)
     adapted = get_peft_model(model, PeftConfig.from_pretrained(folder))
     load_adapter(adapted, folder)
     return adapted
 
 
-def _is_finite(state: dict[str, torch.Tensor]) -> bool:
+def is_finite(state: dict[str, torch.Tensor]) -> bool:
+    """Whether all numbers of what was trained are finite: they are not where training diverged."""
     return all(bool(tensor.isfinite().all()) for tensor in state.values())
 
 

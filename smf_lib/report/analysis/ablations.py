@@ -171,13 +171,12 @@ def relative(frontier: Frontier, name: str, reference: str, at: float) -> Interv
     measured, reached = frontier.measured(), frontier.reached(at)
     if name in reached and reference in reached:
         return frontier.ratio((name, reference), at)
-    nan = float("nan")
     if name not in measured or reference not in (reached if name in reached else measured):
-        return Interval(nan, nan, nan, 1, reason="one learning rate only")
+        return Interval.unknown("one learning rate only", n=1)
     curve = measured[name if reference in reached else reference]
     end = curve.highest if 100 * curve.highest < at else curve.lowest
     word = "reaches" if 100 * curve.highest < at else "begins at"
-    return Interval(nan, nan, nan, 1, reason=f"{word} {signed(100 * end, 1)} points")
+    return Interval.unknown(f"{word} {signed(100 * end, 1)} points", n=1)
 
 
 def factor_sentence(factor: Factor) -> str:

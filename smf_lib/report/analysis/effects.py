@@ -4,7 +4,6 @@ Gain and drift are measured from the base model of the same study, on the same i
 gains and accuracies in points (percent), perplexity change in percent, KL in nats a token.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -84,9 +83,9 @@ def drift_beside(first: Arm, second: Arm, metric: MetricName) -> Interval:
     Larger is worse. Not known, with the reason, where the two cannot be compared.
     """
     if not (first.has(metric) and second.has(metric)):
-        return Interval(math.nan, math.nan, math.nan, 0, reason="not measured in both")
+        return Interval.unknown("not measured in both")
     if not are_paired(first, second, metric):
-        return Interval(math.nan, math.nan, math.nan, 0, reason="measured on other items")
+        return Interval.unknown("measured on other items")
     found = contrast(first, second, metric)
     return found.scaled(-1) if first.measure(metric).spec.more_is_better else found
 

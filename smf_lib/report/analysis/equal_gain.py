@@ -211,7 +211,7 @@ def ratio_of(first: Curve, second: Curve, at: float, level: float = 0.95) -> Int
     n, seeds = first.n, min(first.seeds, second.seeds)
     if b[0] <= 0 or np.mean(b[1:] <= 0) > 0.025:
         reason = "the drift that it is a share of is not clearly above zero"
-        return Interval(math.nan, math.nan, math.nan, n, seeds, reason)
+        return Interval.unknown(reason, n, seeds)
     ratio = np.divide(a, b, out=np.full_like(a, np.inf), where=b > 0)
     return _interval(ratio, max(short, shorter), n, seeds, level)
 

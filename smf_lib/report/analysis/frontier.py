@@ -164,7 +164,7 @@ class Frontier:
         A ratio of divergences, a difference of all else.
         """
         if metric not in self.drift_metrics or not set(pair) <= set(self.reached(at, metric)):
-            nothing = Interval(math.nan, math.nan, math.nan, 0, reason="no curve at this gain")
+            nothing = Interval.unknown("no curve at this gain")
             return nothing, nothing.verdict()
         if self.start.measure(metric).unit == "nats":
             ratio = self.ratio(pair, at, metric=metric)

@@ -63,6 +63,11 @@ class Interval:
     seeds: int = 1
     reason: str = ""
 
+    @classmethod
+    def unknown(cls, reason: str, n: int = 0, seeds: int = 1) -> "Interval":
+        """No value and no interval, for a reason."""
+        return cls(math.nan, math.nan, math.nan, n, seeds, reason)
+
     def scaled(self, factor: float, offset: float = 0.0) -> "Interval":
         """The interval in another unit: factor * (x + offset); factor may be negative."""
         low, high = sorted((factor * (self.low + offset), factor * (self.high + offset)))
@@ -334,9 +339,9 @@ def gain_retention(
     n, seeds = m.shape[1], _fewest_seeds(m, r)
     gain, reference_gain = m.mean() - b.mean(), r.mean() - b.mean()
     if not math.isfinite(gain / reference_gain if reference_gain else 0.0):
-        return Interval(math.nan, math.nan, math.nan, n, seeds, DIVERGED)
+        return Interval.unknown(DIVERGED, n, seeds)
     if reference_gain <= 0:
-        return Interval(math.nan, math.nan, math.nan, n, seeds, "the reference gained nothing")
+        return Interval.unknown("the reference gained nothing", n, seeds)
     ratio = float(gain / reference_gain)
     if not reference_gain > combine([(1.0, r), (-1.0, b)]).half_width(level):
         reason = "the reference's gain is not clearly above zero"
@@ -363,7 +368,7 @@ def interval_of(
 ) -> Interval:
     """The interval of an estimate, taken `back` from the scale on which it is symmetrical."""
     if not math.isfinite(estimate.value):
-        return Interval(math.nan, math.nan, math.nan, n, seeds, DIVERGED)
+        return Interval.unknown(DIVERGED, n, seeds)
     half = float(estimate.half_width(level))
     value, low, high = (float(back(estimate.value + x)) for x in (0.0, -half, half))
     return Interval(value, low, high, n, seeds, ONE_ITEM if math.isnan(half) else "")
