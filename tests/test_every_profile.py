@@ -35,12 +35,13 @@ PROBES = {"prose_articles": 2, "knowledge_questions": 18, "knowledge_shots": 2}
 PROBES |= {"self_text_sequences": 4, "self_text_tokens": 24}
 BACKGROUND = {"sequences": 8, "tokens": 24}
 MEMORY = {"num_subkeys": 128, "top_k": 16, "rows_per_step": 512}  # where nothing else is said
-TRAINING = {  # without warm-up, in which a rate that diverges would not
+TRAINING = {  # steps enough, without warm-up, for a rate that diverges to do so
     "epochs": 1,
     "batch_size": 4,
     "max_length": 512,
     "checkpoint_every": 2,
     "warmup_steps": 0,
+    "gradient_accumulation": 1,
 }
 
 
