@@ -8,6 +8,8 @@ from helpers_records import simulated
 from smf_lib.report.analysis import outcomes
 from smf_lib.report.analysis.stats import Interval
 
+NAMES = ("SMF, TF-IDF", "SMF, KL")
+
 
 def records(**effects):
     """The base model, LoRA, full finetuning and one memory: (gain, log perplexity, loss, KL)."""
@@ -25,6 +27,25 @@ def test_gains_and_both_references_are_told():
     assert told[0].startswith("Study quick/local, gain on the exam in points: ")
     assert len(told) == 4 and "against LoRA" in told[2] and "against Full" in told[3]
     assert "what they learned is not told apart (" in told[2] and "; drifted less by" in told[2]
+
+
+def several():
+    """Two memories beside LoRA and full finetuning; that of the first page comes second."""
+    return records(**{"smf-tfidf": (0.1, 0.0, 0.0, 0.002)})
+
+
+@pytest.mark.parametrize(
+    ("first", "others"),
+    [
+        (outcomes.came_out, outcomes.others_beside),
+        (lambda found: outcomes.cost_came_out(found, None), outcomes.costs_beside),
+    ],
+)
+def test_one_memory_is_told_first_and_every_other_one_after_it(first, others):
+    shown, folded = first(several()), others(several())
+    of = [[t for t in told if f"{name} against" in t] for told in (shown, folded) for name in NAMES]
+    assert [len(texts) for texts in of] == [2, 0, 0, 2]
+    assert not others(records()) and sum("SMF, KL against" in t for t in first(records())) == 2
 
 
 def test_what_is_lost_is_told_as_well():

@@ -1,5 +1,7 @@
 """Measures of continual learning against sums by hand, and what they are told as."""
 
+import re
+
 import numpy as np
 import pytest
 from helpers_sequences import LORA, SMF, TASKS, N, record, way
@@ -11,6 +13,7 @@ from smf_lib.report.analysis.sequence_findings import (
     beside,
     came_out,
     floors_table,
+    further,
     measures_table,
 )
 from smf_lib.report.analysis.sequences import compared, courses, measures
@@ -88,11 +91,11 @@ def test_of_a_study_that_is_half_made_all_that_is_told_is_true(n):
     }
     reached = {way: k for way, k in reached.items() if k > (way[0] == "smf-grown")}
     orders = [o for o in (TASKS, BACK) if any(k > 1 for w, k in reached.items() if w[1] == o)]
-    said, pairs = came_out(records), beside(records)
+    said, more = came_out(records), further(records)
     tables = measures_table(records), accuracy_table(records)
-    assert "nan" not in " ".join([*said, *pairs, *(table.to_string() for table in tables)])
+    assert "nan" not in " ".join([*said, *more, *(table.to_string() for table in tables)])
     if not orders:
-        assert said == [NOTHING] and not pairs and all(table.empty for table in tables)
+        assert said == [NOTHING] and not more and all(table.empty for table in tables)
         return
     left = said[-1]
     assert left.startswith("**What this leaves out.** One seed: brackets are 95 % intervals over")
@@ -123,11 +126,14 @@ def test_a_study_of_four_arms_and_one_seed_says_what_it_leaves_out():
         "Not on record to the end: SMF (random rows); LoRA r 16, replay; LoRA r 16, one a task, "
         "merged; OSF."
     )
-    assert [s.split(":")[0] for s in said[:3]] == [
-        "**icd10, then airports, then cities**", "Learned when trained, in points",
-        "Forgotten of earlier tasks, in points",
-    ]  # fmt: skip
-    assert "LORA 50.0 [" in said[1] and "(icd10 +50, airports +45, cities +55)" in said[1]
+    both = "Learned when trained, and of earlier tasks forgotten since, in points"
+    path = "icd10, then airports, then cities"
+    assert [s.split(":")[0] for s in said[:2]] == [f"**{path}**", both] and len(said) == 5
+    assert re.search(r" LORA 50\.0 \[\S+ \S+\] and \d", said[1])
+    more = further(half_made())
+    assert more[0].startswith(f"*{path}*: gained on each task when it was trained, in points: ")
+    assert "LORA icd10 +50, airports +45, cities +55" in more[0]
+    assert more[-len(beside(half_made())) :] == beside(half_made())
 
 
 def test_orders_are_those_of_the_profile_however_records_are_sorted():
@@ -182,19 +188,21 @@ def test_what_came_out_stands_beside_lora_with_what_was_learned(records):
     said = came_out(records)
     assert said[0].startswith("**icd10, then airports, then cities**: average accuracy in per cent")
     assert "the base model 25.0" in said[0] and said[0].index("SMF") < said[0].index("LORA")
-    assert said[1].index("LORA") < said[1].index("SMF")  # who learned most first
-    assert said[2].index("SMF") < said[2].index("LORA")  # who forgot least first
-    assert said[3].startswith("Drifted from the base model, in nats a token")
-    assert said[4] == (
+    assert said[1].index("SMF") < said[1].index("LORA")  # who forgot least first
+    gained, drifted, floors, *pairs = further(records)
+    assert gained.index("LORA") < gained.index("SMF")  # who learned most first
+    assert ": drift from the base model, in nats a token (KL on its own text): " in drifted
+    assert floors == (
         "Without a language model, on average over icd10, airports and cities: guessing 25.0 and "
         f"the most frequent option {(2 * 26 + 27) / 3:.1f} %."
     )
-    assert "Of one seed are LORA: brackets are 95 % intervals over questions alone" in said[5]
-    (pair,) = beside(records)
+    assert "Of one seed are LORA: brackets are 95 % intervals over questions alone" in said[2]
+    assert pairs == beside(records)
+    (pair,) = pairs
     assert "**SMF against LORA**: learned less (-8.3 [" in pair
     assert "ends higher on average" in pair and "forgot less (-25.0 [" in pair
     assert pair.endswith("having learned less, forgetting less is no merit by itself.")
-    assert came_out([]) == [NOTHING] and beside([]) == []
+    assert came_out([]) == [NOTHING] and further([]) == []
 
 
 def test_tables_have_a_row_a_way_and_a_row_a_stage(records):

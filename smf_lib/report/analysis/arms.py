@@ -21,6 +21,7 @@ METHOD_ORDER = (
     "replacement-tfidf", "retrofit-additive", "retrofit-replacement", "osf", "ia3", "ln-tuning",
 )  # fmt: skip
 
+METHOD = "smf-tfidf"  # the memory that pages tell of first, beside the references
 REFERENCES = {"lora": "LoRA", "full": "full finetuning"}  # what a memory stands beside, in words
 
 OF_A_BLOCK = 4  # articles whose windows are taken together

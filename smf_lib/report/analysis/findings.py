@@ -10,14 +10,13 @@ from dataclasses import replace
 from ..measures import DIVERGENCE, Measure
 from ..text import listed, points_text, signed
 from .ablations import RELEASED, TITLES, Factor, passes, rules_beside
-from .arms import REFERENCES
+from .arms import METHOD, REFERENCES
 from .conditions import conditions_at_gain
 from .effects import change, drift
 from .floors import floors_sentence
 from .frontier import Frontier, ratio_text, read_frontier
 from .stats import Interval, Verdict
 
-METHOD = "smf-tfidf"  # what the first page compares with the usual references
 KEEPS = {
     Verdict.LESS: "keeps more than {}",
     Verdict.LEVEL: f"is {Verdict.LEVEL} from {{}}",

@@ -10,7 +10,7 @@ from typing import Any
 from ...study.records.record import Record
 from ..measures import EXAM, drift_measures
 from ..text import duration, listed, memory, signed, size
-from .arms import REFERENCES, Arm, arm_name, base_of, group_arms
+from .arms import METHOD, REFERENCES, Arm, arm_name, base_of, group_arms
 from .effects import are_paired, change, contrast, drift_beside
 from .floors import floors_sentence
 from .stats import Interval, Verdict
@@ -26,7 +26,11 @@ NOTHING = "No run of sparse memory finetuning stands beside LoRA or full finetun
 
 
 def came_out(records: Sequence[Record]) -> list[str]:
-    """For each study its gains and floors, then each memory against LoRA and full finetuning."""
+    """For each study its gains and floors, then one memory against LoRA and full finetuning.
+
+    That memory is `METHOD`, or where it is not on record the first that is; the others are what
+    `others_beside` tells.
+    """
     told = []
     for arms in _studies(records):
         trained = [arm for arm in arms if not arm.is_base and arm.has(EXAM)]
@@ -36,12 +40,23 @@ def came_out(records: Sequence[Record]) -> list[str]:
             points = listed(f"{arm_name(arm, arms)} {_numbers(gains[arm], 1)}" for arm in ordered)
             told.append(f"Study {arms[0].where}, gain on the exam in points: {points}.")
             told.append(floors_sentence(arms, partial(arm_name, arms=arms)))
-        told += [_against(first, second, arms) for first, second in _pairs(arms)]
+        told += [_against(one, other, arms) for one, other in _pairs(arms, first=True)]
     return told or [NOTHING]
 
 
+def others_beside(records: Sequence[Record]) -> list[str]:
+    """Every other memory against LoRA and full finetuning."""
+    return [
+        _against(one, other, arms)
+        for arms in _studies(records)
+        for one, other in _pairs(arms, first=False)
+    ]
+
+
 def cost_came_out(records: Sequence[Record], steps: dict[str, Any] | None) -> list[str]:
-    """Time, memory and bytes of each memory over those of LoRA and of full finetuning.
+    """Time, memory and bytes of one memory over those of LoRA and of full finetuning.
+
+    Which memory that is, `came_out` says; `costs_beside` tells the others.
 
     steps: the record of the benchmark `step_vs_methods`, whose ratios are of steps taken in turn.
     """
@@ -57,8 +72,17 @@ def cost_came_out(records: Sequence[Record], steps: dict[str, Any] | None) -> li
             "brackets the least and the most of any round)."
         )
     for arms in _studies(records):
-        told += [_cost_against(first, second, arms) for first, second in _pairs(arms)]
+        told += [_cost_against(one, other, arms) for one, other in _pairs(arms, first=True)]
     return told or [NOTHING]
+
+
+def costs_beside(records: Sequence[Record]) -> list[str]:
+    """Costs of every other memory over those of LoRA and of full finetuning."""
+    return [
+        _cost_against(one, other, arms)
+        for arms in _studies(records)
+        for one, other in _pairs(arms, first=False)
+    ]
 
 
 def _studies(records: Sequence[Record]) -> list[list[Arm]]:
@@ -69,10 +93,18 @@ def _studies(records: Sequence[Record]) -> list[list[Arm]]:
     return list(studies.values())
 
 
-def _pairs(arms: Sequence[Arm]) -> list[tuple[Arm, Arm]]:
-    """Each arm that selects rows, with each of the references."""
+def _pairs(arms: Sequence[Arm], *, first: bool) -> list[tuple[Arm, Arm]]:
+    """Arms that select rows with each of the references: those of the first memory, or the rest."""
+    memories = [arm for arm in arms if arm.first.selection]
+    names = [arm.first.method for arm in memories]
+    told_first = METHOD if METHOD in names else next(iter(names), METHOD)
     others = [arm for name in REFERENCES for arm in arms if arm.first.method == name]
-    return [(arm, other) for arm in arms if arm.first.selection for other in others]
+    return [
+        (arm, other)
+        for arm in memories
+        if (arm.first.method == told_first) is first
+        for other in others
+    ]
 
 
 def _numbers(interval: Interval, digits: int, unit: str = "") -> str:

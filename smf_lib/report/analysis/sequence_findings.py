@@ -25,49 +25,70 @@ ONE_SEED = (
 
 
 def came_out(records: Sequence[Record]) -> list[str]:
-    """For each order what all are left with, learned, forgot and drifted; then what is left out."""
+    """For each order what all are left with, learned and forgot, two points each; what is left out.
+
+    The rest is what `further` says.
+    """
     found = courses(records)
-    orders = by_order(found)
-    told: list[str] = []
-    for order, on_it in orders.items():
-        done = [course for course in on_it if course.done]
-        told += _levels(order, done) if done else []
-    for order in {frozenset(order): order for order in orders}.values():
-        floors = floors_words(orders[order], order)
+    told = [text for order, done in _done(found).items() for text in _levels(order, done)]
+    return [*told, *_left_out(found)] if found else [NOTHING]
+
+
+def further(records: Sequence[Record]) -> list[str]:
+    """What else came out: each task's gain, drift, floors, and methods beside each other."""
+    done = _done(courses(records))
+    told = [text for order, ended in done.items() for text in _details(order, ended)]
+    for order in {frozenset(order): order for order in done}.values():
+        floors = floors_words(done[order], order)
         told.append(f"Without a language model, on average over {listed(order)}: {floors}.")
-    return [*told, *_left_out(found)] if told else [NOTHING]
+    return [*told, *beside(records)]
+
+
+def _done(found: Sequence[Course]) -> dict[tuple[str, ...], list[Course]]:
+    """By order the courses that have learned all of it; no order without one."""
+    orders = {order: [c for c in on_it if c.done] for order, on_it in by_order(found).items()}
+    return {order: done for order, done in orders.items() if done}
 
 
 def _levels(order: Sequence[str], done: Sequence[Course]) -> list[str]:
-    """What courses that have learned all of an order are left with, learned, forgot, drifted."""
+    """What courses that have learned all of an order are left with, have learned and forgotten."""
     base = sum(course_base(done[0], task) for task in order) / len(order)
-    averages = _ranked(done, lambda course: compared("average", course), most=True)
-    learned = _ranked(done, lambda course: compared("learned", course), most=True, more=_gains)
-    lost = _ranked(done, lambda course: compared("forgetting", course))
+    averages = _ranked(done, lambda course: number(compared("average", course), 1), "average")
+    both = _ranked(done, _learned_and_forgot, "forgetting")
     where = f"{seeds_words(done)}, study {done[0].base.where}"
-    told = [
+    return [
         f"**{path(order)}**: average accuracy in per cent after the last task ({where}): "
         + f"{averages}; the base model {base:.1f}.",
-        f"Learned when trained, in points: {learned}.",
-        f"Forgotten of earlier tasks, in points: {lost}.",
+        f"Learned when trained, and of earlier tasks forgotten since, in points: {both}.",
     ]
+
+
+def _details(order: Sequence[str], done: Sequence[Course]) -> list[str]:
+    """What each task gained when it was trained, and how far the models drifted by the end."""
+    gains = _ranked(done, _gains, "learned")
+    told = [f"*{path(order)}*: gained on each task when it was trained, in points: {gains}."]
     if all(course.last.has(DIVERGENCE) for course in done):
-        drifts = _ranked(done, lambda c: change(c.last, c.base, DIVERGENCE), digits=3)
-        told.append(f"Drifted from the base model, in nats a token (KL on its own text): {drifts}.")
+        drifts = {course: change(course.last, course.base, DIVERGENCE) for course in done}
+        ranked = sorted(done, key=lambda course: drifts[course].value)
+        words = "; ".join(f"{c.label} {number(drifts[c], 3)}" for c in ranked)
+        told.append(
+            f"*{path(order)}*: drift from the base model, in nats a token (KL on its own text): "
+            f"{words}."
+        )
     return told
 
 
-def _ranked(
-    found: Sequence[Course],
-    value: Callable[[Course], Interval],
-    digits: int = 1,
-    most: bool = False,
-    more: Callable[[Course], str] = lambda course: "",
-) -> str:
-    """Courses with their values, the best first: the least, or the `most`."""
-    values = {course: value(course) for course in found}
-    ranked = sorted(found, key=lambda course: values[course].value * (-1 if most else 1))
-    return "; ".join(f"{c.label} {number(values[c], digits)}{more(c)}" for c in ranked)
+def _ranked(done: Sequence[Course], words: Callable[[Course], str], by: str) -> str:
+    """What is said of each course, the best first by a measure of continual learning."""
+    best = 1 if by == "forgetting" else -1
+    ranked = sorted(done, key=lambda course: compared(by, course).value * best)
+    return "; ".join(f"{course.label} {words(course)}" for course in ranked)
+
+
+def _learned_and_forgot(course: Course) -> str:
+    return (
+        f"{number(compared('learned', course), 1)} and {number(compared('forgetting', course), 1)}"
+    )
 
 
 def _gains(course: Course) -> str:
@@ -76,7 +97,7 @@ def _gains(course: Course) -> str:
         f"{task} {signed(course.accuracy(place, task).value - course_base(course, task), 0)}"
         for place, task in enumerate(course.tasks, 1)
     ]
-    return f" ({', '.join(gains)})"
+    return ", ".join(gains)
 
 
 def _left_out(found: Sequence[Course]) -> list[str]:
