@@ -18,7 +18,7 @@ from helpers_records import (
 from smf_lib.report import figures
 from smf_lib.report.analysis.ablations import factors, passes
 from smf_lib.report.analysis.frontier import NotOnRecord, frontier_of
-from smf_lib.report.analysis.stats import Interval
+from smf_lib.report.analysis.interval import Interval
 
 METHOD, REFERENCES = "smf-tfidf", ["lora", "full"]
 MAIN = [METHOD, *REFERENCES, "smf-kl"]

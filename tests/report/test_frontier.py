@@ -33,7 +33,7 @@ from smf_lib.report.analysis.frontier import (
     ratio_text,
     read_frontier,
 )
-from smf_lib.report.analysis.stats import Interval
+from smf_lib.report.analysis.interval import Interval
 from smf_lib.report.measures import Measure
 from smf_lib.report.text import signed
 from smf_lib.study.files import find_root

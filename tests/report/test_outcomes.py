@@ -6,7 +6,7 @@ import pytest
 from helpers_records import simulated
 
 from smf_lib.report.analysis import outcomes
-from smf_lib.report.analysis.stats import Interval
+from smf_lib.report.analysis.interval import Interval
 
 NAMES = ("SMF, TF-IDF", "SMF, KL")
 

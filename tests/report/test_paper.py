@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from helpers_records import PAPER_EFFECTS, make_record, paper_records
 
-from smf_lib.report.analysis.stats import Interval, accuracy_difference
+from smf_lib.report.analysis.interval import Interval
+from smf_lib.report.analysis.stats import accuracy_difference
 from smf_lib.report.paper import arm_tables, arms, claims, ordering
 from smf_lib.report.paper.published import load_published
 from smf_lib.study.profiles import load_profile

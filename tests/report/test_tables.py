@@ -7,7 +7,7 @@ from helpers_records import make_record, paper_records, study_records, sweep_rec
 from smf_lib.report.analysis import tables
 from smf_lib.report.analysis.arms import group_arms
 from smf_lib.report.analysis.captions import baseline_sentence
-from smf_lib.report.analysis.stats import Interval
+from smf_lib.report.analysis.interval import Interval
 from smf_lib.report.measures import DRIFTS, drift_measures
 from smf_lib.study.records.results import ResultsError
 

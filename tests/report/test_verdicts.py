@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from smf_lib.report.analysis.stats import Interval, Verdict
+from smf_lib.report.analysis.interval import Interval, Verdict
 
 NAN = float("nan")
 SIDES = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)

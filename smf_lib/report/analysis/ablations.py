@@ -15,7 +15,7 @@ from ...method.registration import NAME as SPARSE_MEMORY
 from ...study.records.record import Record
 from ..text import listed, signed
 from .frontier import Frontier, MethodCurve, ratio_text
-from .stats import Interval, Verdict
+from .interval import Interval, Verdict
 
 ONE = Interval(1.0, 1.0, 1.0, 1)
 # What a memory has where nothing is said.

@@ -17,7 +17,8 @@ import numpy as np
 from ...study.records.results import ResultsError
 from .arms import Arm
 from .effects import are_paired
-from .stats import Estimate, Interval, combine, interval_of, spread_of_seeds
+from .interval import Interval
+from .stats import Estimate, combine, interval_of, spread_of_seeds
 
 
 def has_answers(arm: Arm, metric: str) -> bool:

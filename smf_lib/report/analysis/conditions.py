@@ -13,7 +13,7 @@ from .ablations import rules_beside, settings_of
 from .arms import REFERENCES, Arm, group_arms
 from .effects import are_paired, contrast, drift_beside
 from .frontier import Frontier
-from .stats import Verdict
+from .interval import Verdict
 
 PROBES = (DIVERGENCE, "prose_perplexity", "knowledge_accuracy")  # the three of the book
 CHOOSING = ("kl", "tfidf")  # the rules of the claim

@@ -15,7 +15,8 @@ from ..measures import EXAM
 from . import stats
 from .arms import Arm
 from .equal_gain import SweepPoint
-from .stats import Interval, McNemar
+from .interval import Interval
+from .stats import McNemar
 
 
 def level(arm: Arm, metric: MetricName, joint: float = 0.95) -> Interval:

@@ -39,7 +39,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .stats import Array, Interval, by_seed, combine, log_perplexity
+from .interval import Interval
+from .stats import Array, by_seed, combine, log_perplexity
 
 DRAWS = 4000
 MISSED = 0.2

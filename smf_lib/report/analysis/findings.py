@@ -15,7 +15,7 @@ from .conditions import conditions_at_gain
 from .effects import change, drift
 from .floors import floors_sentence
 from .frontier import Frontier, ratio_text, read_frontier
-from .stats import Interval, Verdict
+from .interval import Interval, Verdict
 
 KEEPS = {
     Verdict.LESS: "keeps more than {}",
@@ -284,8 +284,7 @@ def _numbers(measure: Measure, found: Interval) -> str:
         return found.reason
     if measure.unit == "nats":
         return share_text(found)
-    ends = (signed(x, measure.digits) for x in (found.value, found.low, found.high))
-    return "{} {unit} [{}, {}]".format(*ends, unit=UNITS[measure.unit])
+    return found.text(measure.digits, sign=True, unit=UNITS[measure.unit])
 
 
 def _not_won(frontier: Frontier, method: str, references: Sequence[str], at: float) -> list[str]:

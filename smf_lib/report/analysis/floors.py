@@ -9,7 +9,7 @@ from .arms import Arm
 from .captions import best_floor
 from .decisions import holm
 from .effects import level
-from .stats import Verdict
+from .interval import Verdict
 
 
 def floors_of(kept: Baselines) -> dict[str, float]:

@@ -27,7 +27,7 @@ from .equal_gain import (
     ratio_of,
     without_common_luck,
 )
-from .stats import Interval, Verdict
+from .interval import Interval, Verdict
 
 
 class NotOnRecord(ValueError):

@@ -9,11 +9,11 @@ from typing import Any
 
 from ...study.records.record import Record
 from ..measures import EXAM, drift_measures
-from ..text import duration, listed, memory, signed, size
+from ..text import duration, listed, memory, size
 from .arms import METHOD, REFERENCES, Arm, arm_name, base_of, group_arms
 from .effects import are_paired, change, contrast, drift_beside
 from .floors import floors_sentence
-from .stats import Interval, Verdict
+from .interval import Interval, Verdict
 
 DRIFTED = {
     Verdict.LESS: "drifted less by",
@@ -108,12 +108,9 @@ def _pairs(arms: Sequence[Arm], *, first: bool) -> list[tuple[Arm, Arm]]:
 
 
 def _numbers(interval: Interval, digits: int, unit: str = "") -> str:
-    """A value with its interval and unit, or why there is none."""
-    if not interval.known:
-        return interval.reason
-    value, low, high = (signed(x, digits) for x in (interval.value, interval.low, interval.high))
-    shown = f"{value} [{low}, {high}]" if interval.bounded else value
-    return f"{shown} {unit}".rstrip() + ("" if interval.bounded else ", no interval")
+    """A change with its interval and unit, or why there is none."""
+    alone = interval.known and not interval.bounded
+    return interval.text(digits, sign=True, unit=unit) + (", no interval" if alone else "")
 
 
 def _against(first: Arm, second: Arm, arms: Sequence[Arm]) -> str:

@@ -13,8 +13,8 @@ from .arms import REFERENCES
 from .captions import best_floor
 from .effects import change
 from .floors import floors_of
+from .interval import Interval, Verdict
 from .sequences import MEASURES, Course, compared, courses, measures, plan_of, planned_orders
-from .stats import Interval, Verdict
 from .tables import DASH, number
 
 NOTHING = "No sequence of tasks is on record yet; make study PROFILE=sequence records it."
@@ -221,8 +221,7 @@ def _against(course: Course, other: Course) -> str:
 
 
 def _told(found: Interval, more: str, less: str, what: str) -> str:
-    ends = "{} [{}, {}]".format(*(signed(x, 1) for x in (found.value, found.low, found.high)))
-    numbers = f"{ends} points" if found.bounded else found.reason
+    numbers = found.text(1, sign=True, unit="points") if found.bounded else found.reason
     return f"{found.verdict().told(more, less, what)} ({numbers})"
 
 

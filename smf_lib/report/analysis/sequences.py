@@ -32,10 +32,10 @@ from ...study.records.record import Record
 from ...study.records.results import ResultsError
 from ..measures import EXAM
 from .arms import Arm
+from .interval import Interval
 from .stats import (
     Array,
     Estimate,
-    Interval,
     accuracy_interval,
     combine,
     interval_of,

@@ -14,7 +14,6 @@ number is not used, which can only make a difference look less certain.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -23,83 +22,11 @@ from scipy.optimize import brentq
 from scipy.stats import binomtest
 from scipy.stats import t as student
 
+from .interval import Interval
+
 Array = NDArray[np.float64]
 DIVERGED = "some items are not finite: the run diverged"
 ONE_ITEM = "one item has no spread"
-
-
-class Verdict(StrEnum):
-    """What an interval says of one thing beside another, in the words of all sentences."""
-
-    MORE = "more"
-    LESS = "less"
-    LEVEL = "not told apart"
-    UNKNOWN = "cannot be compared"
-
-    @property
-    def decided(self) -> bool:
-        """Whether one of the two is more, or less, than the other."""
-        return self in (Verdict.MORE, Verdict.LESS)
-
-    def told(self, more: str, less: str, what: str) -> str:
-        """`more` or `less`; otherwise that `what` is not told apart, or cannot be compared."""
-        if self.decided:
-            return more if self is Verdict.MORE else less
-        return f"{what} is {self}" if self is Verdict.LEVEL else f"{what} {self}"
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate with its interval, the number of items and of seeds behind it.
-
-    NaN stands for what cannot be said, and `reason` then tells why. With seeds = 1 the interval
-    covers the choice of items only, not the luck of training; `covers` says so in words.
-    """
-
-    value: float
-    low: float
-    high: float
-    n: int
-    seeds: int = 1
-    reason: str = ""
-
-    @classmethod
-    def unknown(cls, reason: str, n: int = 0, seeds: int = 1) -> "Interval":
-        """No value and no interval, for a reason."""
-        return cls(math.nan, math.nan, math.nan, n, seeds, reason)
-
-    def scaled(self, factor: float, offset: float = 0.0) -> "Interval":
-        """The interval in another unit: factor * (x + offset); factor may be negative."""
-        low, high = sorted((factor * (self.low + offset), factor * (self.high + offset)))
-        return replace(self, value=factor * (self.value + offset), low=low, high=high)
-
-    @property
-    def known(self) -> bool:
-        """Whether there is a value."""
-        return math.isfinite(self.value)
-
-    @property
-    def bounded(self) -> bool:
-        """Whether there is an interval too."""
-        return self.known and math.isfinite(self.low) and math.isfinite(self.high)
-
-    def verdict(self, even: float = 0.0) -> Verdict:
-        """On which side of `even` the interval lies: 0 for a difference, 1 for a ratio."""
-        if not self.bounded:
-            return Verdict.UNKNOWN
-        if self.low > even:
-            return Verdict.MORE
-        return Verdict.LESS if self.high < even else Verdict.LEVEL
-
-    @property
-    def clear(self) -> bool:
-        """Whether zero lies outside the interval."""
-        return self.verdict().decided
-
-    @property
-    def covers(self) -> str:
-        """What the interval covers: `items only`, or `items and 3 seeds`."""
-        return "items only" if self.seeds == 1 else f"items and {self.seeds} seeds"
 
 
 @dataclass(frozen=True)

@@ -14,35 +14,22 @@ from pandas.io.formats.style import Styler
 
 from ...study.records.record import MetricName, Record
 from ..measures import EXAM, drift_measures
-from ..text import CROWDED, as_html, count, duration, listed, memory, sentences, signed, size
+from ..text import CROWDED, as_html, count, duration, listed, memory, sentences, size
 from .arms import Arm, arm_name, base_of, group_arms
 from .captions import best_floor, precision_name, setting_sentence
 from .decisions import holm_p
 from .effects import change, compare, level, retention
 from .floors import floors_of
 from .frontier import NotOnRecord
-from .stats import Interval
+from .interval import Interval
 
 DASH = "–"
 PROVENANCE = "What the numbers on this page come from; where runs differ, all values are listed."
 
 
 def number(interval: Interval | None, digits: int, sign: bool = False) -> str:
-    """`71.5 [66.9, 75.7]`: value and 95 % interval; the value alone where bounds are unknown.
-
-    digits: decimals; up to three more where the interval would otherwise seem to have no width.
-    """
-    if interval is None or not interval.known:
-        return DASH
-    if interval.bounded and interval.low < interval.high:
-        wider = range(digits, digits + 4)
-        apart = (d for d in wider if round(interval.low, d) != round(interval.high, d))
-        digits = next(apart, digits)
-    values = (interval.value, interval.low, interval.high)[: 3 if interval.bounded else 1]
-    value, *bounds = (
-        signed(v, digits) if sign else f"{round(v, digits) + 0.0:.{digits}f}" for v in values
-    )
-    return f"{value} [{', '.join(bounds)}]" if bounds else value
+    """The interval as a cell, see `Interval.text`; a dash where there is no value."""
+    return DASH if interval is None or not interval.known else interval.text(digits, sign)
 
 
 def p_text(p_value: float) -> str:

@@ -19,7 +19,7 @@ from ..analysis.effects import change, level
 from ..analysis.equal_gain import Curve, drift_of
 from ..analysis.floors import close_ones, floors_of
 from ..analysis.frontier import Frontier, NotOnRecord, ratio_text
-from ..analysis.stats import Interval
+from ..analysis.interval import Interval
 from ..measures import DIVERGENCE, EXAM
 from ..text import listed, points_text, signed
 from .labels import Label, label_beside, label_ends

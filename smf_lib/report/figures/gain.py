@@ -12,7 +12,7 @@ from ...study.records.record import MetricName, Record
 from ..analysis.arms import Arm, arm_name, base_of, group_arms
 from ..analysis.captions import baseline_sentence, seeds_sentence, setting_sentence
 from ..analysis.effects import change, drift, level
-from ..analysis.stats import Interval
+from ..analysis.interval import Interval
 from ..measures import EXAM, Measure, drift_measures
 from ..text import CROWDED, MANY, listed, signed
 from .axes import bars, spread_axis, widen

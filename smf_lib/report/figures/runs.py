@@ -16,8 +16,8 @@ from ..analysis.captions import (
 )
 from ..analysis.effects import level
 from ..analysis.floors import close_ones, floors_of
+from ..analysis.interval import Interval
 from ..analysis.rates import equal_gain_rates
-from ..analysis.stats import Interval
 from ..measures import EXAM
 from ..text import CROWDED, listed, rate_text
 from .axes import beside, log_scale

@@ -19,7 +19,8 @@ from ..analysis.arms import Arm
 from ..analysis.balanced import balanced_change, has_answers
 from ..analysis.decisions import holm
 from ..analysis.effects import contrast, level
-from ..analysis.stats import Interval, wilson_interval
+from ..analysis.interval import Interval
+from ..analysis.stats import wilson_interval
 from ..text import listed
 from .arms import arms_of, lettered
 from .ordering import learned_methods

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ...study.records.record import Record
 from ..analysis.effects import change
-from ..analysis.stats import Interval
+from ..analysis.interval import Interval
 from ..figures.axes import bars, spread_axis, widen
 from ..figures.labels import Label, place_labels
 from ..figures.style import (

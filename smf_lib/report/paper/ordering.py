@@ -15,7 +15,8 @@ from ..analysis.balanced import balanced_change, has_answers
 from ..analysis.decisions import holm
 from ..analysis.effects import are_paired, contrast, level
 from ..analysis.floors import floors_words
-from ..analysis.stats import Interval, Verdict, accuracy_difference
+from ..analysis.interval import Interval, Verdict
+from ..analysis.stats import accuracy_difference
 from ..text import listed
 from .arms import SHORT, arms_of, lettered
 from .published import METRICS
