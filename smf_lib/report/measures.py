@@ -12,9 +12,10 @@ from ..study.records.record import Record
 from .text import signed
 
 EXAM = "exam_accuracy"  # what was learned
-DIVERGENCE = "self_kl"  # how far from the base model
+DIVERGENCE = "self_kl"  # how far from the base model, on its own text
+WITNESS = "prose_kl"  # the same on prose
 DRIFTS = ("prose_perplexity", "knowledge_accuracy", "self_kl")  # what was forgotten, first of all
-TABLED = ("prose_kl",)  # what tables tell beside them where it was measured; not drawn
+TABLED = (WITNESS,)  # what tables tell beside them where it was measured; not drawn
 # Short names beside a change ("Knowledge change"), what the items are about, titles of panels.
 SHORT = {"exam_accuracy": "Exam", "prose_perplexity": "Perplexity",
          "knowledge_accuracy": "Knowledge", "self_kl": "KL",

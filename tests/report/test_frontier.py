@@ -25,6 +25,7 @@ from smf_lib.report.analysis.ablations import (
     rules_beside,
     settings_of,
 )
+from smf_lib.report.analysis.conditions import MET, NOT_MET, PROBES, conditions_at_gain
 from smf_lib.report.analysis.frontier import (
     NotOnRecord,
     chosen_gain,
@@ -33,7 +34,7 @@ from smf_lib.report.analysis.frontier import (
     ratio_text,
     read_frontier,
 )
-from smf_lib.report.analysis.interval import Interval
+from smf_lib.report.analysis.interval import Interval, Verdict
 from smf_lib.report.measures import Measure
 from smf_lib.report.text import signed
 from smf_lib.study.files import find_root
@@ -147,11 +148,68 @@ def test_ratios_are_written_with_two_digits():
 def test_the_finding_is_one_sentence_against_both_references(frontier):
     said = findings.finding(frontier, METHOD, REFERENCES, 11)
     assert said.count(".") >= 1 and said.endswith(
-        "(KL divergence, 95 % intervals over 400 questions and 3 seeds)."
+        "; KL divergence, with 95 % intervals over 400 questions and 3 seeds."
     )
     for name in REFERENCES:
         share = findings.share_text(frontier.ratio((METHOD, name), 11))
         assert f"{share} as far as {frontier.label(name)}" in said
+
+
+def with_prose(factor):
+    """Curves whose divergence on prose is that on own text, of SMF (TF-IDF) so many times it."""
+    found = []
+    for record in frontier_records(methods=(METHOD, "smf-kl", *REFERENCES)):
+        own, times = record.metrics["self_kl"], factor if record.method == METHOD else 1
+        prose = own.model_copy(
+            update={"value": times * own.value, "items": [times * x for x in own.items]}
+        )
+        found.append(record.model_copy(update={"metrics": record.metrics | {"prose_kl": prose}}))
+    return frontier_of(found)
+
+
+def test_the_divergence_decides_only_what_own_text_and_prose_both_say():
+    agree, differ, turned = with_prose(1), with_prose(10), with_prose(1000)
+    pair = (METHOD, "lora")
+    assert agree.beside(pair, 11)[1] is agree.beside(pair, 11, "prose_kl")[1] is Verdict.LESS
+    assert agree.by_divergence(pair, 11) is Verdict.LESS
+    assert turned.beside(pair, 11, "prose_kl")[1] is Verdict.MORE
+    for frontier in (differ, turned):
+        assert frontier.beside(pair, 11)[1] is Verdict.LESS
+        assert frontier.by_divergence(pair, 11) is Verdict.LEVEL
+        assert frontier.verdicts([pair], 11)[pair] is Verdict.LEVEL
+    assert with_prose(0.001).by_divergence(("smf-kl", METHOD), 11) is Verdict.MORE
+
+
+def test_where_the_divergences_disagree_the_first_sentences_say_so():
+    agree, differ = with_prose(1), with_prose(10)
+    held, open_ = (findings.came_out(f, METHOD, REFERENCES, 11)[0] for f in (agree, differ))
+    assert held.startswith("**SMF, TF-IDF drifts less than LoRA r 16**: ")
+    assert open_.startswith("**SMF, TF-IDF is not told apart from LoRA r 16**: ")
+    assert open_.endswith("; only one of these intervals lies below 1.")
+    for frontier, said in ((agree, held), (differ, open_)):
+        own, prose = (
+            findings.share_text(frontier.ratio((METHOD, "lora"), 11, metric=metric))
+            for metric in ("self_kl", "prose_kl")
+        )
+        assert (
+            f"{own} as far by the divergence on the base model's own text, and {prose} as" in said
+        )
+    whole = findings.finding(differ, METHOD, REFERENCES, 11)
+    assert whole.count(": not told apart)") >= 1 and " as far as LoRA r 16 (on prose " in whole
+    assert ": not told apart)" not in findings.finding(agree, METHOD, ["lora"], 11)
+    rules = findings.rule_sentence(differ, METHOD, 11)
+    assert "(not told apart from it)" in rules
+
+
+def test_a_condition_is_not_met_only_where_both_divergences_say_so():
+    lora = "LoRA r 16 at the same gain with no more drift on all three probes: "
+    state = [
+        conditions_at_gain(frontier, METHOD, REFERENCES, 11).partition(lora)[2].split(";")[0]
+        for frontier in (with_prose(1), with_prose(10))
+    ]
+    others = [with_prose(1).beside(("lora", METHOD), 11, probe)[1] for probe in PROBES]
+    assert state[0] == NOT_MET
+    assert state[1] == (NOT_MET if Verdict.MORE in others else MET)
 
 
 def test_what_holds_taken_alone_and_not_together_is_said_in_bold(frontier, monkeypatch):

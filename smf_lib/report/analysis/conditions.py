@@ -8,14 +8,14 @@ nobody had looked at.
 from collections.abc import Iterable, Mapping, Sequence
 
 from ...study.records.record import Record
-from ..measures import DIVERGENCE, EXAM
+from ..measures import DIVERGENCE, EXAM, WITNESS
 from .ablations import rules_beside, settings_of
 from .arms import REFERENCES, Arm, group_arms
 from .effects import are_paired, contrast, drift_beside
 from .frontier import Frontier
 from .interval import Verdict
 
-PROBES = (DIVERGENCE, "prose_perplexity", "knowledge_accuracy")  # the three of the book
+PROBES = ("prose_perplexity", "knowledge_accuracy")  # beside the divergence, on both its texts
 CHOOSING = ("kl", "tfidf")  # the rules of the claim
 PLAIN = {"random": "random rows", "count": "the rows read most"}  # rules that choose by nothing
 MET, NOT_MET, UNKNOWN = "met, within the intervals", "not met", "cannot be told"
@@ -27,7 +27,7 @@ def conditions_at_gain(
     """Which conditions curves meet at a gain of `at` points, in a sentence."""
     rivals = {
         frontier.label(name) if name in frontier.curves else name: _state(
-            frontier.beside((name, method), at, probe)[1] for probe in PROBES
+            _at_gain(frontier, (name, method), at)
         )
         for name in references
         if name != method
@@ -36,13 +36,17 @@ def conditions_at_gain(
     by_rule = {_rule(frontier.curves[n].first): n for n in memories if n in frontier.curves}
     plain = {}
     for rule, words in PLAIN.items():
-        pairs = [(by_rule.get(rule), by_rule.get(other)) for other in CHOOSING]
-        plain[words] = _state(
-            frontier.beside((one, other), at, probe)[1] if one and other else Verdict.UNKNOWN
-            for one, other in pairs
-            for probe in PROBES
-        )
+        one, others = by_rule.get(rule), [by_rule.get(name) for name in CHOOSING]
+        pairs = [(one, other) for other in others if one and other]
+        found = [verdict for pair in pairs for verdict in _at_gain(frontier, pair, at)]
+        plain[words] = _state(found if len(pairs) == len(CHOOSING) else [*found, Verdict.UNKNOWN])
     return _sentence(rivals, plain)
+
+
+def _at_gain(frontier: Frontier, pair: tuple[str, str], at: float) -> list[Verdict]:
+    """How the first of a pair drifts beside the second by each of the three probes."""
+    others = [frontier.beside(pair, at, probe)[1] for probe in PROBES]
+    return [frontier.by_divergence(pair, at), *others]
 
 
 def conditions_as_run(records: Sequence[Record]) -> str:
@@ -78,7 +82,12 @@ def _as_good(first: Arm, second: Arm) -> str:
     if not are_paired(first, second, EXAM):
         return UNKNOWN
     learned = contrast(first, second, EXAM).verdict()
-    drifted = [drift_beside(first, second, probe).verdict() for probe in PROBES]
+    divergence, *drifted = (
+        drift_beside(first, second, probe).verdict() for probe in (DIVERGENCE, *PROBES)
+    )
+    if first.has(WITNESS):
+        divergence = divergence.confirmed_by(drift_beside(first, second, WITNESS).verdict())
+    drifted.append(divergence)
     more_for_more = learned is Verdict.MORE and Verdict.MORE in drifted
     if learned in (Verdict.UNKNOWN, Verdict.LESS) or more_for_more:
         return UNKNOWN

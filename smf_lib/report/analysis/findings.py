@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..measures import DIVERGENCE, Measure
+from ..measures import DIVERGENCE, WITNESS, Measure
 from ..text import listed, points_text, signed
 from .ablations import RELEASED, TITLES, Factor, passes, rules_beside
 from .arms import METHOD, REFERENCES
@@ -79,16 +79,29 @@ def finding(frontier: Frontier, method: str, references: Sequence[str], at: floa
         )
     if method not in reached:
         return f"{label} has no curve to compare at {points_text(at)} points of gain."
-    shares = [
-        f"{share_text(frontier.ratio((method, name), at))} as far as {frontier.label(name)}"
-        for name in compared
-    ]
+    shares = listed(_share(frontier, (method, name), at) for name in compared)
     seeds = {frontier.curves[name].seeds for name in (method, *compared)}
+    texts = " on the base model's own text and on prose" if _on_prose(frontier) else ""
     return (
         f"At {points_text(at)} points of gain on the exam, {label} has drifted from the base model "
-        f"{listed(shares)} (KL divergence, 95 % intervals over {reached[method].n:,} questions and "
-        f"{min(seeds)} seed{'s' if min(seeds) > 1 else ''})."
+        f"{shares}; KL divergence{texts}, with 95 % intervals over {reached[method].n:,} questions "
+        f"and {min(seeds)} seed{'s' if min(seeds) > 1 else ''}."
     )
+
+
+def _share(frontier: Frontier, pair: tuple[str, str], at: float) -> str:
+    """How far the first of a pair drifts as a share of the second's drift, by each divergence."""
+    said = f"{share_text(frontier.ratio(pair, at))} as far as {frontier.label(pair[1])}"
+    if not _on_prose(frontier):
+        return said
+    level = frontier.by_divergence(pair, at) is Verdict.LEVEL
+    prose = share_text(frontier.ratio(pair, at, metric=WITNESS))
+    return f"{said} (on prose {prose}{f': {Verdict.LEVEL}' if level else ''})"
+
+
+def _on_prose(frontier: Frontier) -> bool:
+    """Whether the divergence on prose was measured too."""
+    return WITNESS in frontier.drift_metrics
 
 
 def came_out(frontier: Frontier, method: str, references: Sequence[str], at: float) -> list[str]:
@@ -131,11 +144,13 @@ def _against(frontier: Frontier, method: str, references: Sequence[str], at: flo
         return [finding(frontier, method, references, at)]
     family = frontier.pairs(at, references)
     apart = frontier.told_apart(family, at)
+    on_prose = _on_prose(frontier)
     told = []
     for name in references:
         if name == method or name not in frontier.curves:
             continue
-        ratio, verdict = frontier.beside((method, name), at)
+        ratio, own = frontier.beside((method, name), at)
+        verdict = frontier.by_divergence((method, name), at)
         label, other = frontier.label(method), frontier.label(name)
         if verdict is Verdict.UNKNOWN:
             told.append(f"**{label} {verdict} with {other}** at this gain: {ratio.reason}.")
@@ -144,16 +159,21 @@ def _against(frontier: Frontier, method: str, references: Sequence[str], at: flo
             f"at {points_text(at)} points of gain on the exam it has drifted from the base model "
             f"{share_text(ratio)} as far by the divergence"
         )
+        if on_prose:
+            prose = frontier.beside((method, name), at, WITNESS)[0]
+            shown += f" on the base model's own text, and {share_text(prose)} as far on prose"
         if verdict is Verdict.LEVEL:
-            told.append(
-                f"**{label} is {verdict} from {other}**: {shown}, and the interval of this ratio "
-                "contains 1."
+            why = (
+                f"only one of these intervals lies {'below' if own is Verdict.LESS else 'above'} 1"
+                if own.decided
+                else "the interval of this ratio contains 1"
             )
+            told.append(f"**{label} is {verdict} from {other}**: {shown}; {why}.")
             continue
         held = {(method, name), (name, method)} & apart
         together = (
             f"all {len(family)} comparisons with {_labels(frontier, references)} at this gain "
-            "decided together (Holm's procedure)"
+            f"decided together{' by own text' if on_prose else ''} (Holm's procedure)"
         )
         told.append(
             f"**{label} drifts {verdict} than {other}**: {shown}, also with {together}."

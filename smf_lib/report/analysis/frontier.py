@@ -14,7 +14,7 @@ import numpy as np
 from ...study.metrics import METRICS
 from ...study.records.record import Record
 from ...study.records.results import ResultsError, read_records, records_folder
-from ..measures import DIVERGENCE, EXAM
+from ..measures import DIVERGENCE, EXAM, WITNESS
 from .arms import Arm, base_of, group_arms, method_rank
 from .decisions import holm
 from .effects import sweep_points
@@ -172,6 +172,17 @@ class Frontier:
         excess = self.excess(pair, at, metric)
         return excess, excess.verdict()
 
+    def by_divergence(self, pair: tuple[str, str], at: float) -> Verdict:
+        """How the first curve of a pair drifts beside the second by the divergence.
+
+        More or less only if the base model's own text and prose, where both were measured, say
+        the same: own texts have beginnings in common, which can weigh much in their mean.
+        """
+        own = self.beside(pair, at)[1]
+        if WITNESS not in self.drift_metrics:
+            return own
+        return own.confirmed_by(self.beside(pair, at, WITNESS)[1])
+
     def pairs(self, at: float, references: Sequence[str]) -> list[tuple[str, str]]:
         """Every curve with every reference, each pair once, where both reach the gain."""
         reached = self.reached(at)
@@ -189,10 +200,10 @@ class Frontier:
     def verdicts(
         self, pairs: Iterable[tuple[str, str]], at: float
     ) -> dict[tuple[str, str], Verdict]:
-        """What the ratio of each pair says, all decided together as by `told_apart`."""
+        """What `by_divergence` says of each pair, all decided together as by `told_apart`."""
         pairs = list(pairs)
         apart = self.told_apart(pairs, at)
-        found = {pair: self.ratio(pair, at).verdict(even=1) for pair in pairs}
+        found = {pair: self.by_divergence(pair, at) for pair in pairs}
         return {
             pair: Verdict.LEVEL if verdict.decided and pair not in apart else verdict
             for pair, verdict in found.items()

@@ -20,6 +20,10 @@ class Verdict(StrEnum):
         """Whether one of the two is more, or less, than the other."""
         return self in (Verdict.MORE, Verdict.LESS)
 
+    def confirmed_by(self, other: "Verdict") -> "Verdict":
+        """What is decided, only if another interval says the same; otherwise not told apart."""
+        return self if other is self or not self.decided else Verdict.LEVEL
+
     def told(self, more: str, less: str, what: str) -> str:
         """`more` or `less`; otherwise that `what` is not told apart, or cannot be compared."""
         if self.decided:
