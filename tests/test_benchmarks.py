@@ -89,6 +89,16 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch, capsys):
     assert "--device cuda: this torch sees no GPU; use --device cpu" in capsys.readouterr().err
 
 
+def test_own_text_positions(run_benchmark):
+    results = run_benchmark("own_text_positions")
+    assert list(results) == ["bf16_against_fp32", "moved_by_1e-05", "moved_by_0.0001"]
+    small, large = (results[f"moved_by_{by}"]["fp32"]["others"] for by in ("1e-05", "0.0001"))
+    assert 0 < small["mean"] < large["mean"] and len(large["at"]) == 3
+    for found in (results["bf16_against_fp32"], *results["moved_by_0.0001"].values()):
+        assert list(found) == ["group", "others"]
+        assert all(part["from_the_fourth_on"] > 0 for part in found.values())
+
+
 def test_rows_read(run_benchmark):
     for table in run_benchmark("rows_read").values():
         for found in table.values():

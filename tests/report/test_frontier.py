@@ -167,8 +167,11 @@ def with_prose(factor):
     return frontier_of(found)
 
 
+AS_FAR = true_drift("lora", 11) / true_drift(METHOD, 11)  # on prose then as far as LoRA
+
+
 def test_the_divergence_decides_only_what_own_text_and_prose_both_say():
-    agree, differ, turned = with_prose(1), with_prose(10), with_prose(1000)
+    agree, differ, turned = with_prose(1), with_prose(AS_FAR), with_prose(30 * AS_FAR)
     pair = (METHOD, "lora")
     assert agree.beside(pair, 11)[1] is agree.beside(pair, 11, "prose_kl")[1] is Verdict.LESS
     assert agree.by_divergence(pair, 11) is Verdict.LESS
@@ -181,7 +184,7 @@ def test_the_divergence_decides_only_what_own_text_and_prose_both_say():
 
 
 def test_where_the_divergences_disagree_the_first_sentences_say_so():
-    agree, differ = with_prose(1), with_prose(10)
+    agree, differ = with_prose(1), with_prose(AS_FAR)
     held, open_ = (findings.came_out(f, METHOD, REFERENCES, 11)[0] for f in (agree, differ))
     assert held.startswith("**SMF, TF-IDF drifts less than LoRA r 16**: ")
     assert open_.startswith("**SMF, TF-IDF is not told apart from LoRA r 16**: ")
@@ -191,9 +194,7 @@ def test_where_the_divergences_disagree_the_first_sentences_say_so():
             findings.share_text(frontier.ratio((METHOD, "lora"), 11, metric=metric))
             for metric in ("self_kl", "prose_kl")
         )
-        assert (
-            f"{own} as far by the divergence on the base model's own text, and {prose} as" in said
-        )
+        assert f"{own} as far by the divergence on the base model's own text, and {prose}" in said
     whole = findings.finding(differ, METHOD, REFERENCES, 11)
     assert whole.count(": not told apart)") >= 1 and " as far as LoRA r 16 (on prose " in whole
     assert ": not told apart)" not in findings.finding(agree, METHOD, ["lora"], 11)
@@ -205,7 +206,7 @@ def test_a_condition_is_not_met_only_where_both_divergences_say_so():
     lora = "LoRA r 16 at the same gain with no more drift on all three probes: "
     state = [
         conditions_at_gain(frontier, METHOD, REFERENCES, 11).partition(lora)[2].split(";")[0]
-        for frontier in (with_prose(1), with_prose(10))
+        for frontier in (with_prose(1), with_prose(AS_FAR))
     ]
     others = [with_prose(1).beside(("lora", METHOD), 11, probe)[1] for probe in PROBES]
     assert state[0] == NOT_MET
