@@ -95,14 +95,13 @@ def _fields_of(before: Any, after: Any) -> Any:
 
 
 def changes(before: Path, after: Path, commit: str, why: str) -> list[EqualCode]:
-    """The modules that keys count and that are other ones, as entries."""
+    """The modules that keys count and that are other ones, as entries; before a new one is ""."""
     found = []
     for path in sorted({p for pattern in KEYED for p in (after / "smf_lib").glob(pattern)}):
         name = path.relative_to(after / "smf_lib").as_posix()
         old = before / "smf_lib" / name
-        if not old.is_file():
-            continue
-        one, other = syntax_digest(old), syntax_digest(path)
+        one = syntax_digest(old) if old.is_file() else ""
+        other = syntax_digest(path)
         if one != other:
             found.append(EqualCode(name, one, other, commit, why))
     return found

@@ -35,6 +35,16 @@ def copies(tmp_path):
     return copy
 
 
+def test_a_module_that_is_new_was_not_counted_before(copies, monkeypatch):
+    monkeypatch.syspath_prepend(REPOSITORY)
+    from benchmarks.same_numbers import changes
+
+    before, parted = copies("before"), copies("parted")
+    (parted / "smf_lib" / "study" / "training" / "more.py").write_text("X = 1\n")
+    (entry,) = changes(before, parted, "c" * 40, "Parted.")
+    assert (entry.module, entry.before) == ("study/training/more.py", "") and entry.after
+
+
 @pytest.mark.slow
 def test_equal_numbers_and_others(copies, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(REPOSITORY)

@@ -52,7 +52,7 @@ class RowLog(TrainerCallback):
     def keep(self, tables: list[tuple[ProductKeyMemory, dict]]) -> None:
         """Keep what a step is about to use of these tables, each with its parameter group.
 
-        Nothing is computed unless it is logged. No event of a Trainer calls it, but `scaler`.
+        Nothing is computed unless it is logged. No event of a Trainer calls it, but `step_callers`.
         """
         self.rate = float(tables[0][1]["lr"])
         self.counts = [*self.counts[-1:], {t: t.row_updates.clone() for t, _ in tables}]

@@ -27,8 +27,8 @@ from .padding import PaddingMask
 from .registration import PREFIX, register
 from .row_adam import step_rows_after_other_optimizers
 from .rules import get_rule
-from .scaler import refuse_scalers
 from .sites import MLPSite, decoder_layers, default_layers, find_mlps
+from .step_callers import watch_step_callers
 from .text_part import check_length, known_positions, text_part
 from .touched import filled
 
@@ -105,13 +105,13 @@ class SparseMemoryModel(BaseTuner):
             )
         if peft_config.update == "sparse":
             step_rows_after_other_optimizers()
-            refuse_scalers()
+            watch_step_callers()
 
     def __setstate__(self, state: dict) -> None:
         """A model from a file or another process trains as the one that was saved."""
         super().__setstate__(state)
         step_rows_after_other_optimizers()
-        refuse_scalers()
+        watch_step_callers()
 
     @staticmethod
     def _check_target_module_exists(  # type: ignore[override]

@@ -36,12 +36,13 @@ from .tasks.formats import Cloze
 METHOD = tuple(  # what decides the numbers; settings count by their values
     f"method/{name}.py"
     for name in (
-        "background", "kernels", "layer", "mlp", "operators", "padding", "row_adam", "rules",
-        "sites", "tape", "text_part", "tuner",
+        "background", "kernels", "layer", "mlp", "operators", "padding", "row_adam",
+        "row_steps", "rules", "sites", "tape", "text_part", "tuner",
     )
 )  # fmt: skip
 TRAINING = (
     "method/row_adam.py",  # the optimizer of every method
+    "method/row_steps.py",
     "study/build.py",
     "study/models.py",
     "study/precision.py",

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from ...method.background import memories
 from ...method.layer import ProductKeyMemory, memory_of
 from ...method.padding import PaddingMask
-from ...method.row_adam import ROW_STEPS, check_row_step
+from ...method.row_adam import check_row_step
+from ...method.row_steps import ROW_STEPS
 from ...method.rules import count_reads, select_rows
 from ...method.tape import ReadTape
 from ..baselines import Change, Start

@@ -14,7 +14,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from .layer import memory_of
 
 
-def refuse_scalers() -> None:
+def watch_step_callers() -> None:
     """Have torch refuse each step of memory rows that a `GradScaler` takes, and log a Trainer's.
 
     However often it is called, also from a reloaded module, there is one hook: the last.
