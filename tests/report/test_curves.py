@@ -18,7 +18,7 @@ from helpers_records import (
 from smf_lib.report import figures
 from smf_lib.report.analysis.ablations import factors, passes
 from smf_lib.report.analysis.frontier import NotOnRecord, frontier_of
-from smf_lib.report.analysis.interval import Interval
+from smf_lib.report.analysis.interval import Interval, Verdict
 
 METHOD, REFERENCES = "smf-tfidf", ["lora", "full"]
 MAIN = [METHOD, *REFERENCES, "smf-kl"]
@@ -85,6 +85,13 @@ def test_the_line_of_equal_gain_is_where_it_is_said_to_be():
             f"{frontier().ratio((name, METHOD), AT).value:.2g} \N{MULTIPLICATION SIGN} {label}"
             in words
         )
+
+
+def test_multiples_that_prose_does_not_confirm_are_named_in_the_caption(monkeypatch):
+    assert "on prose" not in main().caption
+    monkeypatch.setattr(type(frontier()), "by_divergence", lambda self, pair, at: Verdict.LEVEL)
+    said = "by that on prose SMF, TF-IDF is not told apart from LoRA r 16 and Full finetuning."
+    assert said in main().caption
 
 
 def test_curves_are_named_beside_their_ends_and_not_in_a_legend():

@@ -2,11 +2,12 @@
 
 import json
 
+from smf_lib.report.analysis import findings
 from smf_lib.report.analysis.arms import REFERENCES
 from smf_lib.report.analysis.conditions import MET, conditions_at_gain
 from smf_lib.report.analysis.findings import share_text
 from smf_lib.report.analysis.frontier import read_frontier
-from smf_lib.report.analysis.interval import Interval
+from smf_lib.report.analysis.interval import Interval, Verdict
 from smf_lib.study.files import find_root
 from smf_lib.study.records.results import records_folder
 
@@ -47,6 +48,13 @@ def test_all_texts_of_the_record_give_what_the_frontier_says():
     for name, numbers in recorded["all"].items():
         found = frontier.ratio(("smf-tfidf", name), recorded["gain"])
         assert share_text(found) == share_text(Interval(*numbers, 64)), name
+
+
+def test_the_caption_of_the_first_page_says_which_multiple_prose_does_not_confirm():
+    first = (find_root() / "book" / "intro.md").read_text("utf-8")
+    said = findings.found_on_record("frontier")
+    unconfirmed = "as far as Full finetuning (on prose " in said and said.count(Verdict.LEVEL) == 1
+    assert ("on prose full finetuning's is not told apart from one" in first) is unconfirmed
 
 
 def test_the_chapter_says_which_condition_has_come_true():

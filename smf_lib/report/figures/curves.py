@@ -19,7 +19,7 @@ from ..analysis.effects import change, level
 from ..analysis.equal_gain import Curve, drift_of
 from ..analysis.floors import close_ones, floors_of
 from ..analysis.frontier import Frontier, NotOnRecord, ratio_text
-from ..analysis.interval import Interval
+from ..analysis.interval import Interval, Verdict
 from ..measures import DIVERGENCE, EXAM
 from ..text import listed, points_text, signed
 from .labels import Label, label_beside, label_ends
@@ -83,7 +83,7 @@ def gain_and_divergence(
         "rate, lower right is best. Bands are 95 % intervals of the divergence at each gain, over "
         "questions and sequences, and over seeds where a curve has several, for comparing curves: "
         "what moves all of them alike is left out. At zero gain stands the base model, whose "
-        f"divergence is zero.{floors}{stars} "
+        f"divergence is zero.{floors}{stars}{_unconfirmed(frontier, shown[0], references, at)} "
         f"{setting_sentence(frontier.arms)}"
     )
     alt = (
@@ -94,6 +94,22 @@ def gain_and_divergence(
         + " nats a token."
     )
     return Figure(figure, caption, alt)
+
+
+def _unconfirmed(frontier: Frontier, first: str, others: Sequence[str], at: float) -> str:
+    """Which multiples beside the line the divergence on prose does not tell from one."""
+    found = [
+        frontier.label(name)
+        for name in others
+        if frontier.beside((first, name), at)[1].decided
+        and frontier.by_divergence((first, name), at) is Verdict.LEVEL
+    ]
+    if not found:
+        return ""
+    return (
+        " Multiples are of the divergence on the base model's own text; by that on prose "
+        f"{frontier.label(first)} is {Verdict.LEVEL} from {listed(found)}."
+    )
 
 
 @styled
