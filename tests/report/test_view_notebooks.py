@@ -17,6 +17,7 @@ from smf_lib.report.analysis.further import one_study, read_further
 from smf_lib.report.analysis.sequence_findings import NOTHING
 from smf_lib.report.figures import Figure
 from smf_lib.study.profiles import PROFILE_DIR, load_profile
+from smf_lib.study.records.results import records_folder
 from smf_lib.study.study import Study
 
 REPOSITORY = PROFILE_DIR.parent
@@ -203,6 +204,16 @@ def test_what_a_rule_is_worth_is_told_beside_lora_and_full_finetuning(results):
     names = {"findings": findings, "tables": tables, "recorded": "frontier"}
     exec(code.rpartition("\n")[0], names)  # noqa: S102
     assert names["came_out"] == said
+
+
+def test_a_kept_page_says_of_the_frontier_what_is_on_record_today():
+    """Its outputs are kept, but how records are read may change, and records come in."""
+    kept = records_folder("quick") / "reference" / "notebooks" / "04_selection.ipynb"
+    cells = nbformat.read(kept, 4).cells
+    (cell,) = (cell for cell in cells if "came_out = " in cell.source)
+    told = [findings.found_on_record("frontier"), findings.rules_on_record("frontier")]
+    shown = "".join(cell.outputs[0]["data"]["text/markdown"])
+    assert shown == tables.said("\n".join(f"- {sentence}" for sentence in told)).data
 
 
 DECIDED = "decided by its own 95 % interval"
