@@ -48,7 +48,10 @@ def ratio_caption(frontier: Frontier, at: float, references: Sequence[str]) -> s
         return f"Study {frontier.where} has no curves."
     reached = frontier.reached(at)
     family = frontier.pairs(at, references)
-    text = f"Drift of each method at {points_text(at)} points of gain, and over each reference's"
+    text = (
+        "Drift of each method by the divergence on the base model's own text at "
+        f"{points_text(at)} points of gain, and over each reference's"
+    )
     if family:
         text += (
             f". An asterisk: on one side of 1 also when the {len(family)} ratios of this table are "
