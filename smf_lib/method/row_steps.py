@@ -56,7 +56,7 @@ def move_rows(
     """One step of `rows` of a table, in place, as the optimizer means it.
 
     Args:
-        values: (N, d), the table.
+        values: (M, d), the table.
         rows: (R,) int64, different rows.
         grad: (R, d) float32, their gradient.
         state, group: the optimizer's state of the table, and the table's parameter group.

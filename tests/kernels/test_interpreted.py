@@ -11,7 +11,7 @@ import triton
 from helpers_models import adamw, bits, memory_model, tables, tokens
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from smf_lib.method import kernels, layer, operators, row_adam, tape
+from smf_lib.method import kernels, layer, operators, row_adam, row_steps, tape
 from smf_lib.method.tape import ReadTape
 
 SHAPES = [  # rows, width, tokens, reads
@@ -30,7 +30,7 @@ def with_kernels(monkeypatch):
     for name in ("read", "weight_gradient", "row_gradient"):
         runs[name] = Mock(wraps=getattr(kernels, name))
         monkeypatch.setattr(kernels, name, runs[name])
-    for module in (layer, row_adam):
+    for module in (layer, row_adam, row_steps):
         monkeypatch.setattr(module, "waits", lambda tensor: True)
     for module in (layer, tape):  # all but the question whether it is a GPU
         monkeypatch.setattr(module, "kernels_run", operators._kernels_agree)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from smf_lib import register_rule, select_rows
-from smf_lib.method import layer, row_adam, tape
+from smf_lib.method import layer, row_adam, row_steps, tape
 from smf_lib.method.layer import ProductKeyMemory
 from smf_lib.method.row_adam import RowAdamW, RowSGD
 from smf_lib.method.rules import RULES, BackgroundReads, Reads, select_on_device
@@ -23,7 +23,7 @@ from smf_lib.method.tape import ReadTape
 @pytest.fixture
 def as_on_a_gpu(monkeypatch):
     """Has this machine's memories step as they do where Python would wait for the device."""
-    for module in (layer, row_adam):
+    for module in (layer, row_adam, row_steps):
         monkeypatch.setattr(module, "waits", lambda tensor: True)
 
 

@@ -10,7 +10,7 @@ from smf_lib.report.analysis.interval import Interval, Verdict
 NAN = float("nan")
 SIDES = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
 REPORT = Path(__file__).resolve().parents[2] / "smf_lib" / "report"
-DECIDES = REPORT / "analysis" / "stats.py"
+DECIDES = REPORT / "analysis" / "interval.py"
 PUBLISHED = REPORT / "paper" / "claims.py"  # whether an interval lies inside a published one
 
 
