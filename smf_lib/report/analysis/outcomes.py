@@ -3,7 +3,7 @@
 A method that learned less forgets less for free, so every sentence on drift stands beside the gain.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -40,17 +40,13 @@ def came_out(records: Sequence[Record]) -> list[str]:
             points = listed(f"{arm_name(arm, arms)} {_numbers(gains[arm], 1)}" for arm in ordered)
             told.append(f"Study {arms[0].where}, gain on the exam in points: {points}.")
             told.append(floors_sentence(arms, partial(arm_name, arms=arms)))
-        told += [_against(one, other, arms) for one, other in _pairs(arms, first=True)]
+        told += _beside(arms, _against, first=True)
     return told or [NOTHING]
 
 
 def others_beside(records: Sequence[Record]) -> list[str]:
     """Every other memory against LoRA and full finetuning."""
-    return [
-        _against(one, other, arms)
-        for arms in _studies(records)
-        for one, other in _pairs(arms, first=False)
-    ]
+    return [said for arms in _studies(records) for said in _beside(arms, _against, first=False)]
 
 
 def cost_came_out(records: Sequence[Record], steps: dict[str, Any] | None) -> list[str]:
@@ -72,17 +68,14 @@ def cost_came_out(records: Sequence[Record], steps: dict[str, Any] | None) -> li
             "brackets the least and the most of any round)."
         )
     for arms in _studies(records):
-        told += [_cost_against(one, other, arms) for one, other in _pairs(arms, first=True)]
+        told += _beside(arms, _cost_against, first=True)
     return told or [NOTHING]
 
 
 def costs_beside(records: Sequence[Record]) -> list[str]:
     """Costs of every other memory over those of LoRA and of full finetuning."""
-    return [
-        _cost_against(one, other, arms)
-        for arms in _studies(records)
-        for one, other in _pairs(arms, first=False)
-    ]
+    studies = _studies(records)
+    return [said for arms in studies for said in _beside(arms, _cost_against, first=False)]
 
 
 def _studies(records: Sequence[Record]) -> list[list[Arm]]:
@@ -93,14 +86,14 @@ def _studies(records: Sequence[Record]) -> list[list[Arm]]:
     return list(studies.values())
 
 
-def _pairs(arms: Sequence[Arm], *, first: bool) -> list[tuple[Arm, Arm]]:
-    """Arms that select rows with each of the references: those of the first memory, or the rest."""
+def _beside(arms: Sequence[Arm], say: Callable[..., str], *, first: bool) -> list[str]:
+    """What `say` tells of arms that select rows and each reference: the first memory's, or others'."""
     memories = [arm for arm in arms if arm.first.selection]
     names = [arm.first.method for arm in memories]
     told_first = METHOD if METHOD in names else next(iter(names), METHOD)
     others = [arm for name in REFERENCES for arm in arms if arm.first.method == name]
     return [
-        (arm, other)
+        say(arm, other, arms)
         for arm in memories
         if (arm.first.method == told_first) is first
         for other in others

@@ -13,7 +13,7 @@ DRAWN = {
     "05_cost": ("", "benchmarks"),
     "07_one_after_another": ("sequence",),
     "06_paper": PAPER,
-    "06_paper_tables": PAPER,
+    "06_paper_tables": (*PAPER, "medmcqa-qwen-coder-sweep", "medmcqa-sweep"),
 }
 
 

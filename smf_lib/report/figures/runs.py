@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.typing import ColorType
 
+from ...study.profiles import Profile
 from ...study.records.record import Record
 from ..analysis.arms import Arm, arm_name, group_arms, method_rank
 from ..analysis.captions import (
@@ -127,13 +128,12 @@ def _draw_floors(ax: Axes, arms: Sequence[Arm]) -> None:
 
 
 @styled
-def learning_rate_sweep(
-    records: Sequence[Record],
-) -> Figure:
-    """Exam accuracy (%) against learning rate, one line a method, the chosen rate ringed.
+def learning_rate_sweep(records: Sequence[Record], profile: Profile | None = None) -> Figure:
+    """Exam accuracy (%) against learning rate, one line a method, one rate of each ringed.
 
-    The rate is chosen as `equal_gain_rates` does. Many methods are drawn a few a panel. Raises
-    ValueError if no trained run holds the exam, or all of them diverged.
+    It is the one that `profile` has, or without a profile the one that `equal_gain_rates` chooses.
+    Many methods are drawn a few a panel. Raises ValueError if no trained run holds the exam, or all
+    of them diverged.
     """
     held = [arm for arm in group_arms(records) if arm.has(EXAM)]
     levels = {arm: level(arm, EXAM) for arm in held}
@@ -142,7 +142,7 @@ def learning_rate_sweep(
     trained = [arm for arm in arms if not arm.is_base]
     if not trained:
         raise ValueError(f"records hold no trained run with {EXAM}")
-    chosen = equal_gain_rates(records)
+    chosen = equal_gain_rates(records) if profile is None else _own_rates(profile, trained)
     panels = told_apart(list(dict.fromkeys(arm.first.method for arm in trained)))
     columns = min(2, len(panels))
     rows = math.ceil(len(panels) / columns)
@@ -173,10 +173,15 @@ def learning_rate_sweep(
         f"{_label_of(method, trained)} {rate_text(rate)}"
         for method, rate in sorted(chosen.items(), key=lambda item: method_rank(item[0]))
     )
+    rings = (
+        "the chosen rates, each the lowest that learns as much, within one standard error, as the "
+        "method that learns least does at its best"
+        if profile is None
+        else f"the rates of the profile {profile.name}"
+    )
     caption = (
-        "Exam accuracy against learning rate; rings mark the chosen rates, each the lowest that "
-        "learns as much, within one standard error, as the method that learns least does at its "
-        f"best: {ringed}. {f'Diverged, so not drawn: {listed(lost)}. ' if lost else ''}"
+        f"Exam accuracy against learning rate{f'; rings mark {rings}: {ringed}' if ringed else ''}. "
+        f"{f'Diverged, so not drawn: {listed(lost)}. ' if lost else ''}"
         f"{setting_sentence(trained)} {seeds_sentence(arms)} {baseline_sentence(arms)}"
     )
     alt = "Line plot of exam accuracy against learning rate. " + " ".join(
@@ -187,6 +192,13 @@ def learning_rate_sweep(
     )
     alt += f" Dotted lines without a language model: {listed(_floors(trained))} %."
     return Figure(figure, caption, alt)
+
+
+def _own_rates(profile: Profile, arms: Sequence[Arm]) -> dict[str, float]:
+    """The profile's learning rates of the methods that were run at several."""
+    swept = [method for (_, method), line in _rates_of(arms).items() if len(line) > 1]
+    rates = {name: profile.methods[name].learning_rate for name in swept if name in profile.methods}
+    return {name: rate for name, rate in rates.items() if isinstance(rate, float)}
 
 
 def _rates_of(arms: Sequence[Arm]) -> dict[tuple[str, str], list[Arm]]:
