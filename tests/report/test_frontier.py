@@ -16,7 +16,7 @@ from helpers_records import (
     sweep_records,
 )
 
-from smf_lib.report.analysis import findings, frontier_tables, tables
+from smf_lib.report.analysis import findings, frontier_tables, further_findings, tables
 from smf_lib.report.analysis.ablations import (
     differences,
     factor_sentence,
@@ -33,6 +33,7 @@ from smf_lib.report.analysis.frontier import (
     own_study,
     ratio_text,
     read_frontier,
+    share_text,
 )
 from smf_lib.report.analysis.interval import Interval, Verdict
 from smf_lib.report.measures import Measure
@@ -140,9 +141,9 @@ def test_ratios_are_written_with_two_digits():
     assert ratio_text(Interval(0.06789, 0.0312, 0.234, 9)) == "0.068 [0.031, 0.23]"
     assert ratio_text(Interval(0.06789, math.nan, math.nan, 9)) == "0.068"
     assert ratio_text(Interval(math.nan, math.nan, math.nan, 9)) == "–"
-    assert findings.share_text(Interval(0.06789, 0.0312, 0.234, 9)) == "6.8 % [3.1, 23]"
-    assert findings.share_text(Interval(4.7, 2.0, 13.2, 9)) == "4.7 times [2, 13]"
-    assert findings.share_text(Interval(0.3, math.nan, math.nan, 9)) == "30 %"
+    assert share_text(Interval(0.06789, 0.0312, 0.234, 9)) == "6.8 % [3.1, 23]"
+    assert share_text(Interval(4.7, 2.0, 13.2, 9)) == "4.7 times [2, 13]"
+    assert share_text(Interval(0.3, math.nan, math.nan, 9)) == "30 %"
 
 
 def test_the_finding_is_one_sentence_against_both_references(frontier):
@@ -151,7 +152,7 @@ def test_the_finding_is_one_sentence_against_both_references(frontier):
         "; KL divergence, with 95 % intervals over 400 questions and 3 seeds."
     )
     for name in REFERENCES:
-        share = findings.share_text(frontier.ratio((METHOD, name), 11))
+        share = share_text(frontier.ratio((METHOD, name), 11))
         assert f"{share} as far as {frontier.label(name)}" in said
 
 
@@ -191,7 +192,7 @@ def test_where_the_divergences_disagree_the_first_sentences_say_so():
     assert open_.endswith("; only one of these intervals lies below 1.")
     for frontier, said in ((agree, held), (differ, open_)):
         own, prose = (
-            findings.share_text(frontier.ratio((METHOD, "lora"), 11, metric=metric))
+            share_text(frontier.ratio((METHOD, "lora"), 11, metric=metric))
             for metric in ("self_kl", "prose_kl")
         )
         assert f"{own} as far by the divergence on the base model's own text, and {prose}" in said
@@ -229,7 +230,7 @@ def test_what_came_out_says_what_is_lost_too(frontier):
     lost = "**Where SMF, TF-IDF does not win**: it is not told apart from LoRA r 16 by Knowledge"
     assert lost in said and said.count(findings.ALONE) == 1
     assert "it has a smaller largest gain on record than Full finetuning" in said
-    more = " ".join(findings.further(frontier, METHOD, REFERENCES, 11))
+    more = " ".join(further_findings.further(frontier, METHOD, REFERENCES, 11))
     assert more.count(findings.ALONE) == 1 and "Prose perplexity, what it lost" in more
     assert "Of the other methods, " in more and "than SMF, TF-IDF drift " in more
     assert "The gentlest Full finetuning (rate 1e-05)" in more
@@ -246,7 +247,7 @@ def test_what_matters_most_comes_first_in_six_points(frontier):
     ]  # fmt: skip
     assert len(first) == len(begins) == 6 and "Full finetuning**: " in first[1]
     assert all(text.startswith(begin) for text, begin in zip(first, begins))
-    more = findings.further(frontier, METHOD, REFERENCES, 11)
+    more = further_findings.further(frontier, METHOD, REFERENCES, 11)
     assert len(more) > 4 and not set(first) & set(more)
     shown = tables.points(first, more, "What else").data
     listed, _, folded = shown.partition("<details>\n<summary>What else</summary>\n\n")
@@ -265,7 +266,7 @@ def test_a_gain_that_the_method_does_not_reach_is_said(frontier):
     said = findings.came_out(frontier, METHOD, REFERENCES, 18.3)
     assert "no curve to compare at +18.3 points" in said[0] and len(said) == 4
     assert "The largest gains" in said[1] and "Of the conditions" in said[3]
-    assert findings.further(frontier, METHOD, REFERENCES, 18.3) == []
+    assert further_findings.further(frontier, METHOD, REFERENCES, 18.3) == []
 
 
 def test_where_no_reference_reaches_the_gain_nothing_is_won(frontier):
@@ -305,9 +306,9 @@ def test_what_the_rule_adds(frontier):
 
 def test_passes_are_found_by_their_settings_and_compared(frontier):
     assert passes(frontier) == [("smf-tfidf", "smf-tfidf-3")]
-    (said,) = findings.pass_sentences(frontier, 11)
+    (said,) = further_findings.pass_sentences(frontier, 11)
     assert "reading again is the better way to learn more" in said and said.endswith(findings.ALONE)
-    (far,) = findings.pass_sentences(frontier, 16)
+    (far,) = further_findings.pass_sentences(frontier, 16)
     assert "cannot be compared" in far
 
 
@@ -362,7 +363,7 @@ def test_witnesses_of_drift_stand_beside_it_where_they_are_recorded():
     heads = list(frontier_tables.probes_table(frontier, 11))
     assert len(heads) == 5 and any("prose" in head for head in heads)
     assert heads[-1] == "Endings lost (points)"
-    said = " ".join(findings.further(frontier, METHOD, REFERENCES, 11))
+    said = " ".join(further_findings.further(frontier, METHOD, REFERENCES, 11))
     assert "Endings, what it lost minus what the other lost: SMF, TF-IDF" in said
     assert "prose: SMF, TF-IDF keeps more than" in said
 
@@ -397,10 +398,10 @@ def test_factors_stand_in_order_with_their_reference(varied):
 
 def test_strictness_is_a_number(varied):
     at = chosen_gain(varied, None, METHOD, [])
-    said = findings.strictness_sentence(factors(varied, METHOD, at), at)
+    said = further_findings.strictness_sentence(factors(varied, METHOD, at), at)
     assert "Against the strict step" in said and "dense-moments drifts" in said
     assert "sgd" not in said and said.endswith(findings.ALONE)
-    assert "is on record" in findings.strictness_sentence([], at)
+    assert "is on record" in further_findings.strictness_sentence([], at)
 
 
 def test_a_variant_out_of_reach_says_why(varied):
@@ -416,7 +417,7 @@ def test_nothing_to_compare_is_said_everywhere(records):
     assert math.isnan(at)
     assert findings.came_out(empty, METHOD, REFERENCES, at)[0].endswith("learning rates or more.")
     assert "no curves" in findings.rule_sentence(empty, METHOD, at)
-    assert findings.pass_sentences(empty, at) == []
+    assert further_findings.pass_sentences(empty, at) == []
     assert all(not v.ratio.known for f in factors(empty, METHOD, at) for v in f.others)
     assert frontier_tables.compared_gains(empty, [METHOD], at) == []
     assert frontier_tables.ratio_table(empty, at, REFERENCES).empty

@@ -5,8 +5,7 @@ import json
 from smf_lib.report.analysis import findings
 from smf_lib.report.analysis.arms import REFERENCES
 from smf_lib.report.analysis.conditions import MET, conditions_at_gain
-from smf_lib.report.analysis.findings import share_text
-from smf_lib.report.analysis.frontier import read_frontier
+from smf_lib.report.analysis.frontier import read_frontier, share_text
 from smf_lib.report.analysis.interval import Interval, Verdict
 from smf_lib.study.files import find_root
 from smf_lib.study.records.results import records_folder

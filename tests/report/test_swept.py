@@ -94,7 +94,7 @@ def test_one_rate_is_no_sweep_and_no_base_no_gain():
 
 
 def test_a_preference_for_one_letter_is_no_gain():
-    """Always A is right on 160 of 400 and gains 15 points of accuracy, none of balanced accuracy."""
+    """Always A is right on 160 of 400 and gains 15 points, none of balanced accuracy."""
     base = lettered("base", 0, (40, 25, 20, 15))
     always, learned = (
         lettered("smf-kl", 3e-2, (160, 0, 0, 0)), lettered("smf-kl", 1e-1, (60, 40, 30, 20))

@@ -1,31 +1,23 @@
-"""What came out of a frontier, in sentences that are computed from its records.
+"""What came out of a frontier first, in sentences that are computed from its records.
 
-Every sentence says with its interval what was measured, and what cannot be told.
+Every sentence says with its interval what was measured, and what cannot be told. What else came out
+is told by `further_findings`.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..measures import DIVERGENCE, WITNESS, Measure
-from ..text import listed, points_text, signed
-from .ablations import RELEASED, TITLES, Factor, passes, rules_beside
+from ..measures import WITNESS
+from ..text import listed, points_text
+from .ablations import rules_beside
 from .arms import METHOD, REFERENCES
 from .conditions import conditions_at_gain
-from .effects import change, drift
-from .floors import floors_sentence
-from .frontier import Frontier, ratio_text, read_frontier
+from .frontier import Frontier, read_frontier, share_text
+from .further_findings import ALONE, KEEPS, beside_floors, largest_gains
 from .interval import Interval, Verdict
 
-KEEPS = {
-    Verdict.LESS: "keeps more than {}",
-    Verdict.LEVEL: f"is {Verdict.LEVEL} from {{}}",
-    Verdict.MORE: "**loses more than {}**",
-    Verdict.UNKNOWN: f"{Verdict.UNKNOWN} with {{}}",
-}
 NOTHING = "Study {} has no curves yet: a curve is a method at two learning rates or more."
-UNITS = {"accuracy": "points", "perplexity": "percentage points"}
-ALONE = "Each comparison is decided by its own 95 % interval."
 ONE_SEED = "{} {} one seed, so intervals do not cover the luck of training."
 
 
@@ -51,18 +43,6 @@ def _usual(profile: str, *between: str) -> tuple:
     return frontier, *between, at
 
 
-def share_text(ratio: Interval) -> str:
-    """A ratio of drifts in words: `7 % [3, 23]`, or `4.7 times [2.0, 13]` from 2 on."""
-    if not ratio.known:
-        return ratio.reason
-    if ratio.value >= 2:
-        value, *bounds = ratio_text(ratio).partition(" ")
-        return f"{value} times{''.join(bounds)}"
-    return f"{ratio_text(ratio.scaled(100)).replace(' [', ' % [', 1)}" + (
-        "" if ratio.bounded else " %"
-    )
-
-
 def finding(frontier: Frontier, method: str, references: Sequence[str], at: float) -> str:
     """One sentence with numbers: how far a method drifts beside the references at equal gain."""
     if not frontier.measured():
@@ -74,7 +54,7 @@ def finding(frontier: Frontier, method: str, references: Sequence[str], at: floa
         return f"No curve of study {frontier.where} passes a whole number of points of gain."
     if method in reached and not compared:
         return (
-            f"None of {_labels(frontier, references)} reaches {points_text(at)} points of gain, so "
+            f"None of {frontier.labels(references)} reaches {points_text(at)} points of gain, so "
             f"{label} is compared with none of them there."
         )
     if method not in reached:
@@ -112,27 +92,14 @@ def came_out(frontier: Frontier, method: str, references: Sequence[str], at: flo
     """
     end = conditions_at_gain(frontier, method, references, at)
     if method not in frontier.reached(at):
-        reach = _reach(frontier, method, references)
-        return [finding(frontier, method, references, at), *reach, *_floors(frontier), end]
+        reach = largest_gains(frontier, method, references)
+        return [finding(frontier, method, references, at), *reach, *beside_floors(frontier), end]
     return [
         *_against(frontier, method, references, at),
         rule_sentence(frontier, method, at),
         *_not_won(frontier, method, references, at),
         end,
         _how_sure(frontier, method, references, at),
-    ]
-
-
-def further(frontier: Frontier, method: str, references: Sequence[str], at: float) -> list[str]:
-    """What else came out: other methods, other probes, how much is learned, and beside what."""
-    if method not in frontier.reached(at):
-        return []
-    return [
-        *_against_others(frontier, method, references, at),
-        *_other_probes(frontier, method, references, at),
-        *_reach(frontier, method, references),
-        *_floors(frontier),
-        *_gentlest(frontier, references),
     ]
 
 
@@ -172,7 +139,7 @@ def _against(frontier: Frontier, method: str, references: Sequence[str], at: flo
             continue
         held = {(method, name), (name, method)} & apart
         together = (
-            f"all {len(family)} comparisons with {_labels(frontier, references)} at this gain "
+            f"all {len(family)} comparisons with {frontier.labels(references)} at this gain "
             f"decided together{' by own text' if on_prose else ''} (Holm's procedure)"
         )
         told.append(
@@ -198,7 +165,7 @@ def _how_sure(frontier: Frontier, method: str, references: Sequence[str], at: fl
     once = [n for n, c in frontier.curves.items() if c.most_seeds == 1 and n not in rules]
     if once:
         has = "have" if len(once) > 1 else "has"
-        said.append(ONE_SEED.format(_labels(frontier, once), has))
+        said.append(ONE_SEED.format(frontier.labels(once), has))
     return " ".join(said)
 
 
@@ -235,85 +202,13 @@ def _narrow(ratio: Interval) -> Interval:
     return replace(ratio, low=math.nan, high=math.nan) if spans else ratio
 
 
-def _labels(frontier: Frontier, names: Sequence[str]) -> str:
-    """Labels of the curves among these names, `a and b`."""
-    return listed(frontier.label(name) for name in names if name in frontier.curves)
-
-
-def _against_others(
-    frontier: Frontier, method: str, references: Sequence[str], at: float
-) -> list[str]:
-    """How the method stands among the curves that are neither references nor rules beside it."""
-    known = {method, *references, *rules_beside(frontier, method)}
-    others = [name for name in frontier.reached(at) if name not in known]
-    if not others:
-        return []
-    ratios = {name: frontier.ratio((name, method), at) for name in others}
-    verdicts = frontier.verdicts([(name, method) for name in others], at)
-    label = frontier.label(method)
-    words = {
-        Verdict.LESS: f"less than {label} drift",
-        Verdict.MORE: f"more than {label} drift",
-        Verdict.LEVEL: f"{Verdict.LEVEL} from it are",
-        Verdict.UNKNOWN: "too near the end of their curves to compare are",
-    }
-    groups = {verdict: [n for n in others if verdicts[n, method] is verdict] for verdict in words}
-    parts = [
-        f"{said} {_with_ratio(frontier, groups[verdict], ratios)}"
-        for verdict, said in words.items()
-        if groups[verdict]
-    ]
-    what = f"(Numbers are their drift over that of {label}; what differs does so when all of "
-    return [f"Of the other methods, {'; '.join(parts)}. {what}them are decided together.)"]
-
-
-def _with_ratio(frontier: Frontier, names: Sequence[str], ratios: dict[str, Interval]) -> str:
-    """`a (0.5 [0.3, 0.9]) and b (...)`, the smallest ratio first."""
-    ordered = sorted(names, key=lambda name: ratios[name].value)
-    return listed(f"{frontier.label(name)} ({ratio_text(ratios[name])})" for name in ordered)
-
-
-def _other_probes(
-    frontier: Frontier, method: str, references: Sequence[str], at: float
-) -> list[str]:
-    """Every other probe at the same gain: where the method is ahead, level, or behind."""
-    told = []
-    for metric in frontier.drift_metrics:
-        compared = _compared(frontier, metric, method, references, at)
-        if metric != DIVERGENCE and compared:
-            measure, parts = frontier.start.measure(metric), []
-            for name, (found, verdict) in compared.items():
-                words = KEEPS[verdict].format(frontier.label(name))
-                parts.append(f"{words} ({_numbers(measure, found)})")
-            lost = "" if measure.unit == "nats" else ", what it lost minus what the other lost"
-            told.append(f"{measure.title}{lost}: {frontier.label(method)} {listed(parts)}.")
-    return [*told[:-1], f"{told[-1]} {ALONE}"] if told else []
-
-
-def _compared(
-    frontier: Frontier, metric: str, method: str, references: Sequence[str], at: float
-) -> dict[str, tuple[Interval, Verdict]]:
-    """Drift of the method beside that of each reference that reaches the gain."""
-    names = [n for n in references if n != method and n in frontier.reached(at, metric)]
-    return {name: frontier.beside((method, name), at, metric) for name in names}
-
-
-def _numbers(measure: Measure, found: Interval) -> str:
-    """How far two drifts lie apart: a ratio of divergences, a difference of all else."""
-    if not found.bounded:
-        return found.reason
-    if measure.unit == "nats":
-        return share_text(found)
-    return found.text(measure.digits, sign=True, unit=UNITS[measure.unit])
-
-
 def _not_won(frontier: Frontier, method: str, references: Sequence[str], at: float) -> list[str]:
     """In one sentence: by which probes, and against whom, the method is not ahead."""
     lost: dict[str, dict[Verdict, list[str]]] = {}
     met: dict[str, None] = {}
     for metric in frontier.drift_metrics:
         title = frontier.start.measure(metric).title
-        for name, (_, verdict) in _compared(frontier, metric, method, references, at).items():
+        for name, (_, verdict) in frontier.beside_each(method, references, at, metric).items():
             met[name] = None
             if verdict is not Verdict.LESS:
                 lost.setdefault(name, {}).setdefault(verdict, []).append(title)
@@ -326,53 +221,12 @@ def _not_won(frontier: Frontier, method: str, references: Sequence[str], at: flo
     ]
     more = [n for n in references if n in curves and curves[n].highest > curves[method].highest]
     if more:
-        parts.append(f"has a smaller largest gain on record than {_labels(frontier, more)}")
+        parts.append(f"has a smaller largest gain on record than {frontier.labels(more)}")
     if not parts:
-        beside = _labels(frontier, list(met))
+        beside = frontier.labels(list(met))
         said = f"There is no probe here by which {label} is not ahead of {beside}. {ALONE}"
         return [said] if met else []
     return [f"**Where {label} does not win**: it {'; it '.join(parts)}. {ALONE}"]
-
-
-def _reach(frontier: Frontier, method: str, references: Sequence[str]) -> list[str]:
-    """How much each of them learns at most, within the rates on record."""
-    curves = frontier.measured()
-    tops = {n: 100 * curves[n].highest for n in dict.fromkeys((method, *references)) if n in curves}
-    if len(tops) < 2:
-        return []
-    ordered = sorted(tops, key=lambda name: -tops[name])
-    text = listed(f"{frontier.label(name)} {signed(tops[name], 1)}" for name in ordered)
-    return [f"The largest gains within the rates on record, in points: {text}."]
-
-
-def _floors(frontier: Frontier) -> list[str]:
-    """What is had without a language model, beside the base model and the best of each curve."""
-    if frontier.base is None:
-        return []
-    start = frontier.base
-    labels = {arm: curve.label for curve in frontier.curves.values() for arm in curve.arms}
-    return [floors_sentence(frontier.arms, lambda arm: labels.get(arm, start.first.label))]
-
-
-def _gentlest(frontier: Frontier, references: Sequence[str]) -> list[str]:
-    """What the lowest rate of full finetuning costs: a baseline that tables seldom show."""
-    full = [
-        n for n in references if n in frontier.curves and frontier.curves[n].first.kind == "full"
-    ]
-    told = []
-    for name in full:
-        arm = frontier.curves[name].arms[0]
-        gain = change(arm, frontier.start, "exam_accuracy")
-        costs = []
-        for metric in frontier.drift_metrics:
-            lost = drift(arm, frontier.start, metric)
-            if lost.known:
-                costs.append(arm.measure(metric).told(lost.value))
-        told.append(
-            f"The gentlest {frontier.label(name)} (rate {arm.rate:g}) gains "
-            f"{signed(gain.value, 1)} points; {', '.join(costs)}."
-        )
-    return told
 
 
 def rule_sentence(frontier: Frontier, method: str, at: float) -> str:
@@ -405,49 +259,9 @@ def rule_sentence(frontier: Frontier, method: str, at: float) -> str:
     if len(groups) == 1:
         said = [*groups]
     once = [name for name in ratios if frontier.curves[name].most_seeds == 1]
-    seeds = ONE_SEED.format(_labels(frontier, once), "have" if len(once) > 1 else "has")
+    seeds = ONE_SEED.format(frontier.labels(once), "have" if len(once) > 1 else "has")
     return (
         f"At {gain}, beside {label}, with the same memory and step but another choice of rows, "
         f"models drift from the base model: {listed(parts)} as far ({'; '.join(said)})."
         + (f" {seeds}" if once else "")
     )
-
-
-def pass_sentences(frontier: Frontier, at: float) -> list[str]:
-    """For each method with one and with several passes: which drifts less at equal gain."""
-    told = []
-    for one, more in passes(frontier):
-        label, other = frontier.label(one), frontier.label(more)
-        if not {one, more} <= set(frontier.reached(at)):
-            tops = {n: signed(100 * frontier.measured()[n].highest, 1) for n in (one, more)}
-            told.append(
-                f"{label}: at {points_text(at)} points the two {Verdict.UNKNOWN} (one pass "
-                f"reaches {tops[one]}, several {tops[more]})."
-            )
-            continue
-        ratio = frontier.ratio((more, one), at)
-        said = {
-            Verdict.LESS: "**reading again is the better way to learn more**",
-            Verdict.MORE: "**a higher rate is the better way to learn more**",
-            Verdict.LEVEL: f"they are {Verdict.LEVEL}",
-            Verdict.UNKNOWN: f"they {Verdict.UNKNOWN}",
-        }[ratio.verdict(even=1)]
-        told.append(f"{other} drifts {share_text(ratio)} as far as {label}: {said}. {ALONE}")
-    return told
-
-
-def strictness_sentence(factors: Sequence[Factor], at: float) -> str:
-    """What the switches of the released algorithm change, as a number each."""
-    steps = next((factor for factor in factors if factor.title == TITLES[RELEASED]), None)
-    if steps is None:
-        return "No run of the released algorithm is on record."
-    told = [
-        f"{v.value} drifts {share_text(v.ratio)} as far"
-        + (f" ({Verdict.LEVEL})" if v.ratio.verdict(even=1) is Verdict.LEVEL else "")
-        for v in steps.others
-        if v.ratio.known
-    ]
-    lost = [f"{v.value} {v.ratio.reason}" for v in steps.others if not v.ratio.known]
-    parts = [*told, *(f"{text}, so nothing can be said" for text in lost)]
-    said = f"Against the strict step at {points_text(at)} points of gain: {'; '.join(parts)}."
-    return f"{said} {ALONE}" if told else said

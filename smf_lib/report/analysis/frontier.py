@@ -15,6 +15,7 @@ from ...study.metrics import METRICS
 from ...study.records.record import Record
 from ...study.records.results import ResultsError, read_records, records_folder
 from ..measures import DIVERGENCE, EXAM, WITNESS
+from ..text import listed
 from .arms import Arm, base_of, group_arms, method_rank
 from .decisions import holm
 from .effects import sweep_points
@@ -72,6 +73,7 @@ class Frontier:
     pooled: bool = False
     _measured: dict[str, dict[str, Curve]] = field(default_factory=dict, repr=False)
     _pairs: dict[tuple[str, ...], dict[str, Curve]] = field(default_factory=dict, repr=False)
+    _ratios: dict[tuple, Interval] = field(default_factory=dict, repr=False)
 
     @property
     def start(self) -> Arm:
@@ -105,6 +107,10 @@ class Frontier:
     def label(self, name: str) -> str:
         """Name of a curve in figures and tables."""
         return self.curves[name].label
+
+    def labels(self, names: Iterable[str]) -> str:
+        """Labels of the curves among these names, `a and b`."""
+        return listed(self.label(name) for name in names if name in self.curves)
 
     def measured(self, metric: str = DIVERGENCE) -> dict[str, Curve]:
         """The curves of gain (shares) and drift that have two points or more.
@@ -154,7 +160,10 @@ class Frontier:
         self, pair: tuple[str, str], at: float, level: float = 0.95, metric: str = DIVERGENCE
     ) -> Interval:
         """Drift of the first curve of a pair over that of the second, at `at` points."""
-        return ratio_of(*self._pair(pair, metric), at / 100, level)
+        asked = (pair, at, level, metric)
+        if asked not in self._ratios:
+            self._ratios[asked] = ratio_of(*self._pair(pair, metric), at / 100, level)
+        return self._ratios[asked]
 
     def beside(
         self, pair: tuple[str, str], at: float, metric: str = DIVERGENCE
@@ -171,6 +180,13 @@ class Frontier:
             return ratio, ratio.verdict(even=1)
         excess = self.excess(pair, at, metric)
         return excess, excess.verdict()
+
+    def beside_each(
+        self, method: str, references: Sequence[str], at: float, metric: str
+    ) -> dict[str, tuple[Interval, Verdict]]:
+        """Drift of a method beside that of each reference that reaches the gain; see `beside`."""
+        names = [n for n in references if n != method and n in self.reached(at, metric)]
+        return {name: self.beside((method, name), at, metric) for name in names}
 
     def by_divergence(self, pair: tuple[str, str], at: float) -> Verdict:
         """How the first curve of a pair drifts beside the second by the divergence.
@@ -270,6 +286,18 @@ def ratio_text(ratio: Interval) -> str:
         return "–"
     value, low, high = (f"{float(f'{x:.2g}'):g}" for x in (ratio.value, ratio.low, ratio.high))
     return f"{value} [{low}, {high}]" if ratio.bounded else value
+
+
+def share_text(ratio: Interval) -> str:
+    """A ratio of drifts in words: `7 % [3, 23]`, or `4.7 times [2.0, 13]` from 2 on."""
+    if not ratio.known:
+        return ratio.reason
+    if ratio.value >= 2:
+        value, *bounds = ratio_text(ratio).partition(" ")
+        return f"{value} times{''.join(bounds)}"
+    return f"{ratio_text(ratio.scaled(100)).replace(' [', ' % [', 1)}" + (
+        "" if ratio.bounded else " %"
+    )
 
 
 def frontier_of(records: Sequence[Record], pooled: bool = False) -> Frontier:

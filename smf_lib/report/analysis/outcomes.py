@@ -87,7 +87,7 @@ def _studies(records: Sequence[Record]) -> list[list[Arm]]:
 
 
 def _beside(arms: Sequence[Arm], say: Callable[..., str], *, first: bool) -> list[str]:
-    """What `say` tells of arms that select rows and each reference: the first memory's, or others'."""
+    """What `say` tells of the first memory, or of the others, and each reference."""
     memories = [arm for arm in arms if arm.first.selection]
     names = [arm.first.method for arm in memories]
     told_first = METHOD if METHOD in names else next(iter(names), METHOD)

@@ -179,8 +179,9 @@ def learning_rate_sweep(records: Sequence[Record], profile: Profile | None = Non
         if profile is None
         else f"the rates of the profile {profile.name}"
     )
+    marked = f"; rings mark {rings}: {ringed}" if ringed else ""
     caption = (
-        f"Exam accuracy against learning rate{f'; rings mark {rings}: {ringed}' if ringed else ''}. "
+        f"Exam accuracy against learning rate{marked}. "
         f"{f'Diverged, so not drawn: {listed(lost)}. ' if lost else ''}"
         f"{setting_sentence(trained)} {seeds_sentence(arms)} {baseline_sentence(arms)}"
     )

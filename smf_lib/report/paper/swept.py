@@ -28,7 +28,7 @@ from .ordering import SCORES
 
 
 def rates_table(records: Sequence[Record]) -> pd.DataFrame:
-    """One row a method and learning rate: right answers (%), and gains over the base model (points).
+    """One row a method and rate: right answers (%), and gains over the base model (points).
 
     Empty without a base model beside a trained one. The second score, that of the letter alone, has
     a column where it was measured.
