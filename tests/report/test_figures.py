@@ -88,6 +88,9 @@ RECORD_FIGURES = {
     "gain": figures.gain_against_forgetting,
     "accuracy": figures.exam_accuracy,
     "rates": figures.learning_rate_sweep,
+    "rates of a profile": functools.partial(
+        figures.learning_rate_sweep, profile=load_profile("medmcqa")
+    ),
     "loss": figures.training_loss,
     "cost": figures.cost,
 }
@@ -327,6 +330,21 @@ def test_a_rate_that_diverged_is_named_and_neither_drawn_nor_chosen(place):
     drawn = [x for line in figure.fig.axes[0].lines for x in line.get_xdata()]
     assert broken.learning_rate not in drawn and not any(map(math.isnan, drawn))
     assert "nan" not in figure.caption + figure.alt
+
+
+@pytest.mark.parametrize("own", [9e-3, 1e-2])
+def test_rings_mark_the_rates_of_a_profile_where_they_were_run(own):
+    records = [r for r in sweep_records() if r.method in ("base", "lora", "smf-kl")]
+    profile = load_profile("medmcqa")  # LoRA's rate there, 2e-4, is none of these
+    smf = profile.methods["smf-kl"].model_copy(update={"learning_rate": own})
+    profile = profile.model_copy(update={"methods": profile.methods | {"smf-kl": smf}})
+    figure = figures.learning_rate_sweep(records, profile)
+    ringed = "; rings mark the rates of the profile medmcqa: SMF, KL 9e-3. "
+    assert (ringed in figure.caption) == (own == 9e-3)
+    assert ("rings" in figure.caption) == (own == 9e-3)
+    rings = [line for line in figure.fig.axes[0].lines if line.get_markersize() == 13]
+    drawn = [pytest.approx(9e-3)] if own == 9e-3 else []
+    assert [x for ring in rings for x in ring.get_xdata()] == drawn
 
 
 def test_loss_of_a_second_study_is_dashed_and_named_once():

@@ -196,10 +196,15 @@ def learning_rate_sweep(records: Sequence[Record], profile: Profile | None = Non
 
 
 def _own_rates(profile: Profile, arms: Sequence[Arm]) -> dict[str, float]:
-    """The profile's learning rates of the methods that were run at several."""
-    swept = [method for (_, method), line in _rates_of(arms).items() if len(line) > 1]
-    rates = {name: profile.methods[name].learning_rate for name in swept if name in profile.methods}
-    return {name: rate for name, rate in rates.items() if isinstance(rate, float)}
+    """The learning rate that a profile has for each method that was run at it and at others."""
+    own = {}
+    for (_, name), line in _rates_of(arms).items():
+        rate = profile.methods[name].learning_rate if name in profile.methods else None
+        if len(line) == 1 or not isinstance(rate, float):
+            continue
+        if any(math.isclose(arm.rate, rate) for arm in line):
+            own[name] = rate
+    return own
 
 
 def _rates_of(arms: Sequence[Arm]) -> dict[tuple[str, str], list[Arm]]:

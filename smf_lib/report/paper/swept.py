@@ -10,6 +10,7 @@ that of balanced accuracy, which a preference for one letter does not raise.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pandas as pd
@@ -77,7 +78,7 @@ def _rate_sentence(arms: Sequence[Arm], base: Arm, profile: Profile) -> str:
     if not isinstance(own, float):
         return said
     has = f"Profile `{profile.name}` has {rate_text(own)}"
-    tried = next((arm for arm in arms if arm.rate == own), None)
+    tried = next((arm for arm in arms if math.isclose(arm.rate, own)), None)
     if tried is None:
         return f"{said} {has}, which was not tried."
     if tried is best:
