@@ -8,11 +8,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..measures import WITNESS
+from ..measures import EXAM, WITNESS
 from ..text import listed, points_text
 from .ablations import rules_beside
 from .arms import METHOD, REFERENCES
+from .captions import best_floor
 from .conditions import conditions_at_gain
+from .effects import level
 from .frontier import Frontier, read_frontier, share_text
 from .further_findings import ALONE, KEEPS, beside_floors, largest_gains
 from .interval import Interval, Verdict
@@ -28,6 +30,12 @@ def found_on_record(profile: str) -> str:
     """
     frontier, at = _usual(profile)
     return finding(frontier, METHOD, [n for n in REFERENCES if n in frontier.curves], at)
+
+
+def floor_on_record(profile: str) -> str:
+    """What is had at that gain without a language model."""
+    frontier, at = _usual(profile)
+    return floor_sentence(frontier, [METHOD, *REFERENCES], at)
 
 
 def rules_on_record(profile: str) -> str:
@@ -82,6 +90,27 @@ def _share(frontier: Frontier, pair: tuple[str, str], at: float) -> str:
 def _on_prose(frontier: Frontier) -> bool:
     """Whether the divergence on prose was measured too."""
     return WITNESS in frontier.drift_metrics
+
+
+def floor_sentence(frontier: Frontier, methods: Sequence[str], at: float) -> str:
+    """How many answers are right at a gain, beside a bag trained on the same questions.
+
+    Empty without a bag on record, or where the gain is not known.
+    """
+    if frontier.base is None or not frontier.base.first.baselines.bags or math.isnan(at):
+        return ""
+    name, height = best_floor(frontier.base.first.baselines.bags)
+    curves = [n for n in methods if n in frontier.curves]
+    best = {n: max(level(arm, EXAM).value for arm in frontier.curves[n].arms) for n in curves}
+    over = [n for n in curves if best[n] > height]
+    passing = {
+        0: "which none of these methods passes at any rate on record",
+        len(curves): "which each of these methods passes at some rate",
+    }.get(len(over), f"which only {frontier.labels(over)} passes at some rate")
+    return (
+        f"At this gain {level(frontier.base, EXAM).value + at:.1f} % of answers are right; a bag "
+        f"of {name} trained on the same questions has {height:.1f} %, {passing}."
+    )
 
 
 def came_out(frontier: Frontier, method: str, references: Sequence[str], at: float) -> list[str]:
@@ -203,7 +232,7 @@ def _narrow(ratio: Interval) -> Interval:
 
 
 def _not_won(frontier: Frontier, method: str, references: Sequence[str], at: float) -> list[str]:
-    """In one sentence: by which probes, and against whom, the method is not ahead."""
+    """By which probes, and against whom, the method is not ahead, and by which floor."""
     lost: dict[str, dict[Verdict, list[str]]] = {}
     met: dict[str, None] = {}
     for metric in frontier.drift_metrics:
@@ -222,11 +251,12 @@ def _not_won(frontier: Frontier, method: str, references: Sequence[str], at: flo
     more = [n for n in references if n in curves and curves[n].highest > curves[method].highest]
     if more:
         parts.append(f"has a smaller largest gain on record than {frontier.labels(more)}")
+    floor = floor_sentence(frontier, [method, *references], at)
     if not parts:
         beside = frontier.labels(list(met))
         said = f"There is no probe here by which {label} is not ahead of {beside}. {ALONE}"
-        return [said] if met else []
-    return [f"**Where {label} does not win**: it {'; it '.join(parts)}. {ALONE}"]
+        return [f"{said} {floor}".rstrip()] if met else []
+    return [f"**Where {label} does not win**: it {'; it '.join(parts)}. {ALONE} {floor}".rstrip()]
 
 
 def rule_sentence(frontier: Frontier, method: str, at: float) -> str:
