@@ -59,11 +59,8 @@ def _about(folder: Path, config: Any) -> str:
 A product-key memory of {rows:,} rows {place} the MLP of {_layers(config)}, trained by sparse memory
 finetuning ({how}). It cannot be merged into the base model's weights.
 
-{_touched(folder, rows)}It is a method of PEFT that the package `smf_lib` brings:
-
-```bash
-pip install smf_lib
-```
+{_touched(folder, rows)}It is a method of PEFT that the package `smf_lib` brings: `pip install .`
+in a clone of its repository, and then
 
 ```python
 from peft import PeftModel

@@ -447,6 +447,8 @@ def whole(text):
     [
         ("README.md", findings.found_on_record),
         ("book/intro.md", findings.found_on_record),
+        ("README.md", findings.floor_on_record),
+        ("book/intro.md", findings.floor_on_record),
         ("book/row_selection.md", findings.rules_on_record),
     ],
 )

@@ -129,11 +129,11 @@ def learned_methods(arms: Mapping[str, Arm]) -> list[str]:
         return []
     trained = [arm for arm in arms.values() if not arm.is_base and arm.has("exam_accuracy")]
     scores: Sequence[AccuracyName] = SCORES if lettered(base) else ("exam_accuracy",)
-    gained = {arm for arm, _ in _gained(trained, base, scores, balanced=lettered(base))}
-    return [method for method, arm in arms.items() if arm in gained]
+    clear = {arm for arm, _ in gained(trained, base, scores, balanced=lettered(base))}
+    return [method for method, arm in arms.items() if arm in clear]
 
 
-def _gained(
+def gained(
     trained: Sequence[Arm], base: Arm, scores: Sequence[AccuracyName], balanced: bool = False
 ) -> set[tuple[Arm, AccuracyName]]:
     """Arms and scores whose gain lies above zero, for all together (Holm)."""
@@ -162,8 +162,8 @@ def learning_sentence(records: Sequence[Record]) -> str:
     if base is None or not trained:
         return f"Study {where} has no trained arm beside its base model yet."
     floors = f"Without a language model: {floors_words(base.first.baselines)}."
-    gained = {arm for arm, _ in _gained(trained, base, ["exam_accuracy"])}
-    learned = [arm.first.label for arm in trained if arm in gained]
+    clear = {arm for arm, _ in gained(trained, base, ["exam_accuracy"])}
+    learned = [arm.first.label for arm in trained if arm in clear]
     if not learned:
         return f"{floors} In study {where} no arm gains clearly on the exam."
     rest = len(trained) - len(learned)
@@ -202,10 +202,10 @@ def _beyond_letters(trained: Sequence[Arm], base: Arm) -> list[str]:
     above = [arm.first.label for arm in trained if arm in over]
     always = f"always giving the letter that was most often right in training ({majority:.1f} %)"
     told = [f"Clearly above {always}: {'; '.join(above) or 'none'}."]
-    gains, gained = [], _gained(trained, base, SCORES, balanced=True)
+    gains, clear = [], gained(trained, base, SCORES, balanced=True)
     for metric, score in zip(SCORES, ("the paper's score", "lm-eval's"), strict=True):
         if has_answers(base, metric) and any(has_answers(arm, metric) for arm in trained):
-            names = [arm.first.label for arm in trained if (arm, metric) in gained]
+            names = [arm.first.label for arm in trained if (arm, metric) in clear]
             gains.append(f"by {score} {listed(names) if names else 'none'}")
     if gains:
         balanced = "balanced accuracy, which a preference for one letter does not raise"

@@ -25,7 +25,7 @@ from ..analysis.tables import number
 from ..measures import EXAM
 from ..text import listed, rate_text
 from .arms import lettered
-from .ordering import SCORES
+from .ordering import SCORES, gained
 
 
 def rates_table(records: Sequence[Record]) -> pd.DataFrame:
@@ -53,22 +53,25 @@ def rates_table(records: Sequence[Record]) -> pd.DataFrame:
 def rates_sentences(records: Sequence[Record], profile: Profile) -> list[str]:
     """For each method that was tried at several rates: the best, and the profile's beside it.
 
-    The best of several is flattered by the choice, so what is told is whether the profile's own
-    rate learns less than it does, and whether the best lies at an end of what was tried.
+    The best of several is flattered by the choice: which gains are clear is decided for all rates
+    of all methods together (Holm), and what is told of the profile's own rate is whether it learns
+    less than the best. Empty without a base model.
     """
     base, swept = _swept(records)
     if base is None:
         return []
-    told = [_rate_sentence(arms, base, profile) for arms in swept if len(arms) > 1]
+    everything = [arm for arms in swept for arm in arms]
+    clear = {arm for arm, _ in gained(everything, base, [EXAM], balanced=lettered(base))}
+    told = [_rate_sentence(arms, base, clear, profile) for arms in swept if len(arms) > 1]
     once = [arms[0].first.label for arms in swept if len(arms) == 1]
     return told + ([f"At one rate only: {listed(once)}."] if once else [])
 
 
-def _rate_sentence(arms: Sequence[Arm], base: Arm, profile: Profile) -> str:
+def _rate_sentence(arms: Sequence[Arm], base: Arm, clear: set[Arm], profile: Profile) -> str:
     method, label = arms[0].first.method, arms[0].first.label
     best = max(arms, key=lambda arm: _above(arm, base, EXAM).value)
     gain = _above(best, base, EXAM)
-    seems = "" if gain.verdict() is Verdict.MORE else ", which is not told apart from nothing"
+    seems = "" if best in clear else f", which is {Verdict.LEVEL} from nothing"
     end = ", the end of what was tried" if best in (arms[0], arms[-1]) else ""
     said = (
         f"**{label}** gains most at {rate_text(best.rate)}{end}: "
