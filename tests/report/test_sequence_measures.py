@@ -18,8 +18,9 @@ from smf_lib.report.analysis.sequence_findings import (
 )
 from smf_lib.report.analysis.sequences import compared, courses, measures
 from smf_lib.report.figures import task_matrices
+from smf_lib.study.files import find_root
 from smf_lib.study.records.record import Record
-from smf_lib.study.records.results import ResultsError
+from smf_lib.study.records.results import ResultsError, read_records
 
 
 @pytest.fixture
@@ -234,3 +235,18 @@ def test_the_figure_has_a_matrix_for_each_method_and_frames_what_was_trained(rec
         task_matrices([])
     with pytest.raises(ValueError, match="order=1 must be from 0 to 0"):
         task_matrices(courses(records), 1)
+
+
+def test_of_cities_only_lora_learns_fifteen_points_on_record():
+    """As the chapter says where it presents the tasks."""
+    runs = read_records(find_root() / "results/sequence/reference")
+    (base,) = (run for run in runs if run.kind == "base")
+    gains = {}
+    for run in runs:
+        arm, _, stages = run.method.partition(".")
+        if stages.endswith("cities"):
+            gain = 100 * (run.metrics["task:cities"].value - base.metrics["task:cities"].value)
+            gains.setdefault(arm, []).append(gain)
+    assert min(gains["lora"]) >= 15 > max(gains["full"])
+    memories = [gain for arm, found in gains.items() if arm.startswith("smf") for gain in found]
+    assert max(memories) < 11
