@@ -16,6 +16,8 @@ NAMES = (
     "saved_size",
     "rows_read",
     "scoring_vs_hflm",
+    "on_device",
+    "on_device_cuda",  # the same on a GPU
 )
 
 
@@ -31,7 +33,7 @@ def read_benchmark(results: Path, name: str) -> Benchmark | None:
         return None
     try:
         record = json.loads(file.read_text())
-        whole = record["benchmark"] == name and not record["small"]
+        whole = record["benchmark"] == name.removesuffix("_cuda") and not record["small"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file} is not a benchmark's record: {error!r}; remove it") from error
     if not whole:

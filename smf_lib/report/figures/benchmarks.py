@@ -21,7 +21,8 @@ class NotOnRecord:
     """Stands where a figure of a benchmark would; in a notebook it is one line."""
 
     def __init__(self, name: str):
-        self.line = f"not on record: run python -m benchmarks.{name} --record"
+        module, device = name.removesuffix("_cuda"), " --device cuda" * name.endswith("_cuda")
+        self.line = f"not on record: run python -m benchmarks.{module}{device} --record"
 
     def __repr__(self) -> str:
         return self.line
@@ -34,10 +35,9 @@ def benchmark(results: str | Path, name: str) -> Figure | NotOnRecord:
 
 
 def _machine(record: Benchmark) -> str:
-    precision = record["settings"].get("precision")
-    return f"{record['hardware']['cpu']}, {record['threads']} threads" + (
-        f", {precision}" if precision else ""
-    )
+    precision, device = record["settings"].get("precision"), record.get("device", "cpu")
+    processor = f"{record['hardware']['cpu']}, {record['threads']} threads"
+    return (processor if device == "cpu" else device) + (f", {precision}" if precision else "")
 
 
 def _log_axes(ax: Axes, x_words: Callable[[float], str], y_words: Callable[[float], str]) -> None:
@@ -316,7 +316,76 @@ def scoring_against_harness(record: Benchmark) -> Figure:
     return Figure(figure, caption, f"Bars of time; {'; '.join(said)}. {caption}")
 
 
+STEPS = {
+    "floor": ("frozen, gradient down to the memory", GREY),
+    "ln_tuning": ("layer-norm tuning", COLOURS["ln-tuning"]),
+    "smf": ("sparse memory", SMF),
+    "lora": ("LoRA r 16", COLOURS["lora"]),
+    "full": ("full finetuning", OTHER),
+}
+LAYERS = {
+    "rows_copied": ("every row copied as often as read", GREY),
+    "read": ("read: embedding bag", SMF),
+    "read_by_kernel": ("read: kernel", SMF),
+    "read_by_csr": ("read: torch.sparse CSR", OTHER),
+    "smf": ("step: sparse memory", SMF),
+    "smf_plain": ("step: without kernels", SMF),
+    "sparse_adam": ("step: SparseAdam", OTHER),
+}
+
+
+@styled
+def engine_beside_bounds(record: Benchmark) -> Figure:
+    """Time of a step beside other methods and the floor, of a layer beside torch's own ways."""
+    step, layer, settings = (
+        record["results"]["step"],
+        record["results"]["layer"],
+        record["settings"],
+    )
+    few, many = settings["rows"]
+    panels = [(f"a step, {settings['sequences']} x {settings['length']} tokens", step, "", STEPS)]
+    panels += [
+        (f"the layer alone, {count(rows)} rows", layer, f", {rows} rows", LAYERS)
+        for rows in (few, many)
+    ]
+    figure = new_figure(7.2)
+    grid = figure.subplots(3, 1, height_ratios=[len(STEPS), len(LAYERS) - 2, len(LAYERS) - 2])
+    said = []
+    for ax, (title, found, size_of, names) in zip(grid, panels, strict=True):
+        seconds = found["median_seconds"]
+        shown = [name for name in names if f"{name}{size_of}" in seconds]
+        for row, name in enumerate(shown):
+            label, colour = names[name]
+            ax.barh(row, seconds[f"{name}{size_of}"], height=0.62, color=colour)
+            beside(ax, (seconds[f"{name}{size_of}"], row), duration(seconds[f"{name}{size_of}"]))
+            said.append(f"{title}, {label}: {duration(seconds[f'{name}{size_of}'])}")
+        ax.set_title(title)
+        ax.set_xlim(0, 1.25 * max(seconds.values()))
+        ax.set_yticks(range(len(shown)), [names[name][0] for name in shown])
+        ax.set_ylim(len(shown) - 0.4, -0.6)
+        ax.set_xticks([])
+        ax.spines.bottom.set_visible(False)
+        ax.tick_params(axis="y", length=0)
+    against = listed(
+        f"{ratio['median']:.2f} of {STEPS[name][0]}" for name, ratio in step["smf_against"].items()
+    )
+    grown, sparse_adam, copied = (
+        layer[name]["median"]
+        for name in ("smf_growth", "smf_against_sparse_adam", "smf_against_rows_copied")
+    )
+    caption = (
+        f"The engine beside its bounds ({_machine(record)}; medians of steps taken in turn, random "
+        f"weights). A step of sparse memory takes, as a ratio of times, {against}. The layer "
+        f"alone, at {count(many)} rows, takes {grown:.2f} times what it takes at {count(few)}, "
+        f"{sparse_adam:.2f} of SparseAdam and {copied:.1f} times as long as a copy of every row as "
+        "often as it is read."
+    )
+    return Figure(figure, caption, f"Bars of time; {'; '.join(said)}.")
+
+
 DRAWN = {
+    "on_device": engine_beside_bounds,
+    "on_device_cuda": engine_beside_bounds,
     "step_vs_table": step_against_rows,
     "step_vs_methods": step_of_methods,
     "layer_vs_pkm": layer_against_package,
