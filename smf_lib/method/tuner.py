@@ -29,7 +29,7 @@ from .row_adam import step_rows_after_other_optimizers
 from .rules import get_rule
 from .sites import MLPSite, decoder_layers, default_layers, find_mlps
 from .step_callers import watch_step_callers
-from .text_part import check_length, known_positions, text_part
+from .text_part import known_positions, text_part
 from .touched import filled
 
 
@@ -92,12 +92,12 @@ class SparseMemoryModel(BaseTuner):
             replace(site, entry=within + site.entry, exit=within + site.exit)
             for site in find_mlps(text, peft_config.layers)
         ]
-        self.hidden_size, self.positions = text.config.hidden_size, known_positions(text)
+        self.hidden_size = text.config.hidden_size
         self.sites: dict[str, MLPSite] = {site.exit: site for site in sites}
         peft_config.target_modules = sorted(self.sites)
         _refuse_saved_mlps(peft_config.modules_to_save or [], sites)
         if "padding" not in self.__dict__:
-            self.padding = PaddingMask()
+            self.padding = PaddingMask(positions=known_positions(text))
             decoder = text.get_submodule(prefix.rpartition(".")[0])
             self.padding_hooks = (
                 decoder.register_forward_pre_hook(self.padding, with_kwargs=True),
@@ -202,11 +202,10 @@ class SparseMemoryModel(BaseTuner):
         """The model's own forward; PEFT does not show its inputs to the method above.
 
         Raises:
-            ValueError: more rows than `adapter_names`, or longer ones than the model can read.
+            ValueError: more or fewer rows than `adapter_names`.
         """
         if self.row_adapters is not None:
             check_rows(self.row_adapters, args, kwargs)
-        check_length(self.positions, args, kwargs)
         return super().forward(*args, **kwargs)
 
     @classmethod
