@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import MutableMapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -144,6 +144,14 @@ class MemoryMLP(nn.Module, BaseTunerLayer):
             if scope == "values" and name in self.smf_scale:
                 self.smf_scale[name].requires_grad_(False)
 
+    def set_deepspeed_parallelism(self, *args: Any, **kwargs: Any) -> None:
+        """Refused: DeepSpeed calls this of each module that has it when it takes a model.
+
+        Raises:
+            ValueError: always.
+        """
+        refuse_deepspeed()
+
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Refused: what a memory adds depends on the input.
 
@@ -162,6 +170,19 @@ class MemoryMLP(nn.Module, BaseTunerLayer):
             ValueError: always.
         """
         raise ValueError("a memory is never merged, so there is nothing to unmerge")
+
+
+def refuse_deepspeed() -> NoReturn:
+    """Refuse DeepSpeed at any of its stages.
+
+    Raises:
+        ValueError: always.
+    """
+    raise ValueError(
+        "DeepSpeed, at any ZeRO stage, cannot train a memory: it flattens parameters and their "
+        "gradients, and a table has no gradient; use data parallelism (torchrun, accelerate), or "
+        "share the base model out with smf_lib.shard_base (FSDP2)"
+    )
 
 
 def _first(output: Tensor | tuple[Any, ...]) -> tuple[Tensor, tuple[Any, ...]]:

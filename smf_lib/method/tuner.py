@@ -60,6 +60,7 @@ class SparseMemoryModel(BaseTuner):
         twins = [n for n, c in self.peft_config.items() if c is config and n != adapter_name]
         self.peft_config[adapter_name] = copy.deepcopy(config)
         super().inject_adapter(model, adapter_name, *args, **kwargs)
+        _keep_from_ddp(model)
         for twin in twins:
             self._copy_scales(twin, adapter_name)
 
@@ -229,6 +230,7 @@ class SparseMemoryModel(BaseTuner):
         """Give back the base model as it was before any memory was inserted."""
         layers = [module for module in self.model.modules() if isinstance(module, MemoryMLP)]
         model = super().unload()
+        _keep_from_ddp(model)
         for hook in self.padding_hooks:
             hook.remove()
         for layer in layers:
@@ -248,30 +250,26 @@ class SparseMemoryModel(BaseTuner):
             "join row patches of one memory with smf_lib.compose"
         )
 
-    def set_deepspeed_parallelism(self, *args: Any, **kwargs: Any) -> None:
-        """Refused: DeepSpeed calls this of each module that has it when it takes a model.
-
-        Raises:
-            ValueError: always.
-        """
-        from .distributed import refuse_deepspeed  # which takes a while to import
-
-        refuse_deepspeed()
-
     @property
     def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
-        """What DistributedDataParallel must not synchronise: the tables, which `row_adam` handles.
+        """What DDP must not synchronise, by the names that it has in PEFT's wrapper."""
+        return [f"base_model.model.{name}" for name in self.model._ddp_params_and_buffers_to_ignore]
 
-        DDP reads this attribute of a module; torch has no public way to say it.
-        """
-        names = []
-        for name, module in self.model.named_modules():
-            if isinstance(module, ProductKeyMemory):
-                own = [n for n, _ in module.named_buffers(recurse=False)]
-                if module.rule is not None:
-                    own.append("values")
-                names += [f"base_model.model.{name}.{n}" for n in own]
-        return names
+
+def _keep_from_ddp(model: nn.Module) -> None:
+    """Say what DistributedDataParallel must not synchronise: the tables, which `row_adam` handles.
+
+    DDP reads this attribute of the module that it is given; torch has no public way to say it.
+    """
+    said = getattr(model, "_ddp_params_and_buffers_to_ignore", ())
+    names = [name for name in said if ".smf_memory." not in name]
+    for name, module in model.named_modules():
+        if isinstance(module, ProductKeyMemory):
+            own = [n for n, _ in module.named_buffers(recurse=False)]
+            if module.rule is not None:
+                own.append("values")
+            names += [f"{name}.{n}" for n in own]
+    model._ddp_params_and_buffers_to_ignore = names  # type: ignore[assignment]
 
 
 def _refuse_saved_mlps(names: Sequence[str], sites: list[MLPSite]) -> None:
