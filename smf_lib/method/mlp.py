@@ -10,6 +10,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from .adapters import in_rows
 from .config import SparseMemoryConfig
 from .layer import ProductKeyMemory
 
@@ -102,10 +103,7 @@ class MemoryMLP(nn.Module, BaseTunerLayer):
     def _mixed(
         self, names: Sequence[str], mlp_input: Tensor, x: Tensor, *args: Any, **kwargs: Any
     ) -> Any:
-        """The output where each row of the batch has the adapter that `names` says.
-
-        Beams and flattened tokens make of one row several, which follow one another.
-        """
+        """The output where each row of the batch has the adapter that `names` says."""
         output, rest = _first(self.base_layer(x, *args, **kwargs))
         for name in sorted(set(names) & set(self.smf_memory)):
             read = self.smf_memory[name](mlp_input)
@@ -114,9 +112,7 @@ class MemoryMLP(nn.Module, BaseTunerLayer):
             else:
                 self._check_replaced(args, kwargs)
                 changed = read
-            own = torch.tensor([row == name for row in names], device=output.device)
-            own = own.repeat_interleave(len(output) // len(names))
-            output = torch.where(own.view(-1, *[1] * (output.dim() - 1)), changed, output)
+            output = in_rows(names, name, changed, output)
         return (output, *rest) if rest else output
 
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:

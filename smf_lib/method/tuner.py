@@ -18,7 +18,9 @@ from .adapters import (
     check_adapter_state,
     check_row_adapters,
     check_rows,
+    refuse_other_tuners,
     saved_beside,
+    saved_in_rows,
 )
 from .config import SparseMemoryConfig
 from .layer import ProductKeyMemory, new_memory
@@ -184,16 +186,20 @@ class SparseMemoryModel(BaseTuner):
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
         """PEFT's way to say `adapter_names`, an adapter for each row, for one call of the model."""
         names = kwargs.pop("adapter_names", None)
+        if names is None:
+            yield
+            return
         layers = [module for module in self.model.modules() if isinstance(module, MemoryMLP)]
-        if names is not None:
-            known = {name for layer in layers for name in layer.smf_memory}
-            check_row_adapters(names, known, self.training)
-            check_rows(names, args, kwargs)
+        known = {name for layer in layers for name in layer.smf_memory}
+        check_row_adapters(names, known, self.training)
+        check_rows(names, args, kwargs)
+        refuse_other_tuners(names, self.model)
         self.row_adapters = names
         for layer in layers:
             layer.row_adapters = names
         try:
-            yield
+            with saved_in_rows(names, self.model):
+                yield
         finally:
             self.row_adapters = None
             for layer in layers:
