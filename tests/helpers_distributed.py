@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from transformers import Trainer, TrainingArguments
 
-from smf_lib import SparseMemoryCallback, TrainingState, shard_base
+from smf_lib import SparseMemoryCallback, TrainingState, collect_background, shard_base
 from smf_lib.method.distributed import memory_parameters
 
 STEPS, BATCH, LENGTH = 3, 8, 9
@@ -30,9 +30,17 @@ def padded_batch(step: int) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": mask, "labels": ids.masked_fill(mask == 0, -100)}
 
 
-def train_plain(processes: int, rank: int) -> tuple[nn.Module, int]:
+def unwrapped_model() -> nn.Module:
+    """The model of `memory_model(rule="kl")` without PEFT's wrapper, by transformers' own way."""
+    model = tiny_model()
+    model.add_adapter(memory_config(rule="kl"))
+    collect_background(model, tokens(6, 12, seed=99).tolist())
+    return model
+
+
+def train_plain(processes: int, rank: int, wrapped: bool = True) -> tuple[nn.Module, int]:
     """A loop of one's own. Returns the model and the bytes that DDP exchanges in a step."""
-    model = memory_model(rule="kl")
+    model = memory_model(rule="kl") if wrapped else unwrapped_model()
     parallel, exchanged = model, [0]
     if processes > 1:
         parallel = DistributedDataParallel(model)
@@ -168,6 +176,7 @@ def worker(rank: int, processes: int, folder: Path) -> None:
         timeout=timedelta(minutes=4),
     )
     plain, exchanged = train_plain(processes, rank)
+    unwrapped, of_unwrapped = train_plain(processes, rank, wrapped=False)
     trainer, log = train_trainer(processes, folder)
     sharded = train_sharded(processes, rank, folder)
     by_trainer, _ = train_trainer(processes, folder, sharded=True)
@@ -175,7 +184,8 @@ def worker(rank: int, processes: int, folder: Path) -> None:
     found = {
         "plain": result(plain),
         "trainer": result(trainer),
-        "exchanged": exchanged,
+        "unwrapped": result(unwrapped),
+        "exchanged": [exchanged, of_unwrapped],
         "log": log,
         "sharded": [(result(model), scales(model)) for model in sharded],
         "sharded trainer": result(by_trainer),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import AuxiliaryTrainingWrapper
+from peft.utils import AuxiliaryTrainingWrapper, ModulesToSaveWrapper, TrainableTokensWrapper
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -47,9 +50,14 @@ def check_adapter_is_free(name: str, model: nn.Module) -> None:
 
 def _adapters(layer: BaseTunerLayer) -> set[str]:
     """The names of all adapters of a tuner's layer, active or not."""
+    return _held(layer) | set(layer.active_adapters)
+
+
+def _held(layer: BaseTunerLayer) -> set[str]:
+    """The names of the adapters that a tuner's layer has weights of."""
     parts = [getattr(layer, part, None) for part in layer.adapter_layer_names]
     held = (part for part in parts if isinstance(part, (nn.ModuleDict, nn.ParameterDict)))
-    return {name for part in held for name in part} | set(layer.active_adapters)
+    return {name for part in held for name in part}
 
 
 def _parts(model: nn.Module) -> set[str]:
@@ -218,3 +226,87 @@ def check_rows(names: Sequence[str], args: tuple, kwargs: dict) -> None:
         raise ValueError(
             f"adapter_names={list(names)} are {len(names)} names for {rows} rows; give one for each"
         )
+
+
+def refuse_other_tuners(names: Sequence[str], model: nn.Module) -> None:
+    """Refuse `adapter_names` where they would not say all that is done to a row.
+
+    Args:
+        names: an adapter's name, or `__base__`, for each row of a batch.
+        model: the model with memories, and perhaps with layers of other tuners.
+
+    Raises:
+        ValueError: another tuner's adapter is active; or `modules_to_save` has a module with
+            others in it, which may do more than map each row for itself (it may fill a cache).
+    """
+    of_tokens = {m.token_adapter for m in model.modules() if isinstance(m, TrainableTokensWrapper)}
+    for place, module in model.named_modules():
+        if isinstance(module, ModulesToSaveWrapper) and [*module.original_module.children()]:
+            raise ValueError(
+                f"adapter_names={list(names)} cannot be kept apart in {place}, a whole "
+                f"{type(module.original_module).__name__} of modules_to_save; call the model once "
+                "for each adapter, after set_adapter(name) and without adapter_names"
+            )
+        other = isinstance(module, BaseTunerLayer) and not hasattr(module, "smf_memory")
+        if not other or module in of_tokens or module.disable_adapters:
+            continue
+        active = {*module.active_adapters} & _held(module) | {*module.merged_adapters}
+        if active:
+            raise ValueError(
+                f"adapter_names={list(names)} cannot be kept apart from {', '.join(active)} of "
+                f"{type(module).__module__.split('.')[-2]} at {place}, which is active for all "
+                "rows; call the model once for each adapter, after set_adapter(name) and without "
+                "adapter_names"
+            )
+
+
+@contextmanager
+def saved_in_rows(names: Sequence[str], model: nn.Module) -> Iterator[None]:
+    """Give each row what is trained whole beside its own adapter: a head, embeddings, tokens.
+
+    PEFT's own way (an argument `adapter_names` of these modules) fails where one of the adapters
+    has no such module, and splits the first argument of a module but no other.
+
+    Args:
+        names: an adapter's name, or `__base__`, for each row of a batch.
+        model: the model, for as long as the context lasts.
+    """
+    hook = partial(_saved_in_rows, names)
+    wrappers = [m for m in model.modules() if isinstance(m, AuxiliaryTrainingWrapper)]
+    handles = [m.register_forward_hook(hook, with_kwargs=True) for m in wrappers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _saved_in_rows(
+    names: Sequence[str], wrapper: Any, args: tuple, kwargs: dict, _: Tensor
+) -> Tensor:
+    """A forward hook: what a wrapped module puts out, in place of the active adapter's output."""
+    output = wrapper.original_module(*args, **kwargs)
+    if isinstance(wrapper, TrainableTokensWrapper):
+        tokens = wrapper.token_adapter
+        for name in sorted({*names} & {*tokens.trainable_tokens_delta}):
+            output = in_rows(names, name, tokens.forward_adapters(args[0], [name]), output)
+    else:
+        for name in sorted({*names} & {*wrapper.modules_to_save}):
+            changed = wrapper.modules_to_save[name](*args, **kwargs)
+            output = in_rows(names, name, changed, output)
+    return output
+
+
+def in_rows(names: Sequence[str], name: str, changed: Tensor, output: Tensor) -> Tensor:
+    """`changed` in the rows that are `name`'s, `output` in the others.
+
+    Args:
+        names: an adapter's name for each row of a batch.
+        name: one of them.
+        changed: (rows, ...), the output with this adapter. Beams and flattened tokens make of one
+            row several, which follow one another; a single one (of positions) stands for all.
+        output: the same without it.
+    """
+    own = torch.tensor([row == name for row in names], device=output.device)
+    own = own.repeat_interleave(max(len(output) // len(names), 1))
+    return torch.where(own.view(-1, *[1] * (output.dim() - 1)), changed, output)

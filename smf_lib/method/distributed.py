@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -22,7 +22,7 @@ from torch.distributed.fsdp import fully_shard
 
 from .arguments import MODEL, check_kind
 from .layer import ProductKeyMemory, memory_of
-from .mlp import MemoryMLP
+from .mlp import MemoryMLP, refuse_deepspeed
 from .sites import decoder_layers
 from .text_part import text_part
 
@@ -143,22 +143,6 @@ def _mean_gradient(parameter: Tensor) -> None:
     if parameter.grad is not None:
         dist.all_reduce(parameter.grad)
         parameter.grad /= dist.get_world_size()
-
-
-# ------------------------------------------------------------------ DeepSpeed
-
-
-def refuse_deepspeed() -> NoReturn:
-    """Refuse DeepSpeed at any of its stages.
-
-    Raises:
-        ValueError: always.
-    """
-    raise ValueError(
-        "DeepSpeed, at any ZeRO stage, cannot train a memory: it flattens parameters and their "
-        "gradients, and a table has no gradient; use data parallelism (torchrun, accelerate), or "
-        "share the base model out with smf_lib.shard_base (FSDP2)"
-    )
 
 
 # ------------------------------------------------------------------ distributed checkpoints

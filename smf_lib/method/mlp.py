@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import MutableMapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from .adapters import in_rows
 from .config import SparseMemoryConfig
 from .layer import ProductKeyMemory
 
@@ -102,10 +103,7 @@ class MemoryMLP(nn.Module, BaseTunerLayer):
     def _mixed(
         self, names: Sequence[str], mlp_input: Tensor, x: Tensor, *args: Any, **kwargs: Any
     ) -> Any:
-        """The output where each row of the batch has the adapter that `names` says.
-
-        Beams and flattened tokens make of one row several, which follow one another.
-        """
+        """The output where each row of the batch has the adapter that `names` says."""
         output, rest = _first(self.base_layer(x, *args, **kwargs))
         for name in sorted(set(names) & set(self.smf_memory)):
             read = self.smf_memory[name](mlp_input)
@@ -114,9 +112,7 @@ class MemoryMLP(nn.Module, BaseTunerLayer):
             else:
                 self._check_replaced(args, kwargs)
                 changed = read
-            own = torch.tensor([row == name for row in names], device=output.device)
-            own = own.repeat_interleave(len(output) // len(names))
-            output = torch.where(own.view(-1, *[1] * (output.dim() - 1)), changed, output)
+            output = in_rows(names, name, changed, output)
         return (output, *rest) if rest else output
 
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
@@ -144,6 +140,14 @@ class MemoryMLP(nn.Module, BaseTunerLayer):
             if scope == "values" and name in self.smf_scale:
                 self.smf_scale[name].requires_grad_(False)
 
+    def set_deepspeed_parallelism(self, *args: Any, **kwargs: Any) -> None:
+        """Refused: DeepSpeed calls this of each module that has it when it takes a model.
+
+        Raises:
+            ValueError: always.
+        """
+        refuse_deepspeed()
+
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Refused: what a memory adds depends on the input.
 
@@ -162,6 +166,19 @@ class MemoryMLP(nn.Module, BaseTunerLayer):
             ValueError: always.
         """
         raise ValueError("a memory is never merged, so there is nothing to unmerge")
+
+
+def refuse_deepspeed() -> NoReturn:
+    """Refuse DeepSpeed at any of its stages.
+
+    Raises:
+        ValueError: always.
+    """
+    raise ValueError(
+        "DeepSpeed, at any ZeRO stage, cannot train a memory: it flattens parameters and their "
+        "gradients, and a table has no gradient; use data parallelism (torchrun, accelerate), or "
+        "share the base model out with smf_lib.shard_base (FSDP2)"
+    )
 
 
 def _first(output: Tensor | tuple[Any, ...]) -> tuple[Tensor, tuple[Any, ...]]:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .text_part import check_length
+
 MASK = "smf_mask"
 
 
@@ -16,7 +18,8 @@ MASK = "smf_mask"
 class PaddingMask:
     """Which tokens of a forward pass are real. Shared by all memories of a model.
 
-    It is itself the forward pre-hook of the decoder, which sees the attention mask of every pass.
+    It is itself the forward pre-hook of the decoder, which sees the attention mask of every pass,
+    whoever calls the model; so it also refuses what the decoder cannot do.
 
     Reentrant gradient checkpointing runs a layer without gradients first, and again in the
     backward pass, when the decoder may long have run on other tokens. So the mask is also left
@@ -28,17 +31,32 @@ class PaddingMask:
         trains: whether that pass runs with gradients.
         repeats: whether a memory in it ran without, and so will run again.
         repeated: whether any pass so far was such a one.
+        positions: how many positions the decoder has learned, or None, see `known_positions`.
     """
 
     mask: Tensor | None = None
     trains: bool = False
     repeats: bool = False
     repeated: bool = False
+    positions: int | None = None
 
     def __call__(self, decoder: nn.Module, args: tuple, kwargs: dict) -> None:
-        """Note the mask of a forward pass that begins."""
-        given = inspect.signature(decoder.forward).bind_partial(*args, **kwargs).arguments
-        self.mask = token_mask(given.get("attention_mask", kwargs.get("attention_mask")))
+        """Note the mask of a forward pass that begins.
+
+        Raises:
+            ValueError: the mask is of a kind that says nothing (see `token_mask`); the text is
+                longer than the decoder can read (see `check_length`); or there are
+                `adapter_names`, which only PEFT's wrapper follows, and then keeps to itself.
+        """
+        bound = inspect.signature(decoder.forward).bind_partial(*args, **kwargs).arguments
+        given = kwargs | bound
+        if given.get("adapter_names") is not None:
+            raise ValueError(
+                f"adapter_names={given['adapter_names']!r} needs PEFT's wrapper, without which it "
+                "is passed over; use peft.get_peft_model(model, SparseMemoryConfig(...))"
+            )
+        check_length(self.positions, given)
+        self.mask = token_mask(given.get("attention_mask"))
         self.trains, self.repeats = torch.is_grad_enabled(), False
 
     def after(self, decoder: nn.Module, args: tuple, output: Any) -> None:

@@ -18,7 +18,9 @@ from .adapters import (
     check_adapter_state,
     check_row_adapters,
     check_rows,
+    refuse_other_tuners,
     saved_beside,
+    saved_in_rows,
 )
 from .config import SparseMemoryConfig
 from .layer import ProductKeyMemory, new_memory
@@ -29,7 +31,7 @@ from .row_adam import step_rows_after_other_optimizers
 from .rules import get_rule
 from .sites import MLPSite, decoder_layers, default_layers, find_mlps
 from .step_callers import watch_step_callers
-from .text_part import check_length, known_positions, text_part
+from .text_part import known_positions, text_part
 from .touched import filled
 
 
@@ -60,6 +62,7 @@ class SparseMemoryModel(BaseTuner):
         twins = [n for n, c in self.peft_config.items() if c is config and n != adapter_name]
         self.peft_config[adapter_name] = copy.deepcopy(config)
         super().inject_adapter(model, adapter_name, *args, **kwargs)
+        _keep_from_ddp(model)
         for twin in twins:
             self._copy_scales(twin, adapter_name)
 
@@ -92,12 +95,12 @@ class SparseMemoryModel(BaseTuner):
             replace(site, entry=within + site.entry, exit=within + site.exit)
             for site in find_mlps(text, peft_config.layers)
         ]
-        self.hidden_size, self.positions = text.config.hidden_size, known_positions(text)
+        self.hidden_size = text.config.hidden_size
         self.sites: dict[str, MLPSite] = {site.exit: site for site in sites}
         peft_config.target_modules = sorted(self.sites)
         _refuse_saved_mlps(peft_config.modules_to_save or [], sites)
         if "padding" not in self.__dict__:
-            self.padding = PaddingMask()
+            self.padding = PaddingMask(positions=known_positions(text))
             decoder = text.get_submodule(prefix.rpartition(".")[0])
             self.padding_hooks = (
                 decoder.register_forward_pre_hook(self.padding, with_kwargs=True),
@@ -183,16 +186,20 @@ class SparseMemoryModel(BaseTuner):
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
         """PEFT's way to say `adapter_names`, an adapter for each row, for one call of the model."""
         names = kwargs.pop("adapter_names", None)
+        if names is None:
+            yield
+            return
         layers = [module for module in self.model.modules() if isinstance(module, MemoryMLP)]
-        if names is not None:
-            known = {name for layer in layers for name in layer.smf_memory}
-            check_row_adapters(names, known, self.training)
-            check_rows(names, args, kwargs)
+        known = {name for layer in layers for name in layer.smf_memory}
+        check_row_adapters(names, known, self.training)
+        check_rows(names, args, kwargs)
+        refuse_other_tuners(names, self.model)
         self.row_adapters = names
         for layer in layers:
             layer.row_adapters = names
         try:
-            yield
+            with saved_in_rows(names, self.model):
+                yield
         finally:
             self.row_adapters = None
             for layer in layers:
@@ -202,11 +209,10 @@ class SparseMemoryModel(BaseTuner):
         """The model's own forward; PEFT does not show its inputs to the method above.
 
         Raises:
-            ValueError: more rows than `adapter_names`, or longer ones than the model can read.
+            ValueError: more or fewer rows than `adapter_names`.
         """
         if self.row_adapters is not None:
             check_rows(self.row_adapters, args, kwargs)
-        check_length(self.positions, args, kwargs)
         return super().forward(*args, **kwargs)
 
     @classmethod
@@ -230,6 +236,7 @@ class SparseMemoryModel(BaseTuner):
         """Give back the base model as it was before any memory was inserted."""
         layers = [module for module in self.model.modules() if isinstance(module, MemoryMLP)]
         model = super().unload()
+        _keep_from_ddp(model)
         for hook in self.padding_hooks:
             hook.remove()
         for layer in layers:
@@ -249,30 +256,26 @@ class SparseMemoryModel(BaseTuner):
             "join row patches of one memory with smf_lib.compose"
         )
 
-    def set_deepspeed_parallelism(self, *args: Any, **kwargs: Any) -> None:
-        """Refused: DeepSpeed calls this of each module that has it when it takes a model.
-
-        Raises:
-            ValueError: always.
-        """
-        from .distributed import refuse_deepspeed  # which takes a while to import
-
-        refuse_deepspeed()
-
     @property
     def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
-        """What DistributedDataParallel must not synchronise: the tables, which `row_adam` handles.
+        """What DDP must not synchronise, by the names that it has in PEFT's wrapper."""
+        return [f"base_model.model.{name}" for name in self.model._ddp_params_and_buffers_to_ignore]
 
-        DDP reads this attribute of a module; torch has no public way to say it.
-        """
-        names = []
-        for name, module in self.model.named_modules():
-            if isinstance(module, ProductKeyMemory):
-                own = [n for n, _ in module.named_buffers(recurse=False)]
-                if module.rule is not None:
-                    own.append("values")
-                names += [f"base_model.model.{name}.{n}" for n in own]
-        return names
+
+def _keep_from_ddp(model: nn.Module) -> None:
+    """Say what DistributedDataParallel must not synchronise: the tables, which `row_adam` handles.
+
+    DDP reads this attribute of the module that it is given; torch has no public way to say it.
+    """
+    said = getattr(model, "_ddp_params_and_buffers_to_ignore", ())
+    names = [name for name in said if ".smf_memory." not in name]
+    for name, module in model.named_modules():
+        if isinstance(module, ProductKeyMemory):
+            own = [n for n, _ in module.named_buffers(recurse=False)]
+            if module.rule is not None:
+                own.append("values")
+            names += [f"{name}.{n}" for n in own]
+    model._ddp_params_and_buffers_to_ignore = names  # type: ignore[assignment]
 
 
 def _refuse_saved_mlps(names: Sequence[str], sites: list[MLPSite]) -> None:

@@ -140,16 +140,114 @@ def test_a_reference_made_as_trl_makes_it_begins_where_the_adapter_is():
     assert set(scales.values()) == {0.5}
 
 
-@pytest.mark.parametrize("architecture", ["GPT2", "OPT"])
-def test_texts_longer_than_learned_positions_are_refused(architecture):
-    model = memory_model(architecture)
+_PLAIN = {"hidden_size": 32, "max_position_embeddings": 64}
+LEARNED = {  # architectures that learn their positions
+    "GPT2": {},
+    "OPT": {},
+    "GPTNeo": _PLAIN
+    | {"num_layers": 4, "num_heads": 4, "attention_types": [[["global", "local"], 2]]},
+    "BioGpt": _PLAIN | {"num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 48},
+    "GPTBigCode": ARCHITECTURES["GPT2"],
+    "OpenAIGPT": ARCHITECTURES["GPT2"],
+}
+learned = pytest.mark.parametrize("architecture", LEARNED)
+WRITE = {"do_sample": False, "pad_token_id": 0}
+
+
+def by_peft(model):
+    return memory_model(model=model)
+
+
+def by_transformers(model):
+    """Without PEFT's wrapper: only what is in the model itself can refuse anything."""
+    model.add_adapter(memory_config())
+    return model
+
+
+insertions = pytest.mark.parametrize("insert", [by_peft, by_transformers])
+
+
+def write(model, length, total, **settings):
+    """A text of `total` tokens that begins with `length` given ones."""
+    ends = {"max_length": total, "min_length": total, "eos_token_id": None}
+    return model.generate(input_ids=tokens(1, length), **ends, **settings)
+
+
+def too_long(length, before=0):
+    cached = f" after {before} in the cache" if before else ""
+    return pytest.raises(
+        ValueError,
+        match=f"has {length} tokens a row{cached}, .* learned 64 positions; .*max_length=64",
+    )
+
+
+@learned
+@insertions
+def test_texts_longer_than_learned_positions_are_refused(insert, architecture):
+    model = insert(tiny_model(architecture, **LEARNED[architecture]))
     model(input_ids=tokens(1, 64))
     embeds = torch.zeros(1, 65, 32)
     for inputs in ({"input_ids": tokens(1, 65)}, {"inputs_embeds": embeds}):
-        with pytest.raises(
-            ValueError, match="65 tokens a row.*learned 64 positions.*max_length=64"
-        ):
+        with too_long(65):
             model(**inputs)
+    with too_long(65):
+        model.generate(input_ids=tokens(1, 65), max_new_tokens=1, **WRITE)
+
+
+@learned
+@insertions
+def test_text_that_is_written_up_to_learned_positions_and_past_them(insert, architecture):
+    """The last token that is written is not read."""
+    model = insert(tiny_model(architecture, **LEARNED[architecture]))
+    cached = architecture != "OpenAIGPT"
+    for length, num_beams, use_cache in ((64, 1, True), (62, 2, True), (62, 1, False)):
+        settings = WRITE | {"num_beams": num_beams, "use_cache": use_cache and cached}
+
+        assert write(model, length, 65, **settings).shape == (1, 65)
+        with too_long(1, 64) if settings["use_cache"] else too_long(65):
+            write(model, length, 66, **settings)
+
+
+@pytest.mark.parametrize("architecture", ["GPT2", "OPT"])
+def test_a_cache_of_fixed_size_is_counted_too(architecture):
+    model = by_peft(tiny_model(architecture))
+    settings = WRITE | {"cache_implementation": "static"}
+    assert write(model, 60, 65, **settings).shape == (1, 65)
+    with too_long(1, 64):
+        write(model, 60, 66, **settings)
+
+
+@pytest.mark.parametrize("architecture", ["GPT2", "OPT"])
+@insertions
+def test_padding_takes_no_learned_position(insert, architecture):
+    """Of 70 columns at most 60 are text; the model itself counts those, and the memory too."""
+    base, model = (tiny_model(architecture) for _ in range(2))
+    model = insert(model)
+    mask = (torch.arange(70) >= torch.tensor([10, 30])[:, None]).long()
+    inputs = {"input_ids": tokens(2, 70), "attention_mask": mask, "max_new_tokens": 4}
+    written = model.generate(**inputs, min_new_tokens=4, **WRITE)
+    assert torch.equal(written, base.generate(**inputs, min_new_tokens=4, **WRITE))
+    inputs["max_new_tokens"] = 6
+    with too_long(1, 74):
+        model.generate(**inputs, min_new_tokens=6, **WRITE)
+
+
+@pytest.mark.parametrize("settings", [{"modules_to_save": ["wpe"]}, {"target_modules": ["wpe"]}])
+def test_positions_that_are_trained_too_are_still_counted(settings):
+    """PEFT has put a module of its own in their place before the memory comes."""
+    lora = LoraConfig(**{"target_modules": ["c_attn"], "fan_in_fan_out": True} | settings)
+    model = memory_model(
+        model=get_peft_model(tiny_model("GPT2"), lora, "low_rank").base_model.model
+    )
+    with too_long(65):
+        model(input_ids=tokens(1, 65))
+
+
+@pytest.mark.parametrize("architecture", ["Llama", "GPT2", "OPT"])
+def test_adapter_names_are_refused_where_nothing_would_follow_them(architecture):
+    model = by_transformers(tiny_model(architecture))
+    with pytest.raises(ValueError, match="adapter_names=.*'__base__'.*peft.get_peft_model"):
+        model(input_ids=IDS, adapter_names=["__base__"] * 3)
 
 
 def test_texts_may_be_longer_where_positions_are_computed():

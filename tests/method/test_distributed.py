@@ -18,9 +18,11 @@ from helpers_distributed import (
     train_trainer,
     worker,
 )
-from helpers_models import memory_model, tables, tiny_model, tokens, train_step
+from helpers_models import memory_config, memory_model, tables, tiny_model, tokens, train_step
 from peft import PeftModel
+from torch import nn
 from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
 
 from smf_lib import RowSGD, TrainingState, shard_base
 
@@ -58,10 +60,11 @@ def test_two_processes_equal_one_and_do_not_exchange_the_tables(ranks, folder):
     first, second = ranks
     by_trainer, log = train_trainer(1, folder)
     assert_same(result(train_plain(1, 0)[0]), first["plain"], second["plain"])
+    assert_same(result(train_plain(1, 0)[0]), first["unwrapped"], second["unwrapped"])
     assert_same(result(by_trainer), first["trainer"], second["trainer"])
     assert_same(result(by_trainer), first["sharded trainer"], second["sharded trainer"])
     anchors = 4 * 2  # one float32 in each of two memories
-    assert first["exchanged"] == second["exchanged"] == anchors
+    assert first["exchanged"] == second["exchanged"] == [anchors, anchors]
     assert first["log"] == second["log"]
     for whole, half in zip(log, first["log"], strict=True):
         assert whole.keys() == half.keys() and whole == pytest.approx(half, rel=1e-3)
@@ -121,6 +124,13 @@ def test_a_state_without_moments_goes_on_with_the_same_draws():
         assert torch.equal(one.values, other.values)
 
 
+def by_transformers():
+    """A memory without PEFT's wrapper."""
+    model = tiny_model()
+    model.add_adapter(memory_config())
+    return model
+
+
 class Engine:
     """Of `deepspeed.DeepSpeedEngine` 0.19, what it does with the modules of a model it takes.
 
@@ -133,7 +143,55 @@ class Engine:
                 module.set_deepspeed_parallelism(use_data_before_expert_parallel)
 
 
-def test_deepspeed_is_refused_when_it_takes_the_model():
+@pytest.mark.parametrize("make", [memory_model, by_transformers])
+def test_deepspeed_is_refused_when_it_takes_the_model(make):
     Engine(tiny_model())
-    with pytest.raises(ValueError, match="DeepSpeed, at any ZeRO stage, cannot train a memory"):
-        Engine(memory_model())
+    for model in (make(), nn.Sequential(make())):
+        with pytest.raises(ValueError, match="DeepSpeed, at any ZeRO stage, cannot train a memory"):
+            Engine(model)
+
+
+def synchronised(model, folder) -> set[str]:
+    """The last parts of the names of what DDP takes of memories."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/one", rank=0, world_size=1)
+    try:
+        ignored = DistributedDataParallel(model).parameters_to_ignore
+    finally:
+        dist.destroy_process_group()
+    held = [n for n, p in model.named_parameters() if p.requires_grad]
+    held += [n for n, _ in model.named_buffers()]
+    return {n.rpartition(".")[2] for n in held if ".smf_" in n and n not in ignored}
+
+
+def two_by_transformers():
+    model = by_transformers()
+    model.add_adapter(memory_config(layers=[0, 3], trainable="values+scale"), "other")
+    model.set_adapter(["default", "other"])
+    return model
+
+
+def two_by_peft():
+    model = memory_model()
+    model.add_adapter("other", memory_config(layers=[0, 3], trainable="values+scale"))
+    model.base_model.set_adapter(["default", "other"])
+    return model
+
+
+@pytest.mark.parametrize("make", [two_by_peft, two_by_transformers])
+def test_ddp_leaves_tables_and_counts_alone(make, tmp_path):
+    assert synchronised(make(), tmp_path) == {"anchor", "other"}  # of `other` the scale
+
+
+def test_ddp_synchronises_a_table_that_has_a_gradient(tmp_path):
+    model = tiny_model()
+    model.add_adapter(memory_config(update="dense"))
+    assert synchronised(model, tmp_path) == {"anchor", "values"}
+
+
+def test_of_what_is_taken_out_ddp_leaves_alone_what_its_owner_said():
+    base = tiny_model()
+    base._ddp_params_and_buffers_to_ignore = ["lm_head.weight"]
+    model = memory_model(model=base)
+    said = model._ddp_params_and_buffers_to_ignore
+    assert said[0] == "base_model.model.lm_head.weight" and len(said) > 2
+    assert model.unload()._ddp_params_and_buffers_to_ignore == ["lm_head.weight"]

@@ -158,8 +158,19 @@ def test_another_memory_is_refused_by_name(patches, setting, value, shown):
         patches[0].apply(fresh(**{setting: value}))
 
 
-def test_how_the_memory_is_trained_does_not_matter(patches):
-    patches[0].apply(fresh(rule="random", rows_per_step=9, max_grad_norm=None, update="dense"))
+@pytest.mark.parametrize(
+    "settings",
+    [{"rule": "random"}, {"rows_per_step": 9}, {"max_grad_norm": None}, {"update": "dense"}],
+    ids=str,
+)
+def test_how_the_memory_is_trained_does_not_matter(settings, patches):
+    """The values and counts that the patch was taken of come out, whatever trains them next."""
+    model = fresh(**settings)
+    before = state(model)
+    patches[0].apply(model)
+    assert_same_state(model, state(train(fresh(), seed=1)))
+    patches[0].revert(model)
+    assert_same_state(model, before)
 
 
 def test_the_identity_ignores_precision_and_what_trainers_edit():
