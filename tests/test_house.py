@@ -46,6 +46,8 @@ def ours_and_private(path: Path) -> tuple[set[str], set[str]]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             ours.add(node.name)
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            ours.add(node.target.id)  # a field of a dataclass
         elif isinstance(node, ast.Attribute):
             of_self = isinstance(node.value, ast.Name) and node.value.id == "self"
             if of_self and isinstance(node.ctx, ast.Store):
