@@ -175,7 +175,25 @@ def test_a_gain_that_is_a_letter_is_told_from_one_that_is_not():
     told = ordering.learning_sentence(lettered_records())
     assert "gain clearly on the exam: Full finetuning; LoRA r 16, the other does not." in told
     assert "most often right in training (40.0 %): LoRA r 16." in told
-    assert told.endswith("does not raise: by the paper's score LoRA r 16.")
+    assert "does not raise: by the paper's score LoRA r 16." in told
+    assert told.endswith("May be no more than a letter: Full finetuning.")
+
+
+def test_a_gain_by_either_score_is_more_than_a_letter_and_without_counts_none_is():
+    records = lettered_records()
+    full = next(record for record in records if record.method == "full")
+    for record in records:
+        counts = (90, 55, 50, 40) if record is full else (16, 69, 20, 8)
+        items = [1] * sum(counts) + [0] * (400 - sum(counts))
+        metric = record.metrics[EXAM].model_copy(update={"items": items})
+        record.metrics["letter_accuracy"] = metric
+        record.by_answer["letter_accuracy"] = list(zip(counts, ASKED))
+    told = ordering.learning_sentence(records)
+    assert told.endswith("by the paper's score LoRA r 16, by lm-eval's Full finetuning.")
+    for record in records:
+        record.by_answer.clear()
+    told = ordering.learning_sentence(records)
+    assert told.endswith("May be no more than a letter: Full finetuning; LoRA r 16.")
 
 
 def test_an_arm_is_held_against_the_letter_on_the_same_questions():

@@ -2,11 +2,13 @@
 
 import pytest
 from helpers_figures import check_apart, check_complete, texts
-from helpers_records import make_record, study_records, sweep_records
+from helpers_records import make_record, paper_records, study_records, sweep_records
 
 from smf_lib.report import figures
 from smf_lib.report.analysis.arms import group_arms
 from smf_lib.report.analysis.floors import close_ones, floors_of, floors_sentence
+from smf_lib.report.paper.figure import published_against_measured
+from smf_lib.report.paper.published import load_published
 from smf_lib.study.records.record import Baselines
 
 KEPT = Baselines(
@@ -83,3 +85,36 @@ def test_every_floor_is_a_line_with_a_name_in_figures_of_accuracy(draw, made):
     lines = [(set(line.get_xdata()), set(line.get_ydata())) for line in figure.fig.axes[0].lines]
     for value in floors_of(KEPT).values():
         assert any({value} in ends for ends in lines)
+
+
+def test_every_floor_is_a_line_with_a_name_above_or_below_the_base_model():
+    methods = ("base", "full", "lora", "smf-kl", "additive-kl", "retrofit-additive")
+    records = [r.model_copy(update={"baselines": KEPT}) for r in paper_records(methods=methods)]
+    figure = published_against_measured({"a/b": records}, load_published())
+    check_complete(figure)
+    check_apart(figure)
+    published, measured = figure.fig.axes[:2]
+    before = 100 * sum(records[0].metrics["exam_accuracy"].items) / 400
+    flat = [line.get_ydata()[0] for line in measured.lines if line.get_linestyle() == ":"]
+    assert flat == pytest.approx([height - before for height in floors_of(KEPT).values()])
+    assert not any(line.get_linestyle() == ":" for line in published.lines)
+    low, high = measured.get_ylim()
+    assert all(low < height < high for height in flat)
+    written = " ".join(" ".join(text.get_text() for text in measured.texts).split())
+    for name in ("guessing", "most frequent option", "best rule", "bag of letters"):
+        assert name in written and name in figure.alt
+    assert f"guessing {25 - before:+.1f}, most frequent option {24 - before:+.1f}" in figure.alt
+    assert "Dotted lines: what needs no language model" in figure.caption
+
+
+@pytest.mark.parametrize(
+    ("change", "highest"),
+    [({}, "48 % (a bag of letters)"), ({"majority": 0.6}, "60 % (the most frequent option)")],
+)
+def test_the_reading_guide_names_the_highest_floor(change, highest):
+    kept = KEPT.model_copy(update=change)
+    records = [r.model_copy(update={"baselines": kept}) for r in study_records()]
+    figure = figures.gain_against_forgetting(records)
+    check_complete(figure)
+    guide = " ".join(text.get_text() for text in figure.fig.axes[-1].texts).replace("\xa0", " ")
+    assert guide.endswith(f"The most that is had without a language model is {highest}.")

@@ -6,6 +6,7 @@ import nbformat
 import pytest
 from helpers_records import paper_records
 
+from smf_lib.report.paper.published import load_published
 from smf_lib.study.profiles import PROFILE_DIR, load_profile
 from smf_lib.study.records.results import write_record
 
@@ -33,6 +34,15 @@ def test_notebook_defines_neither_class_nor_function(cells):
         if cell.cell_type == "code":
             kinds = {type(node) for node in ast.walk(ast.parse(cell.source))}
             assert not kinds & {ast.ClassDef, ast.FunctionDef, ast.Lambda}
+
+
+def test_the_chapter_says_which_protocol_is_not_the_papers():
+    cells = nbformat.read(NOTEBOOKS / "06_paper.ipynb", 4).cells
+    said = " ".join(" ".join(cell.source for cell in cells).split())
+    others = [d.aspect for d in load_published().differences if d.aspect.startswith("Decoding")]
+    assert others
+    for aspect in others:
+        assert f"The protocols are the paper's but for the d{aspect[1:]} ({{doc}}`06_paper_" in said
 
 
 @pytest.mark.parametrize(

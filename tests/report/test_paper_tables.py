@@ -37,6 +37,23 @@ def test_exam_stands_beside_the_published_with_majority_and_chance():
     assert list(row(table, "Majority class"))[3] == "27.0"
 
 
+def test_the_best_rule_and_bag_have_rows_with_their_names_where_they_are_recorded():
+    records = paper_records(methods=FEW)
+    for record in records:
+        record.baselines.rules = {"longest": 0.28, "first": 0.331}
+        record.baselines.bags = {"words": 0.415, "letters": 0.4}
+    table = arm_tables.side_by_side(records, PUBLISHED, "exam_accuracy")
+    check_text(table)
+    assert [list(cells) for cells in table.to_numpy()[-4:]] == [
+        ["Majority class", DASH, DASH, "27.0", DASH],
+        ["Guessing", DASH, DASH, "25.0", DASH],
+        ["Best rule that learns nothing (first)", DASH, DASH, "33.1", DASH],
+        ["Bag of words", DASH, DASH, "41.5", DASH],
+    ]
+    table = arm_tables.side_by_side(records, PUBLISHED, "knowledge_accuracy")
+    assert "Bag of words" not in set(table["Method"])
+
+
 def test_arms_without_a_record_say_so():
     for metric in METRICS:
         table = arm_tables.side_by_side(paper_records(methods=FEW), PUBLISHED, metric)

@@ -6,6 +6,7 @@ import pytest
 
 from smf_lib.report.paper.published import METRICS, Number, load_published
 from smf_lib.study.profiles import load_profile
+from smf_lib.study.tasks.medmcqa import FIRST_TRAINED
 
 
 @pytest.fixture(scope="module")
@@ -69,3 +70,11 @@ def test_regions(published):
     by_relation = {claim.relation: claim.region for claim in published.claims}
     assert by_relation["above"] == (0, math.inf) and by_relation["below"] == (-math.inf, 0)
     assert by_relation["at_most"] == (-math.inf, 1) and by_relation["within"] == (-1, 1)
+
+
+def test_what_is_held_out_is_told_with_the_numbers_of_code_and_profile(published):
+    told = next(d.ours for d in published.differences if d.aspect.startswith("Questions to choose"))
+    held_out = load_profile("paper").exam.validation_rows
+    assert held_out > FIRST_TRAINED
+    assert f"the first {FIRST_TRAINED} of the shuffled training questions" in told
+    assert f"({held_out:,} in profile `paper`), the last of them" in told

@@ -115,7 +115,7 @@ def test_of_a_study_that_is_half_made_all_that_is_told_is_true(n):
     for place, order in enumerate(orders):
         drawn = task_matrices(courses(records), place)
         begun = [k for w, k in reached.items() if w[1] == order]
-        cells = [3 * (1 + k) for k in begun]
+        cells = [3 * (1 + k) + 3 for k in begun]  # the last are of no model
         assert sorted(len(ax.texts) for ax in drawn.fig.axes) == sorted(cells)
         assert f"in the order {', then '.join(order)}." in drawn.caption
         assert ("not on record yet" in drawn.caption) == any(k < 3 for k in begun)
@@ -225,12 +225,27 @@ def test_the_figure_has_a_matrix_for_each_method_and_frames_what_was_trained(rec
         "SMF: average 63 %", "LORA: average 55 %",  # the best first
     ]  # fmt: skip
     texts = [text.get_text() for text in panels[1].texts]
-    assert texts == ["25", "75", "50", "40", "25", "30", "70", "45", "25", "25", "25", "80"]
+    assert texts == [
+        *("25", "75", "50", "40", "25", "30", "70", "45", "25", "25", "25", "80"),
+        *("27", "26", "26"),  # without a language model
+    ]
     assert [label.get_text() for label in panels[1].get_yticklabels()] == list(TASKS)
     after = [label.get_text().split("\n")[-1] for label in panels[1].get_xticklabels()]
-    assert after == ["base", *TASKS]
+    assert after == ["base", *TASKS, "a model"]
     assert [patch.get_xy() for patch in panels[0].patches] == [(0.5, -0.5), (1.5, 0.5), (2.5, 1.5)]
     assert "63.3 per cent" in drawn.alt and "55.0" in drawn.alt
+    assert "icd10 27.0 (the most frequent option), airports 26.0" in drawn.alt
+    assert "in grey: the highest of what needs no language model; on" in drawn.caption
+
+
+def test_a_task_whose_floors_are_not_on_record_has_no_number_without_a_model(records):
+    for made in records:
+        made.task_baselines.clear()
+    panel = task_matrices(courses(records)).fig.axes[0]
+    assert [text.get_text() for text in panel.texts][12:] == ["27"]
+
+
+def test_a_matrix_of_nothing_or_of_no_such_order_is_refused(records):
     with pytest.raises(NotOnRecord, match="No sequence of tasks is on record yet"):
         task_matrices([])
     with pytest.raises(ValueError, match="order=1 must be from 0 to 0"):

@@ -4,6 +4,8 @@ import math
 
 import pytest
 
+from smf_lib.study.profiles import PROFILE_DIR
+from smf_lib.study.records.results import read_records
 from smf_lib.study.tasks.exam import Exam, ExamQuestion
 from smf_lib.study.tasks.floors import (
     SMOOTHING,
@@ -14,6 +16,9 @@ from smf_lib.study.tasks.floors import (
     rules,
     words,
 )
+
+FOLDERS = sorted((PROFILE_DIR.parent / "results").glob("*/reference"))
+RECORDED = [folder for folder in FOLDERS if any(folder.glob("*.json"))]
 
 
 def question(text, answer, *options):
@@ -120,3 +125,20 @@ def test_floors_are_of_the_rows_that_are_scored_and_count_their_options():
 def test_a_split_without_questions_has_no_floor(split):
     with pytest.raises(ValueError, match=f"split='{split}' of exam 'made up' has no question"):
         floors(exam(), split)
+
+
+@pytest.mark.parametrize("folder", RECORDED, ids=lambda folder: folder.parent.name)
+def test_every_recorded_exam_has_all_floors_and_one_study_has_one_of_each(folder):
+    names, found = rules(exam(), []).keys(), {}
+    for record in read_records(folder):
+        kept, asked = record.baselines, record.data.exam
+        for floors_kept in (kept, *record.task_baselines.values()):
+            assert floors_kept.rules.keys() - {"commonest group"} == names, record.run_id
+            assert floors_kept.bags.keys() == {"words", "letters"}, record.run_id
+        n = record.metrics["exam_accuracy"].n
+        of_all = kept, record.task_baselines
+        assert found.setdefault((asked.sha256, asked.split, n), of_all) == of_all, record.run_id
+        right = [count for _, count in record.by_answer["exam_accuracy"]]
+        assert kept.rules["first"] == pytest.approx(right[0] / n)
+        assert kept.rules["last"] == pytest.approx(right[-1] / n)  # all have as many options
+    assert found

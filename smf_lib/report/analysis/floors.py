@@ -23,6 +23,11 @@ def floors_of(kept: Baselines) -> dict[str, float]:
     return found
 
 
+def highest_floor(kept: Baselines) -> tuple[str, float]:
+    """Name and accuracy, in per cent, of the most that an exam gives without a language model."""
+    return max(floors_of(kept).items(), key=lambda floor: floor[1])
+
+
 def floors_words(kept: Baselines) -> str:
     """The floors of an exam in words: `guessing 25.0 and a bag of letters 48.0 %`."""
     return f"{listed(f'{name} {value:.1f}' for name, value in floors_of(kept).items())} %"
@@ -49,9 +54,8 @@ def floors_sentence(arms: Sequence[Arm], name: Callable[[Arm], str]) -> str:
 
     name: what an arm is called; arms that share a name are one, with its best.
     """
-    floors = floors_of(arms[0].first.baselines)
     told = floors_words(arms[0].first.baselines)
-    top, height = max(floors.items(), key=lambda floor: floor[1])
+    top, height = highest_floor(arms[0].first.baselines)
     asked = [arm for arm in arms if arm.has(EXAM) and level(arm, EXAM).known]
     if not asked:
         return f"Without a language model: {told}."

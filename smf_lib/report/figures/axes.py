@@ -2,6 +2,7 @@
 
 import math
 import re
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation
 from matplotlib.typing import ColorType
 
+from ..analysis.floors import close_ones
 from ..analysis.interval import Interval
+from .style import GREY
 
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -66,6 +69,27 @@ def spread_axis(ax: Axes, drifts: Sequence[Interval], ratio: float = 20) -> None
     ax.set_xlim(min(low, -threshold) if below else -0.2 * threshold, 1.15 * high)
     title = ax.get_xlabel().removesuffix(")")
     ax.set_xlabel(f"{title}; log beyond {threshold:g})", size=9.5)
+
+
+def name_levels(ax: Axes, levels: dict[str, float], near: float = 0.2, width: int = 40) -> None:
+    """Write the names of horizontal lines at the right of a panel, close ones in one place.
+
+    levels: place on the axis by name. near: share of the axis within which lines are close. width:
+    characters after which a name goes on below.
+    """
+    low, high = ax.get_ylim()
+    for value, text in close_ones(levels, near * (high - low)):
+        names = text.replace("best rule that learns nothing", "best rule").split(", ")
+        ax.annotate(
+            "\n".join(textwrap.fill(name, width) for name in reversed(names)),
+            (1.0, value),
+            xycoords=("axes fraction", "data"),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            color=GREY,
+            size=7.5,
+        )
 
 
 def beside(ax: Axes, point: tuple[float, float], text: str, colour: ColorType = "#333333") -> None:

@@ -1,6 +1,7 @@
 """The main figure: what each method learned against what it forgot."""
 
 from collections.abc import Iterable, Sequence
+from textwrap import wrap
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -12,6 +13,7 @@ from ...study.records.record import MetricName, Record
 from ..analysis.arms import Arm, arm_name, base_of, group_arms
 from ..analysis.captions import baseline_sentence, seeds_sentence, setting_sentence
 from ..analysis.effects import change, drift, level
+from ..analysis.floors import highest_floor
 from ..analysis.interval import Interval
 from ..measures import EXAM, Measure, drift_measures
 from ..text import CROWDED, MANY, listed, signed
@@ -213,16 +215,22 @@ def _reading_guide(ax: Axes, arms: Sequence[Arm], shapes: dict[str, str], crowde
     chance = listed(f"{100 * arm.first.baselines.chance:.0f} %" for arm in arms)
     majority = listed(f"{100 * arm.first.baselines.majority:.0f} %" for arm in arms)
     bases = [level(arm, EXAM).value for arm in arms if arm.is_base]
+    tops = [highest_floor(arm.first.baselines) for arm in arms]
+    highest = listed(f"{value:.0f} % ({name})" for name, value in tops)
+    told = (
+        f"The base model answers {listed(f'{v:.0f} %' for v in bases)} of the exam, guessing "
+        f"{chance}, the option most often right in training {majority}. The most that is had "
+        f"without a language model is {highest}."
+    ).replace(" %", "\N{NO-BREAK SPACE}%")
     lines = [
         ("Upper left is best", "bold", 0.0),
         ("up: learned more", "normal", 0.09),
         ("right: forgot more", "normal", 0.08),
-        (f"The base model answers {listed(f'{v:.0f} %' for v in bases)} of the", "normal", 0.15),
-        (f"exam, guessing {chance}, the option most", "normal", 0.08),
-        (f"often right in training {majority}.", "normal", 0.08),
+        ("", "normal", 0.06),
+        *((line, "normal", 0.08) for line in wrap(told, 38)),
     ]
     place: dict[str, Any] = {"transform": ax.transAxes, "color": GREY, "size": 9.5}
-    top = 0.85
+    top = 0.93
     for text, weight, space in lines:
         top -= space
         ax.text(0.12, top, text, weight=weight, **place)
@@ -233,7 +241,7 @@ def _reading_guide(ax: Axes, arms: Sequence[Arm], shapes: dict[str, str], crowde
             filling = "white" if crowded and rank else GREY
             ax.plot(
                 0.14, top + 0.018, "o" if crowded else shape, transform=ax.transAxes, color=GREY,
-                markersize=7, markerfacecolor=filling,
+                markersize=7, markerfacecolor=filling, clip_on=False,
             )  # fmt: skip
             ax.text(0.19, top, f"study {name}", **place)
 

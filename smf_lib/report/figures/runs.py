@@ -21,7 +21,7 @@ from ..analysis.interval import Interval
 from ..analysis.rates import equal_gain_rates
 from ..measures import EXAM
 from ..text import CROWDED, listed, rate_text
-from .axes import beside, log_scale
+from .axes import beside, log_scale, name_levels
 from .labels import Label, label_ends, place_labels
 from .style import (
     DASHES,
@@ -165,7 +165,7 @@ def learning_rate_sweep(records: Sequence[Record], profile: Profile | None = Non
     for ax in grid[::columns]:
         ax.set_ylabel("exam accuracy (%)")
     for ax in grid[columns - 1 : len(panels) : columns]:
-        _name_floors(ax, trained)
+        name_levels(ax, _floors(trained))
     figure.set_layout_engine("constrained", w_pad=0.18)  # inches; room for the names
     for ax, members in zip(grid, shown, strict=False):
         _name_rate_lines(ax, members, levels)
@@ -249,23 +249,6 @@ def _base_lines(ax: Axes, arms: Sequence[Arm], levels: dict[Arm, Interval]) -> N
             textcoords="offset points",
             color=GREY,
             size=8.5,
-        )
-
-
-def _name_floors(ax: Axes, arms: Sequence[Arm]) -> None:
-    """Name the floors at the right of a panel, close ones in one place."""
-    low, high = ax.get_ylim()
-    for value, text in close_ones(_floors(arms), 0.2 * (high - low)):
-        lines = text.replace("best rule that learns nothing", "best rule").split(", ")
-        ax.annotate(
-            "\n".join(reversed(lines)),
-            (1.0, value),
-            xycoords=("axes fraction", "data"),
-            xytext=(4, 0),
-            textcoords="offset points",
-            va="center",
-            color=GREY,
-            size=7.5,
         )
 
 

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
+from ..analysis.floors import highest_floor
 from ..analysis.frontier import NotOnRecord
-from ..analysis.sequence_findings import NOTHING, by_order, floors_words, path, seeds_words
+from ..analysis.sequence_findings import (
+    NOTHING,
+    by_order,
+    floors_words,
+    path,
+    seeds_words,
+    task_floors,
+)
 from ..analysis.sequences import Course, compared
-from .style import Figure, ink_on, new_figure, styled
+from ..text import listed
+from .style import GREY, Figure, ink_on, new_figure, styled
 
 ACROSS = 2  # panels beside each other: one has the width of a phone
 MAP = colormaps["RdBu"]
@@ -26,6 +36,7 @@ def task_matrices(found: Sequence[Course], order: int = 0) -> Figure:
 
     found: courses of one study; order: which of their orders of tasks. Each task has a scale of
     colours, up to the most that any method gained or lost on it; figures of all orders share them.
+    A last column, without colour, has the highest of each task's floors (`tasks.floors`).
 
     Raises:
         NotOnRecord: no course.
@@ -44,21 +55,25 @@ def task_matrices(found: Sequence[Course], order: int = 0) -> Figure:
     for course, level in levels.items():
         for task, gains in zip(course.order, np.abs(level - level[:, :1])):
             most[task] = max(most[task], float(gains.max()))
+    kept = task_floors([record for course in shown for record in course.last.records])
+    tops = {task: highest_floor(kept[task]) for task in tasks if task in kept}
     down = -(-len(shown) // ACROSS)
     figure = new_figure((0.85 + 0.3 * len(tasks)) * down)
     for place, course in enumerate(shown, 1):
         title = course.label
         if course.done:
             title += f": average {averages[course]:.0f} %"
-        _panel(figure.add_subplot(down, ACROSS, place), course, title, levels[course], most)
+        ax = figure.add_subplot(down, ACROSS, place)
+        _panel(ax, course, title, levels[course], most)
+        _floors(ax, course, {task: height for task, (_, height) in tops.items()})
     part = "" if len(averages) == len(shown) else " Empty columns are not on record yet."
     caption = (
         "Accuracy in per cent on each task (rows) of the base model and after each task (columns), "
         f"learned in the order {path(tasks)}. Blue: above the base model, red: below it, each task "
         "on its own scale. A frame: the task was trained just then; right of it is what is left "
         f"of it.{part} Methods by their average at the end, the best first ({seeds_words(shown)}, "
-        f"study {shown[0].base.where}). Without a language model, on average: "
-        f"{floors_words(shown, tasks)}."
+        f"study {shown[0].base.where}). At the right, in grey: the highest of what needs no "
+        f"language model; on average over tasks: {floors_words(shown, tasks)}."
     )
     alt = f"A matrix of task by time for each of {len(shown)} methods."
     ranked = [course for course in shown if course.done]
@@ -68,6 +83,9 @@ def task_matrices(found: Sequence[Course], order: int = 0) -> Figure:
             f" Average accuracy at the end: {first.label} {averages[first]:.1f} per cent, the "
             f"most, and {last.label} {averages[last]:.1f}, the least."
         )
+    if tops:
+        told = listed(f"{task} {height:.1f} ({name})" for task, (name, height) in tops.items())
+        alt += f" The most that is had without a language model: {told} per cent."
     return Figure(figure, caption, alt)
 
 
@@ -101,3 +119,16 @@ def _panel(
     ax.tick_params(length=0, labelsize=9)
     for spine in ax.spines.values():
         spine.set_visible(False)
+
+
+def _floors(ax: Axes, course: Course, heights: Mapping[str, float]) -> None:
+    """A column of numbers at the right of a panel: what needs no language model, in per cent."""
+    place = len(course.order) + 1
+    for row, task in enumerate(course.order):
+        if task in heights:
+            style: dict[str, Any] = {"ha": "center", "va": "center", "size": 10, "color": GREY}
+            ax.text(place, row, f"{heights[task]:.0f}", **style)
+    if heights:
+        ax.set_xlim(right=place + 0.5)
+        names = [label.get_text() for label in ax.get_xticklabels()]
+        ax.set_xticks(range(place + 1), [*names, "without\na model"])

@@ -6,7 +6,7 @@ in `ordering` and `claims`. How each study was run is tabulated in `deviations`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
@@ -14,6 +14,7 @@ from ...study.records.record import AccuracyName, MetricName, Record
 from ...study.tasks.formats import LETTERS
 from ..analysis.arms import Arm
 from ..analysis.balanced import balanced_change, balanced_level, has_answers, shares_right
+from ..analysis.captions import best_floor
 from ..analysis.decisions import holm
 from ..analysis.effects import are_paired, change, compare, contrast, level
 from ..analysis.tables import DASH, number, p_text
@@ -38,8 +39,8 @@ def side_by_side(
 ) -> pd.DataFrame:
     """Published and measured, one row an arm in the paper's order; level, and change from base.
 
-    Arms that the paper has are always listed, others if they are on record. For the exam two rows
-    more hold what can be had for nothing.
+    Arms that the paper has are always listed, others if they are on record. For the exam further
+    rows hold what can be had without a language model.
     """
     arms = arms_of(records)
     methods = paper_order([*dict.fromkeys([*published.arms, *arms])], published)
@@ -54,11 +55,27 @@ def side_by_side(
         for method in methods
     ]
     if metric == "exam_accuracy":
-        for name, field in (("Majority class", "majority"), ("Guessing", "chance")):
-            values = [getattr(arm.first.baselines, field) for arm in arms.values()]
-            shown = listed(f"{100 * value:.1f}" for value in values) or DASH
+        for name, shown in _floors(arms.values()).items():
             rows.append({"Method": name} | dict(zip(heads, (DASH, DASH, shown, DASH))))
     return pd.DataFrame(rows)
+
+
+def _floors(arms: Iterable[Arm]) -> dict[str, str]:
+    """What needs no language model, by its name in per cent; the best rule and bag if recorded."""
+    found: dict[str, list[float]] = {"Majority class": [], "Guessing": []}
+    for kept in (arm.first.baselines for arm in arms):
+        found["Majority class"].append(100 * kept.majority)
+        found["Guessing"].append(100 * kept.chance)
+        if kept.rules:
+            name, value = best_floor(kept.rules)
+            found.setdefault(f"Best rule that learns nothing ({name})", []).append(value)
+        if kept.bags:
+            name, value = best_floor(kept.bags)
+            found.setdefault(f"Bag of {name}", []).append(value)
+    return {
+        name: listed(f"{value:.1f}" for value in values) if values else DASH
+        for name, values in found.items()
+    }
 
 
 def _published(published: Published, method: str, metric: PaperMetric) -> tuple[str, str]:

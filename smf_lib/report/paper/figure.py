@@ -10,12 +10,14 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from ...study.records.record import Record
-from ..analysis.effects import change
+from ..analysis.effects import change, level
+from ..analysis.floors import floors_of
 from ..analysis.interval import Interval
-from ..figures.axes import bars, spread_axis, widen
+from ..figures.axes import bars, name_levels, spread_axis, widen
 from ..figures.labels import Label, place_labels
 from ..figures.style import (
     FAINT,
+    GREY,
     Figure,
     mark_style,
     method_colours,
@@ -45,22 +47,25 @@ def published_against_measured(
     """Exam gain (points) against perplexity change (%): a panel as published, one a study.
 
     studies: records by `profile/study`. A study without a base run, or without a trained arm that
-    has both measurements, has no panel, and the caption says so. Axes differ between panels.
+    has both measurements, has no panel, and the caption says so. Dotted lines are the exam's
+    floors (`tasks.floors`) as gains over the base model. Axes differ between panels.
     """
     panels = {published.paper: _published_points(published)}
+    floors: dict[str, dict[str, float]] = {published.paper: {}}
     empty = []
     for where, records in studies.items():
         points = _measured_points(records)
         panels |= {where: points} if points else {}
+        floors |= {where: _floors(records)} if points else {}
         empty += [] if points else [where]
     shown = {point.method: point.label for points in panels.values() for point in points}
     methods = paper_order(list(shown), published)
     rows, odd = (len(panels) + 1) // 2, len(panels) % 2
     below = 0.0 if odd else 0.4 + 0.2 * (len(methods) // 4 + 1)
-    figure = new_figure((4.0 if rows == 1 else 3.6 * rows) + below)
+    figure = new_figure((4.0 if rows == 1 else 3.9 * rows) + below)
     grid = figure.subplots(rows, 2, squeeze=False).ravel()
     for ax, (title, points) in zip(grid, panels.items(), strict=False):
-        _panel(ax, title, points, title == published.paper)
+        _panel(ax, title, points, floors[title], title == published.paper)
     handles = _handles(methods, shown)
     style: dict[str, Any] = {
         "handles": handles,
@@ -73,6 +78,7 @@ def published_against_measured(
         grid[-1].legend(loc="center", ncols=1 if len(handles) < 11 else 2, **style)
     else:
         figure.legend(loc="outside lower center", ncols=4, **style)
+    figure.set_layout_engine("constrained", w_pad=0.1)  # inches; room for the names of lines
     for ax, points in zip(grid, panels.values(), strict=False):
         _names(ax, points)
     caption = (
@@ -82,9 +88,11 @@ def published_against_measured(
         "share a hue. Axes differ: compare the order and the shape, not the lengths. Lines "
         "through our marks are 95 % intervals; the paper gives none."
     )
+    if len(panels) > 1:
+        caption += " Dotted lines: what needs no language model, in points from the base model."
     if empty:
         caption += f" Without a trained arm to draw: {listed(empty)}."
-    return Figure(figure, caption, _alt(panels))
+    return Figure(figure, caption, _alt(panels, floors))
 
 
 def _published_points(published: Published) -> list[Point]:
@@ -116,11 +124,25 @@ def _measured_points(records: Sequence[Record]) -> list[Point]:
     return points
 
 
-def _panel(ax: Axes, title: str, points: Sequence[Point], first: bool) -> None:
+def _floors(records: Sequence[Record]) -> dict[str, float]:
+    """What needs no language model, in points above the base model on record."""
+    base = arms_of(records)["base"]
+    before = level(base, "exam_accuracy").value
+    return {
+        name.removeprefix("a ").removeprefix("the "): value - before
+        for name, value in floors_of(base.first.baselines).items()
+    }
+
+
+def _panel(
+    ax: Axes, title: str, points: Sequence[Point], floors: dict[str, float], first: bool
+) -> None:
     colours = method_colours(point.method for point in points)
     marks = method_shapes(point.method for point in points)
     ax.axhline(0, color=FAINT, linewidth=1, zorder=1)
     ax.axvline(0, color=FAINT, linewidth=1, zorder=1)
+    for value in floors.values():
+        ax.axhline(value, color=GREY, linewidth=1, linestyle=":", zorder=1)
     for point in points:
         colour = colours[point.method]
         bars(ax, point.drift, point.gain, colour)
@@ -134,6 +156,7 @@ def _panel(ax: Axes, title: str, points: Sequence[Point], first: bool) -> None:
     widen(ax, 0.5, "x")
     widen(ax, 2.0, "y")
     spread_axis(ax, [point.drift for point in points], 8)
+    name_levels(ax, floors, near=0.12, width=9)
 
 
 def _handles(methods: Sequence[str], names: Mapping[str, str]) -> list[Line2D]:
@@ -165,8 +188,8 @@ def _names(ax: Axes, points: Sequence[Point]) -> None:
     place_labels(ax, labels, [(0.0, 0.0)], [(left, 0.0, right, 0.0), *lines])
 
 
-def _alt(panels: Mapping[str, Sequence[Point]]) -> str:
-    """Every point in words."""
+def _alt(panels: Mapping[str, Sequence[Point]], floors: Mapping[str, Mapping[str, float]]) -> str:
+    """Every point and every dotted line in words."""
     parts = ["Scatter plots of exam gain against the change of perplexity."]
     for title, points in panels.items():
         told = "; ".join(
@@ -174,4 +197,7 @@ def _alt(panels: Mapping[str, Sequence[Point]]) -> str:
             for p in points
         )
         parts.append(f"{title}: {told}.")
+        if floors[title]:
+            lines = listed(f"{name} {signed(gain, 1)}" for name, gain in floors[title].items())
+            parts.append(f"Without a language model: {lines} points.")
     return " ".join(parts)

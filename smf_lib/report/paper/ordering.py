@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -153,8 +153,8 @@ def learning_sentence(records: Sequence[Record]) -> str:
     """What needs no model, and which arms learned the exam: their gain's interval is above zero.
 
     Where the answers are letters, also which are above the majority class, and which gain in
-    balanced accuracy: the others may have learned no more than a letter. Each of these is one
-    family of comparisons, corrected by Holm's procedure.
+    balanced accuracy, and by name the others: they may have learned no more than a letter. Each of
+    these is one family of comparisons, corrected by Holm's procedure.
     """
     arms = arms_of(records)
     base, where = arms.get("base"), f"{records[0].profile}/{records[0].study}"
@@ -163,13 +163,17 @@ def learning_sentence(records: Sequence[Record]) -> str:
         return f"Study {where} has no trained arm beside its base model yet."
     floors = f"Without a language model: {floors_words(base.first.baselines)}."
     clear = {arm for arm, _ in gained(trained, base, ["exam_accuracy"])}
-    learned = [arm.first.label for arm in trained if arm in clear]
+    learned = [arm for arm in trained if arm in clear]
     if not learned:
         return f"{floors} In study {where} no arm gains clearly on the exam."
     rest = len(trained) - len(learned)
     others = f", the other {f'{rest} do' if rest > 1 else 'does'} not" if rest else ""
-    told = f"In study {where} these arms gain clearly on the exam: {'; '.join(learned)}{others}."
-    return " ".join([floors, told, *_beyond_letters(trained, base)])
+    told = f"In study {where} these arms gain clearly on the exam: {_labels(learned)}{others}."
+    return " ".join([floors, told, *_beyond_letters(trained, base, learned)])
+
+
+def _labels(arms: Iterable[Arm]) -> str:
+    return "; ".join(arm.first.label for arm in arms) or "none"
 
 
 def _over_one_letter(arm: Arm, joint: float) -> Interval:
@@ -193,15 +197,18 @@ def _over_one_letter(arm: Arm, joint: float) -> Interval:
     return accuracy_difference(right.astype(float), letter, joint)
 
 
-def _beyond_letters(trained: Sequence[Arm], base: Arm) -> list[str]:
-    """What is left of the gains where a letter was right more often than others."""
+def _beyond_letters(trained: Sequence[Arm], base: Arm, learned: Sequence[Arm]) -> list[str]:
+    """What is left of the gains where a letter was right more often than others.
+
+    learned: those of the trained arms that gain clearly in accuracy.
+    """
     if not lettered(base):
         return []
     majority = 100 * base.first.baselines.majority
     over = holm(trained, lambda arm, joint: _over_one_letter(arm, joint).verdict() is Verdict.MORE)
-    above = [arm.first.label for arm in trained if arm in over]
+    above = _labels(arm for arm in trained if arm in over)
     always = f"always giving the letter that was most often right in training ({majority:.1f} %)"
-    told = [f"Clearly above {always}: {'; '.join(above) or 'none'}."]
+    told = [f"Clearly above {always}: {above}."]
     gains, clear = [], gained(trained, base, SCORES, balanced=True)
     for metric, score in zip(SCORES, ("the paper's score", "lm-eval's"), strict=True):
         if has_answers(base, metric) and any(has_answers(arm, metric) for arm in trained):
@@ -210,4 +217,8 @@ def _beyond_letters(trained: Sequence[Arm], base: Arm) -> list[str]:
     if gains:
         balanced = "balanced accuracy, which a preference for one letter does not raise"
         told.append(f"Clear gains in {balanced}: {', '.join(gains)}.")
+    beyond = {arm for arm, _ in clear}
+    doubtful = [arm for arm in learned if arm not in beyond]
+    if doubtful:
+        told.append(f"May be no more than a letter: {_labels(doubtful)}.")
     return told
