@@ -237,16 +237,26 @@ def _has_reads(memory: ProductKeyMemory) -> bool:
 def _choose(memory: ProductKeyMemory, rule: str, state: dict) -> tuple[Tensor, Tensor | None]:
     """The rows to move, and which of them were read, or None where all were.
 
-    On a GPU nothing is asked of the device, where the rule and the number of rows allow, and where
-    it has the float64 of scores (Apple's has not).
+    On a GPU nothing is asked of the device, where that is possible.
     """
-    table, few = memory.values, min(memory.rows_per_step, memory.num_rows) <= MOST_ON_DEVICE
-    if waits(table) and table.device.type != "mps" and few and get_rule(rule).by_row:
+    table = memory.values
+    if waits(table) and chooses_on_device(memory, rule):
         counts = _counts(memory)
         return select_on_device(counts, rule, memory.rows_per_step, memory.background)
     reads = _all_reads(memory, step=int(state.get("step", 0)))
     rows = select_rows(reads, rule, memory.rows_per_step, memory.background)
     return rows.to(table.device), None
+
+
+def chooses_on_device(memory: ProductKeyMemory, rule: str) -> bool:
+    """Whether rows can be chosen where the table is, by operations whose shapes depend on no data.
+
+    The rule must score each row by itself, the rows be few, and the device have the float64 of
+    scores (Apple's has not).
+    """
+    found, most = get_rule(rule), memory.num_rows
+    rows = most if found.unlimited else min(memory.rows_per_step, most)
+    return found.by_row and rows <= MOST_ON_DEVICE and memory.values.device.type != "mps"
 
 
 def _counts(memory: ProductKeyMemory) -> Tensor:

@@ -29,7 +29,7 @@ def as_on_a_gpu(monkeypatch):
 
 
 @given(
-    rule=st.sampled_from(["kl", "tfidf", "count"]),
+    rule=st.sampled_from(["kl", "tfidf", "count", "all"]),
     counts=st.lists(st.integers(0, 3), min_size=1, max_size=40),
     rows_per_step=st.integers(1, 45),
     seed=st.integers(0, 1000),
@@ -43,7 +43,8 @@ def test_the_same_rows_are_chosen_and_equal_scores_go_to_the_lower(
         torch.randint(0, 4, (n,), generator=random), torch.randint(0, 3, (n,), generator=random), 3
     )
     rows, read = select_on_device(counted, rule, rows_per_step, background)
-    assert rows.tolist() == sorted(set(rows.tolist())) and len(rows) == min(rows_per_step, n)
+    fixed = n if rule == "all" else min(rows_per_step, n)
+    assert rows.tolist() == sorted(set(rows.tolist())) and len(rows) == fixed
     there = counted.nonzero().squeeze(1)
     expected = select_rows(Reads(there, counted[there]), rule, rows_per_step, background)
     assert rows[read].tolist() == expected.tolist()
@@ -315,7 +316,7 @@ def test_a_state_from_elsewhere_is_asked_once_and_trains_the_same(way, values_dt
         assert {type(held) for held in other.state[two.values].values()} == {torch.Tensor, int}
 
 
-@pytest.mark.parametrize("rule", ["kl", "tfidf", "count", "random"])
+@pytest.mark.parametrize("rule", ["kl", "tfidf", "count", "random", "all"])
 @pytest.mark.parametrize("mask", [False, True])
 @pytest.mark.parametrize("rows_per_step", [4, 36])
 def test_a_step_runs_on_a_device_that_holds_no_numbers(rule, mask, rows_per_step, monkeypatch):
