@@ -84,7 +84,9 @@ def _slots(state: dict, rows: Tensor, values: Tensor, kept: tuple[str, ...] = MO
     row_steps (capacity,) and exp_avg, exp_avg_sq, master (capacity, d), float32; beside them step
     (), the optimizer steps of this table, and used_at_most, which is known without asking the
     device. The capacity grows by half when it is full, so that growing costs little per step. A
-    GPU is not asked how many places are taken: the capacity grows when used_at_most reaches it.
+    GPU is not asked how many places are taken: the capacity grows when used_at_most reaches it,
+    which counts as new all rows of the few steps that Python is ahead of the GPU.
+
     Beside a float32 table `Optimizer.load_state_dict` turns everything into float32, which holds
     places exactly up to 2**24; SparseMemoryConfig refuses larger tables.
     """
