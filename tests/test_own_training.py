@@ -8,6 +8,11 @@ import pytest
 import yaml
 from helpers_training import PAGE, PYTHON, REPOSITORY, run, touched, write_folder
 
+from smf_lib import ProductKeyMemory
+from smf_lib.method import rules
+from smf_lib.method.row_adam import MOST_ON_DEVICE, chooses_on_device
+from smf_lib.method.rules import RULES
+
 SHELL = re.compile(r"^```bash\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 REFERENCE = """
 import torch
@@ -85,6 +90,21 @@ def test_two_processes_and_lm_eval_from_the_command_line(folder):
     scores = [run(folder, "-m", *lm_eval, "--limit", "8", inside="tasks") for lm_eval in blocks[2:]]
     tables = [re.search(r"minimal_pairs *\|.*\|acc.*", said)[0] for said in scores]
     assert tables[0] == tables[1]
+
+
+def test_the_rules_that_wait_for_a_gpu_are_those_that_the_page_names():
+    """The rules of this library, on a table of the default size and on a small one."""
+    (said,) = re.findall(r"^.*These wait in every step.*$", PAGE.read_text("utf-8"), re.MULTILINE)
+    own = [name for name, rule in RULES.items() if rule.score.__module__ == rules.__name__]
+    for subkeys, wait in ((128, {"random", "all"}), (64, {"random"})):
+        memory = ProductKeyMemory(2, subkeys, 1, 1, 2)
+        assert {name for name in own if not chooses_on_device(memory, name)} == wait
+    assert set(re.findall(r"rule `(\w+)`", said)) == {"random", "all"}
+    memory = ProductKeyMemory(2, 128, 1, 1, 2, rows_per_step=MOST_ON_DEVICE)
+    assert chooses_on_device(memory, "kl")
+    memory.rows_per_step += 1
+    assert not chooses_on_device(memory, "kl")
+    assert said.count(f" {MOST_ON_DEVICE:,}") == 2
 
 
 @pytest.mark.parametrize("page", ["README.md", "book/own_training.md"])

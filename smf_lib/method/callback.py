@@ -21,7 +21,7 @@ from .background import collect_background, memories
 from .distributed import keep_together, prepare_sharding
 from .layer import ProductKeyMemory, new_memory
 from .mlp import MemoryMLP
-from .row_adam import check_row_step
+from .row_adam import check_row_step, warn_of_rate
 from .row_log import RowLog
 from .rules import check_background, get_rule
 from .sites import layer_number
@@ -29,8 +29,6 @@ from .writing import write_text
 
 if TYPE_CHECKING:  # it brings data sets and tables with it, which the method does without
     from transformers import Trainer
-
-LEAST_RATE = 1e-3  # an Adam step moves a value by at most about the rate; rows want 1e-2 to 1
 
 
 class SparseMemoryCallback(RowLog):
@@ -221,18 +219,9 @@ def _check_optimizer(optimizer: Any, tables: list[ProductKeyMemory]) -> None:
             "was made for another model, or a wrapper replaced them (FSDP, DeepSpeed ZeRO); "
             "make it from the model's own parameters, and use data parallelism (DDP)"
         )
-    check_row_step(getattr(optimizer, "optimizer", optimizer))
-    for group in groups:
-        rate = float(group.get("initial_lr", group["lr"]))
-        if "betas" in group and rate < LEAST_RATE:
-            warnings.warn(
-                f"learning_rate={rate:g} teaches memory rows next to nothing: Adam moves a "
-                "value by about the learning rate in a step, and a row takes few steps. "
-                "Useful rates were 1e-2 to 1; try SparseMemoryCallback(trainer, "
-                "learning_rate=3e-2), or that rate in the trainer's arguments",
-                stacklevel=2,
-            )
-            return
+    optimizer = getattr(optimizer, "optimizer", optimizer)
+    check_row_step(optimizer)
+    warn_of_rate(optimizer, groups)
 
 
 def _give_rows_a_rate(trainer: Trainer, learning_rate: float) -> None:

@@ -23,8 +23,10 @@ touched, and is saved and loaded with the optimizer. What a step does to a row i
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakSet
 
 import torch
 import torch.distributed as dist
@@ -41,6 +43,7 @@ from .tape import waits
 
 Closure = Callable[[], float]
 MOST_ON_DEVICE = 4096  # rows a step; beyond, a product with every token costs more than waiting
+LEAST_RATE = 1e-3  # an Adam step moves a value by at most about the rate; rows want 1e-2 to 1
 
 
 class RowAdamW(torch.optim.AdamW):
@@ -149,6 +152,33 @@ def check_row_step(optimizer: torch.optim.Optimizer) -> None:
             )
 
 
+RATES_SEEN: WeakSet[torch.optim.Optimizer] = WeakSet()
+
+
+def warn_of_rate(optimizer: torch.optim.Optimizer, groups: list[dict]) -> None:
+    """Warn, once for an optimizer, of a learning rate that is too low for memory rows under Adam.
+
+    A rate that a scheduler changes counts as it began. Of one that is a tensor of a device that
+    Python would wait for, nothing is said.
+
+    groups: the parameter groups of the optimizer that hold tables.
+    """
+    if optimizer in RATES_SEEN:
+        return
+    RATES_SEEN.add(optimizer)
+    rates = [group.get("initial_lr", group["lr"]) for group in groups if "betas" in group]
+    known = [float(rate) for rate in rates if not isinstance(rate, Tensor) or not waits(rate)]
+    rate = min(known, default=LEAST_RATE)
+    if rate < LEAST_RATE:
+        warnings.warn(
+            f"learning_rate={rate:g} teaches memory rows next to nothing: Adam moves a value by "
+            "about the learning rate in a step, and a row takes few steps. Useful rates were 1e-2 "
+            "to 1; try 3e-2, as the optimizer's lr, in the trainer's arguments, or for rows alone "
+            "by SparseMemoryCallback(trainer, learning_rate=3e-2)",
+            stacklevel=3,
+        )
+
+
 # ------------------------------------------------------------------ the step
 
 
@@ -174,6 +204,8 @@ def step_rows(optimizer: torch.optim.Optimizer) -> None:
             state.clear()  # moments of a whole table, which checkpointing tools may put there
         rows, read = _choose(memory, memory.rule, state)
         updates.append((memory, group, state, rows, read, _row_gradient(memory, rows, read)))
+    if updates:
+        warn_of_rate(optimizer, [group for _, group, *_ in updates])
     _clip([(memory.max_grad_norm, grad) for memory, *_, grad in updates])
     for memory, group, state, rows, read, grad in updates:
         grad = -grad if group.get("maximize") else grad
@@ -205,16 +237,26 @@ def _has_reads(memory: ProductKeyMemory) -> bool:
 def _choose(memory: ProductKeyMemory, rule: str, state: dict) -> tuple[Tensor, Tensor | None]:
     """The rows to move, and which of them were read, or None where all were.
 
-    On a GPU nothing is asked of the device, where the rule and the number of rows allow, and where
-    it has the float64 of scores (Apple's has not).
+    On a GPU nothing is asked of the device, where that is possible.
     """
-    table, few = memory.values, min(memory.rows_per_step, memory.num_rows) <= MOST_ON_DEVICE
-    if waits(table) and table.device.type != "mps" and few and get_rule(rule).by_row:
+    table = memory.values
+    if waits(table) and chooses_on_device(memory, rule):
         counts = _counts(memory)
         return select_on_device(counts, rule, memory.rows_per_step, memory.background)
     reads = _all_reads(memory, step=int(state.get("step", 0)))
     rows = select_rows(reads, rule, memory.rows_per_step, memory.background)
     return rows.to(table.device), None
+
+
+def chooses_on_device(memory: ProductKeyMemory, rule: str) -> bool:
+    """Whether rows can be chosen where the table is, by operations whose shapes depend on no data.
+
+    The rule must score each row by itself, the rows be few, and the device have the float64 of
+    scores (Apple's has not).
+    """
+    found, most = get_rule(rule), memory.num_rows
+    rows = most if found.unlimited else min(memory.rows_per_step, most)
+    return found.by_row and rows <= MOST_ON_DEVICE and memory.values.device.type != "mps"
 
 
 def _counts(memory: ProductKeyMemory) -> Tensor:

@@ -36,7 +36,7 @@ class RowLog(TrainerCallback):
     """
 
     def __init__(self) -> None:
-        self.rate = 0.0  # learning rate of rows in the last step
+        self.rate: float | Tensor = 0.0  # learning rate of rows in the last step
         # of each table, the updates of each row before the last two steps
         self.counts: list[dict[ProductKeyMemory, Tensor]] = []
         self.entries: dict[ProductKeyMemory, list[Entry]] = {}  # its reads in the last step
@@ -54,7 +54,8 @@ class RowLog(TrainerCallback):
 
         Nothing is computed unless it is logged. No event of a Trainer calls it, but `step_callers`.
         """
-        self.rate = float(tables[0][1]["lr"])
+        rate = tables[0][1]["lr"]
+        self.rate = rate.clone() if isinstance(rate, Tensor) else rate
         self.counts = [*self.counts[-1:], {t: t.row_updates.clone() for t, _ in tables}]
         self.entries = {
             table: [entry for reader in table.readers for entry in reader.tape.entries]
@@ -68,7 +69,7 @@ class RowLog(TrainerCallback):
         if not logs or "loss" not in logs or not self.entries:
             return
         added = self._last_step()
-        added["smf/learning_rate"] = self.rate
+        added["smf/learning_rate"] = float(self.rate)
         added["grad_norm"] = hypot(logs.get("grad_norm", 0.0), added["smf/row_grad_norm"])
         logs.update(added)
         state.log_history[-1].update(added)

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from .tape import waits
 
@@ -66,10 +68,13 @@ def move_rows(
         ValueError: what the optimizer's step means for single rows is not known.
     """
     row_step = row_step_of(optimizer)
+    count = _hear(state, values) if _runs_ahead(values) else None
     if values.dtype == torch.float32:
         row_step(values, rows, grad, state, group, read)
     else:
         _step_masters(row_step, values, rows, grad, state, group, read)
+    if _runs_ahead(values):
+        _send(state, values, count, len(rows))
 
 
 def _slots(state: dict, rows: Tensor, values: Tensor, kept: tuple[str, ...] = MOMENTS) -> Tensor:
@@ -79,9 +84,11 @@ def _slots(state: dict, rows: Tensor, values: Tensor, kept: tuple[str, ...] = MO
     row_steps (capacity,) and exp_avg, exp_avg_sq, master (capacity, d), float32; beside them step
     (), the optimizer steps of this table, and used_at_most, which is known without asking the
     device. The capacity grows by half when it is full, so that growing costs little per step. A
-    GPU is asked, and waited for, only when used_at_most reaches the capacity, which then grows
-    unless a quarter is free. Beside a float32 table `Optimizer.load_state_dict` turns everything
-    into float32, which holds places exactly up to 2**24; SparseMemoryConfig refuses larger tables.
+    GPU is not asked how many places are taken: the capacity grows when used_at_most reaches it,
+    which counts as new all rows of the few steps that Python is ahead of the GPU.
+
+    Beside a float32 table `Optimizer.load_state_dict` turns everything into float32, which holds
+    places exactly up to 2**24; SparseMemoryConfig refuses larger tables.
     """
     if "slots" not in state:
         table, width = values.shape
@@ -96,10 +103,11 @@ def _slots(state: dict, rows: Tensor, values: Tensor, kept: tuple[str, ...] = MO
     capacity = len(state[kept[0]])
     at_most = state.get("used_at_most", capacity)
     if capacity < len(values) and at_most + len(rows) > capacity:
-        at_most = used = int(state["used"])
-        room = max(len(rows), used // 4) if waits(slots) else int(new.sum())
-        if used + room > capacity:
-            grown = min(max(used + room, capacity * 3 // 2), len(values))
+        room = len(rows)
+        if not _runs_ahead(slots):
+            at_most, room = int(state["used"]), int(new.sum())
+        if at_most + room > capacity:
+            grown = min(max(at_most + room, capacity * 3 // 2), len(values))
             for name in kept:
                 larger = state[name].new_zeros(grown, *state[name].shape[1:])
                 larger[:capacity] = state[name]
@@ -140,7 +148,7 @@ def _adamw_rows(
     _put(state["exp_avg"], slots, exp_avg, read)
     _put(state["exp_avg_sq"], slots, exp_avg_sq, read)
     denominator = (exp_avg_sq / (1 - beta2**steps)).sqrt_().add_(group["eps"])
-    lr = float(group["lr"])
+    lr = _rate(group, values)
     current = values[rows] * (1 - lr * group["weight_decay"])
     _put(values, rows, current - lr * (exp_avg / (1 - beta1**steps)) / denominator, read)
 
@@ -170,7 +178,89 @@ def _sgd_rows(
 ) -> None:
     """One step of gradient descent of `rows` of `values`, with weight decay as an L2 penalty."""
     grad = grad + group["weight_decay"] * values[rows]
-    _put(values, rows, values[rows] - float(group["lr"]) * grad, read)
+    _put(values, rows, values[rows] - _rate(group, values) * grad, read)
+
+
+def _rate(group: dict, values: Tensor) -> float | Tensor:
+    """The learning rate; a tensor on a device that Python would wait for is not asked for it."""
+    lr = group["lr"]
+    if isinstance(lr, Tensor) and waits(lr):
+        return lr.reshape(()).to(values.device)
+    return float(lr)
+
+
+# ------------------------------------------------------------------ places that a GPU has taken
+
+
+@dataclass
+class _Count:
+    """The places taken in a state, on their way to the CPU.
+
+    Attributes:
+        taken: says their number once it is there, None before; from `begin_copy`.
+        since: at most so many were taken after the copy began.
+        version: of `used` after the last step: how often it was written to.
+    """
+
+    taken: Callable[[], int | None]
+    since: int = 0
+    version: int = 0
+
+
+COUNTS = WeakTensorKeyDictionary()  # the count on its way, by a state's `used`; nobody saves it
+
+
+def _runs_ahead(tensor: Tensor) -> bool:
+    """Whether a step asks the tensor's device for nothing (Apple's is asked for rows anyway)."""
+    return waits(tensor) and tensor.device.type != "mps"
+
+
+def begin_copy(number: Tensor) -> Callable[[], int | None]:
+    """Begin to copy a number of a GPU's to the CPU; what is returned says it once it is there."""
+    held = torch.empty_like(number, device="cpu", pin_memory=True)
+    held.copy_(number, non_blocking=True)
+    stream = torch.get_device_module(number.device).current_stream(number.device)
+    copied = stream.record_event()
+    return lambda: int(held) if copied.query() else None
+
+
+def _hear(state: dict, values: Tensor) -> _Count | None:
+    """Put into used_at_most what the last count says, if it is there; else return that count.
+
+    A state that was loaded, moved, copied or written to since its last step has none: there the
+    device is asked, and waited for, once.
+    """
+    if not _can_grow(state, values):
+        return None
+    used = state["used"]
+    count = COUNTS.pop(used, None)
+    if count is None or count.version != used._version:
+        state["used_at_most"] = int(used.view(torch.float32))
+        return None
+    taken = count.taken()
+    if taken is None:
+        return count
+    state["used_at_most"] = taken + count.since
+    return None
+
+
+def _send(state: dict, values: Tensor, count: _Count | None, new: int) -> None:
+    """After a step of at most `new` new rows, send a count, unless one is on its way."""
+    if not _can_grow(state, values):
+        return
+    used = state["used"]
+    if count is None:
+        count = _Count(begin_copy(used.view(torch.float32)))
+    else:
+        count.since += new
+    count.version = used._version
+    COUNTS[used] = count
+
+
+def _can_grow(state: dict, values: Tensor) -> bool:
+    """Whether there is a state, with fewer places than the table has rows."""
+    kept = state.get("exp_avg", state.get("master"))
+    return "used" in state and kept is not None and len(kept) < len(values)
 
 
 # ------------------------------------------------------------------ tables in bfloat16

@@ -178,7 +178,7 @@ def random(reads: Reads, background: BackgroundReads | None) -> Tensor:
     return torch.rand(len(reads.rows), generator=generator, dtype=torch.float64)
 
 
-@register_rule("all", unlimited=True)
+@register_rule("all", unlimited=True, by_row=True)
 def all_rows(reads: Reads, background: BackgroundReads | None) -> Tensor:
     """Every row that was read, however many: the memory alone, a control."""
     return reads.counts.double()
@@ -249,7 +249,7 @@ def select_on_device(
     Args:
         counts: (M,) int64 on any device, reads of each row of the table in this step.
         rule: name of a registered rule that is `by_row`.
-        rows_per_step: T, how many rows to take.
+        rows_per_step: T, how many rows to take; of rules that are `unlimited` it is M.
         background: reads of background text, on any device, for rules that compare with them.
 
     Raises:
@@ -262,6 +262,8 @@ def select_on_device(
     check_background(rule, background)
     background = None if background is None else background.on(counts.device)
     every = torch.arange(len(counts), device=counts.device)
+    if get_rule(rule).unlimited:
+        return every, counts > 0
     scores = get_rule(rule).score(Reads(every, counts), background)
     scores = scores.where(counts > 0, -torch.inf)
     order = torch.sort(scores, descending=True, stable=True).indices

@@ -8,10 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 import triton
-from helpers_models import adamw, bits, memory_model, tables, tokens
+from helpers_models import adamw, bits, memory_model, run_ahead, tables, tokens
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from smf_lib.method import kernels, layer, operators, row_adam, row_steps, tape
+from smf_lib.method import kernels, layer, operators, tape
 from smf_lib.method.tape import ReadTape
 
 SHAPES = [  # rows, width, tokens, reads
@@ -30,8 +30,7 @@ def with_kernels(monkeypatch):
     for name in ("read", "weight_gradient", "row_gradient"):
         runs[name] = Mock(wraps=getattr(kernels, name))
         monkeypatch.setattr(kernels, name, runs[name])
-    for module in (layer, row_adam, row_steps):
-        monkeypatch.setattr(module, "waits", lambda tensor: True)
+    run_ahead(monkeypatch)
     for module in (layer, tape):  # all but the question whether it is a GPU
         monkeypatch.setattr(module, "kernels_run", operators._kernels_agree)
     operators.kernels_agree.cache_clear()

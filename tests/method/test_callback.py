@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from math import hypot
 
 import pytest
@@ -275,12 +276,31 @@ def test_a_rule_without_a_background_is_refused_before_the_first_step(tmp_path):
 
 @pytest.mark.parametrize("rate, own, warns", [(2e-4, None, 1), (2e-4, 3e-2, 0), (1e-2, 1e-4, 1)])
 def test_a_rate_that_cannot_teach_rows_is_warned_of(rate, own, warns, tmp_path, recwarn):
+    warnings.simplefilter("always")  # else Python itself would say it once
     train(trainer(tmp_path, memory_model(), learning_rate=rate), learning_rate=own)
     about = [w for w in recwarn if "teaches memory rows next to nothing" in str(w.message)]
     assert len(about) == warns
 
 
-def test_gradient_descent_is_not_warned_of_its_rate(tmp_path, recwarn):
+@pytest.mark.parametrize("rate, warns", [(2e-4, 1), (1e-2, 0)])
+@with_or_without
+def test_a_rate_that_warms_up_counts_as_it_is_to_be(train, rate, warns, tmp_path, recwarn):
+    warnings.simplefilter("always")
+    train(
+        trainer(
+            tmp_path,
+            memory_model(),
+            learning_rate=rate,
+            lr_scheduler_type="constant_with_warmup",
+            warmup_steps=4,
+        )
+    )
+    about = [w for w in recwarn if f"learning_rate={rate:g} teaches memory rows" in str(w.message)]
+    assert len(about) == warns
+
+
+@with_or_without
+def test_gradient_descent_is_not_warned_of_its_rate(train, tmp_path, recwarn):
     train(trainer(tmp_path, memory_model(), learning_rate=1e-4, optim="sgd"))
     assert not [w for w in recwarn if "memory rows" in str(w.message)]
 

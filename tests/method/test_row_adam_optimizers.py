@@ -6,13 +6,14 @@ import copy
 import inspect
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
 from accelerate import Accelerator
-from helpers_models import bits, memory_model, row_state, tables, tokens, train_step
+from helpers_models import adamw, bits, memory_model, row_state, tables, tokens, train_step
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 from transformers import Trainer, TrainingArguments
 
@@ -281,6 +282,40 @@ def test_rows_under_sgd_keep_no_moments_and_count_their_steps():
             assert int(optimizer.state[table.values]["step"]) == step + 1
             assert set(optimizer.state[table.values]) == {"step"}
     assert chosen[0] != chosen[1] != chosen[2]
+
+
+LOW_RATES = {
+    "RowAdamW": (lambda p: RowAdamW(p, lr=9e-4), True),
+    "AdamW": (lambda p: ADAMW(p, lr=1e-4), True),
+    "Adam, a tensor": (lambda p: ADAM(p, lr=torch.tensor(1e-4), foreach=False), True),
+    "of bitsandbytes": (lambda p: named_in_bitsandbytes("AdamW8bit")(p, lr=1e-4), True),
+    "under accelerate": (lambda p: Accelerator(cpu=True).prepare(ADAMW(p, lr=1e-4)), True),
+    "of another group": (
+        lambda p: ADAMW([{"params": p[:-1], "lr": 1e-2}, {"params": p[-1:]}], lr=1e-4),
+        True,
+    ),
+    "not low": (lambda p: RowAdamW(p, lr=1e-3), False),
+    "gradient descent": (lambda p: RowSGD(p, lr=1e-4), False),
+}
+
+
+@pytest.mark.parametrize("make, warns", LOW_RATES.values(), ids=LOW_RATES)
+def test_each_loop_is_warned_once_of_a_rate_that_cannot_teach_rows(make, warns, recwarn):
+    warnings.simplefilter("always")  # else Python itself would say it once
+    for _ in range(2):
+        model = memory_model()
+        optimizer = make([t.values for t in tables(model)])
+        for step in range(3):
+            train_step(model, optimizer, tokens(2, 9, seed=step))
+            model.zero_grad()
+    about = [w for w in recwarn if "teaches memory rows next to nothing" in str(w.message)]
+    assert len(about) == 2 * warns
+
+
+def test_nothing_is_said_of_the_rate_where_no_rows_are_trained(recwarn):
+    model = memory_model(update="dense")
+    train_step(model, adamw(model, 1e-4), tokens(2, 9))
+    assert not [w for w in recwarn if "memory rows" in str(w.message)]
 
 
 def test_the_step_of_a_closure_moves_rows_and_returns_its_loss():
