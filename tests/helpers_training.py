@@ -69,4 +69,5 @@ def run(folder: Path, *command: str, inside: str = ".") -> str:
 
 def touched(adapter: Path) -> int:
     weights = load_file(adapter / "adapter_model.safetensors")
-    return sum(int((w > 0).sum()) for name, w in weights.items() if name.endswith("row_updates"))
+    counts = (".row_updates", ".row_counts")  # of whole tables, of touched rows alone
+    return sum(int((w > 0).sum()) for name, w in weights.items() if name.endswith(counts))

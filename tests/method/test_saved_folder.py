@@ -20,6 +20,7 @@ from peft import PeftModel, get_peft_model
 from transformers import AutoModelForSequenceClassification, LlamaConfig
 
 from smf_lib import RowAdamW, RowPatch, SparseMemoryConfig, register_rule
+from smf_lib.study.keys import _memory_settings
 
 
 def optimizer(model):
@@ -205,3 +206,5 @@ def test_settings_of_the_saved_folder_are_no_part_of_a_key():
     config = SparseMemoryConfig()
     for name in ("modules_to_save", "trainable_token_indices", "format_version"):
         assert getattr(config, name) is None
+    settings = [_memory_settings(SparseMemoryConfig(save_rows=rows)) for rows in ("all", "touched")]
+    assert settings[0] == settings[1] and "save_rows" not in settings[0]
