@@ -201,9 +201,14 @@ class SparseMemoryModel(BaseTuner):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The model's own forward; PEFT does not show its inputs to the method above.
 
+        Of MPT it hands `adapter_names` on to here.
+
         Raises:
             ValueError: more rows than `adapter_names`, or longer ones than the model can read.
         """
+        if "adapter_names" in kwargs:
+            with self._enable_peft_forward_hooks(adapter_names=kwargs.pop("adapter_names")):
+                return self.forward(*args, **kwargs)
         if self.row_adapters is not None:
             check_rows(self.row_adapters, args, kwargs)
         check_length(self.positions, args, kwargs)
