@@ -167,6 +167,9 @@ def test_a_patch_is_made_of_what_was_read_as_of_what_was_saved(tmp_path):
     for name, table in patch.tables.items():
         assert torch.equal(table.rows, again.tables[name].rows)
         assert torch.equal(bits(table.after), bits(again.tables[name].after))
+    other = fresh()
+    again.apply(other)  # how a folder is written is no part of what a memory is
+    assert same(other, model)
 
 
 def test_background_reads_are_left_out_and_collected_again(tmp_path):
