@@ -33,12 +33,39 @@ ARCHITECTURES = {
     "OPT": _SHAPE | {"ffn_dim": 48, "word_embed_proj_dim": 32},
     "Phi": _SHAPE,
 }
+_GPT = {"n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 64}
+FURTHER = {  # dense ones that differ from all above in how their layers are made or named
+    "Bloom": {"hidden_size": 32, "n_layer": 4, "n_head": 4},
+    "Cohere": _LLAMA,
+    "Falcon": _SHAPE,
+    "Gemma2": _LLAMA | {"head_dim": 8},
+    "Gemma3Text": _LLAMA | {"head_dim": 8},
+    "Glm4": _LLAMA | {"head_dim": 8},
+    "GPTBigCode": _GPT,
+    "GPTJ": _GPT | {"rotary_dim": 4},
+    "GPTNeo": {
+        "hidden_size": 32,
+        "num_layers": 4,
+        "num_heads": 4,
+        "attention_types": [[["global", "local"], 2]],
+        "max_position_embeddings": 64,
+    },
+    "Granite": _LLAMA,
+    "Mpt": {"d_model": 32, "n_heads": 4, "n_layers": 4, "max_seq_len": 64},
+    "Olmo2": _LLAMA,
+    "Phi3": _LLAMA,
+    "SmolLM3": _LLAMA,
+    "StableLm": _LLAMA,
+    "Starcoder2": _LLAMA,
+    "XGLM": {"d_model": 32, "ffn_dim": 48, "num_layers": 4, "attention_heads": 4},
+}
 
 
 def tiny_model(architecture: str = "Llama", seed: int = 0, **settings) -> nn.Module:
     """A random causal language model, by default of 4 layers and width 32, without dropout."""
     config_class = getattr(transformers, f"{architecture}Config")
-    config = config_class(**_COMMON | ARCHITECTURES.get(architecture, {}) | settings)
+    shape = (ARCHITECTURES | FURTHER).get(architecture, {})
+    config = config_class(**_COMMON | shape | settings)
     for name in list(vars(config)):
         if "drop" in name and isinstance(getattr(config, name), float):
             setattr(config, name, 0.0)

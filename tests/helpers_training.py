@@ -41,8 +41,11 @@ def write_folder(folder: Path) -> Path:
     return folder
 
 
-def run(folder: Path, *command: str, inside: str = ".") -> str:
-    """The output of a Python command in the folder; fails with its last words."""
+def run(folder: Path, *command: str, inside: str = ".", **variables: str) -> str:
+    """The output of a Python command in the folder; fails with its last words.
+
+    variables: of the environment, beside the tests' own.
+    """
     given = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     paths = [str(folder), str(REPOSITORY), *map(os.path.abspath, given)]
     settings = {
@@ -56,7 +59,7 @@ def run(folder: Path, *command: str, inside: str = ".") -> str:
     done = subprocess.run(
         [sys.executable, *command],
         cwd=folder / inside,
-        env=os.environ | settings,
+        env=os.environ | settings | variables,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -69,4 +72,5 @@ def run(folder: Path, *command: str, inside: str = ".") -> str:
 
 def touched(adapter: Path) -> int:
     weights = load_file(adapter / "adapter_model.safetensors")
-    return sum(int((w > 0).sum()) for name, w in weights.items() if name.endswith("row_updates"))
+    counts = (".row_updates", ".row_counts")  # of whole tables, of touched rows alone
+    return sum(int((w > 0).sum()) for name, w in weights.items() if name.endswith(counts))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 
 import pytest
 import yaml
@@ -41,6 +42,15 @@ trainer.train()
 lines = [line for line in trainer.state.log_history if "loss" in line]
 print("losses", *[line["loss"] for line in lines])
 print("norms", *[min(line["grad_norm"], line["smf/row_grad_norm"]) for line in lines])
+"""
+PROCESSES = """
+import atexit, sys
+
+@atexit.register
+def say():
+    state = sys.modules.get("accelerate.state")
+    if state is not None and state.PartialState._shared_state:
+        print(f"one of {state.PartialState().num_processes} processes")
 """
 RATES = re.compile(r"^\| ([^|]+) \| (\d\S*) \| (\S+) to (\S+) \|$", re.MULTILINE)
 
@@ -81,10 +91,21 @@ def test_the_reference_of_a_trained_memory_is_what_it_was(folder):
 
 def test_two_processes_and_lm_eval_from_the_command_line(folder):
     blocks = [block.split() for block in SHELL.findall(PAGE.read_text("utf-8"))]
-    assert [block[0] for block in blocks] == ["torchrun", "torchrun", "lm_eval", "lm_eval"]
-    for torchrun in blocks[:2]:
-        run(folder, "-m", "torch.distributed.run", *torchrun[1:])
-    assert touched(folder / "adapter") > 0 and touched(folder / "adapter-sharded") > 0
+    setting, *launch = blocks[0]
+    variables = dict([setting.split("=")])
+    (also,) = re.findall(r"`(torchrun [^`]*)`", PAGE.read_text("utf-8"))
+    assert launch[:2] == ["accelerate", "launch"] and blocks[1][0] == "torchrun"
+    assert [block[0] for block in blocks[2:]] == ["lm_eval", "lm_eval"]
+    with (folder / "sitecustomize.py").open("a") as starts:
+        starts.write(PROCESSES)
+    accelerate = ("accelerate.commands.launch", *launch[2:])
+    for command in (accelerate, ("torch.distributed.run", *also.split()[1:])):
+        shutil.rmtree(folder / "adapter", ignore_errors=True)
+        said = run(folder, "-m", *command, **variables)
+        assert said.count("one of 2 processes") == 2, said
+        assert touched(folder / "adapter") > 0
+    run(folder, "-m", "torch.distributed.run", *blocks[1][1:])
+    assert touched(folder / "adapter-sharded") > 0
     assert (folder / "checkpoint" / ".metadata").is_file()
     run(folder, "exporting.py")
     scores = [run(folder, "-m", *lm_eval, "--limit", "8", inside="tasks") for lm_eval in blocks[2:]]

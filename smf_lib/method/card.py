@@ -90,7 +90,7 @@ def _touched(folder: Path, rows: int) -> str:
         changed = {
             layer_number(name): int((weights.get_tensor(name) > 0).sum())
             for name in weights.keys()  # noqa: SIM118  (it is no dictionary)
-            if name.endswith(".row_updates")
+            if name.endswith((".row_updates", ".row_counts"))  # whole tables, touched rows alone
         }
     lines = [f"| {layer} | {n:,} of {rows:,} |" for layer, n in sorted(changed.items())]
     return "\n".join(["| layer | rows that training changed |", "| --- | --- |", *lines, "\n"])

@@ -84,6 +84,10 @@ class SparseMemoryConfig(PeftConfig):
             like any dense weights. None: none.
         trainable_token_indices: ids of tokens whose embeddings are trained, and saved, beside the
             memory; or a dictionary of such lists by the embedding's name. None: none.
+        save_rows: which rows of a table `save_pretrained`, `push_to_hub` and checkpoints of a
+            Trainer hold. "all": the whole table. "touched": the rows that training changed, and of
+            all else what is not as the seed makes it; PEFT's ways to load make the rest again, to
+            the same bits, or refuse where the seed makes other numbers than it did.
         target_modules: leave it out; filled in from `layers` when the memory is inserted.
         format_version: leave it out; the version of the saved folder's layout, which
             `save_pretrained` fills in. None, in folders that were saved before there was one, is 1.
@@ -114,6 +118,7 @@ class SparseMemoryConfig(PeftConfig):
     seed: int = 0
     modules_to_save: list[str] | None = None
     trainable_token_indices: list[int] | dict[str, list[int]] | None = None
+    save_rows: Literal["all", "touched"] = "all"
     target_modules: list[str] | None = None
     format_version: int | None = None
 

@@ -18,7 +18,7 @@ from torch.distributed.checkpoint.state_dict import (
     get_state_dict,
     set_state_dict,
 )
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import StateDictType, fully_shard
 
 from .arguments import MODEL, check_kind
 from .layer import ProductKeyMemory, memory_of
@@ -83,7 +83,8 @@ def prepare_sharding(trainer: Trainer) -> bool:
     """Whether the trainer shards its model; by FSDP2, which is told to ignore memories, or refused.
 
     Raises:
-        ValueError: DeepSpeed; the first version of FSDP; or FSDP that loads weights later.
+        ValueError: DeepSpeed; the first version of FSDP; FSDP that loads weights later; or sharded
+            checkpoints of touched rows.
     """
     if trainer.is_deepspeed_enabled:
         refuse_deepspeed()
@@ -96,6 +97,15 @@ def prepare_sharding(trainer: Trainer) -> bool:
                 f"{setting}={getattr(plugin, setting)} of FSDP cannot train a memory, which stays "
                 f"whole in each process; set it to {wanted}"
             )
+    configs = getattr(trainer.model, "peft_config", {}).values()
+    if plugin.state_dict_type == StateDictType.SHARDED_STATE_DICT and any(
+        getattr(config, "save_rows", "all") == "touched" for config in configs
+    ):
+        raise ValueError(
+            "save_rows='touched' cannot be resumed from sharded checkpoints of FSDP, which are "
+            "read into tensors of known shapes; set save_rows='all', or state_dict_type to "
+            "FULL_STATE_DICT"
+        )
     given = plugin.ignored_modules
     if given is None or isinstance(given, str):
         plugin.ignored_modules = "|".join(filter(None, [given, MEMORY_MODULES]))

@@ -34,7 +34,8 @@ AUTO_MAP = {
 def export(model: nn.Module, folder: str | Path, tokenizer: Any = None) -> Path:
     """Write the base model and the active adapter's memories as one model; returns the folder.
 
-    Whoever has transformers loads it, to the same bits:
+    Whoever has transformers loads it, on a processor to the same bits (on a GPU PEFT's model reads
+    rows by a kernel of its own, the folder's by torch's operations, which round otherwise):
 
         AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
 
@@ -175,6 +176,8 @@ def _fill(model: nn.Module, state: dict[str, Tensor]) -> None:
         k for k, t in model.state_dict().items() if not t.is_floating_point()
     }
     odd |= model.state_dict().keys() ^ state.keys()
+    # torchao's tensors say that they are of floating point
+    odd |= {k for k, t in state.items() if type(t) not in (Tensor, nn.Parameter)}
     if odd:
         named = sorted(odd)
         raise ValueError(

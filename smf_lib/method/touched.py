@@ -1,11 +1,10 @@
 """A saved memory as the rows that training touched, in a folder that PEFT reads.
 
-`save_pretrained` writes whole tables; of a table in which a finetune changed few rows nearly all is
-what the configuration and its seed make again. `save_touched` leaves that out: a folder's weights
-hold the touched rows, and a digest of what was left out. `PeftModel.from_pretrained` makes it whole
-(`filled`, called by the tuner), or refuses where the seed gives other numbers than it did.
-
-Reads of background text are left out too: whoever trains on collects them again.
+Of a table in which a finetune changed few rows nearly all is what the configuration and its seed
+make again. With `SparseMemoryConfig(save_rows="touched")` PEFT's own ways to save leave that out
+(`touched`, called by the tuner): a folder's weights hold the touched rows, and a digest of what was
+left out. PEFT's ways to load make it whole (`filled`, called by the tuner too), or refuse where the
+seed gives other numbers than it did.
 """
 
 from __future__ import annotations
@@ -15,11 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .arguments import check_kind, check_path
-from .card import WEIGHTS
 from .config import SparseMemoryConfig
 from .files import whole
 from .layer import new_memory
@@ -28,16 +25,15 @@ from .sites import layer_number
 from .sums import sha256_of
 
 ROWS, AFTER, UPDATES, START = "rows", "row_values", "row_counts", "start_sha256"
-TABLE = "smf_memory.values"
 BACKGROUND = ("background_counts", "background_documents", "n_background_documents")
 
 
 def save_touched(model: nn.Module, folder: str | Path, adapter: str = "default") -> Path:
     """Write an adapter's folder with the touched rows alone, whole or not at all; returns it.
 
-    `PeftModel.from_pretrained(base, folder)` reads it like any other, to the same bits. Rows count
-    as touched that were updated or that differ from the start; a tensor beside the table (keys,
-    queries, gates) is left out where it is as it started.
+    `PeftModel.from_pretrained(base, folder)` reads it like any other, to the same bits. It is what
+    `save_pretrained` writes with `save_rows="touched"`, less the reads of background text, which
+    whoever trains on collects again.
 
     Args:
         model: a PEFT model with a sparse memory.
@@ -54,23 +50,38 @@ def save_touched(model: nn.Module, folder: str | Path, adapter: str = "default")
         raise ValueError(f"adapter={adapter!r} is no sparse memory of this model; name one that is")
     folder = Path(folder)
     with whole(folder) as scratch:
-        model.save_pretrained(scratch, selected_adapters=[adapter])  # type: ignore[operator]
-        place = scratch / WEIGHTS if adapter == "default" else scratch / adapter / WEIGHTS
-        state = touched(load_file(place), config)
-        save_file(state, place, {"format": "pt"})
+        state = {k: t for k, t in model.state_dict().items() if not k.endswith(BACKGROUND)}
+        save_rows, config.save_rows = config.save_rows, "touched"
+        try:
+            model.save_pretrained(  # type: ignore[operator]
+                scratch, selected_adapters=[adapter], state_dict=state
+            )
+        finally:
+            config.save_rows = save_rows
         if adapter != "default":
-            for path in list(place.parent.iterdir()):
+            for path in list((scratch / adapter).iterdir()):
                 path.replace(scratch / path.name)
-            place.parent.rmdir()
+            (scratch / adapter).rmdir()
     return folder
 
 
-def touched(state: Mapping[str, Tensor], config: SparseMemoryConfig) -> dict[str, Tensor]:
-    """The tensors of a saved memory without what its configuration makes again."""
+def touched(
+    state: Mapping[str, Tensor], config: SparseMemoryConfig, adapter: str
+) -> dict[str, Tensor]:
+    """The tensors of a memory without what its configuration makes again; rows are on the CPU.
+
+    Rows count as touched that were updated or that differ from the start. A tensor beside a table
+    (keys, queries, gates, reads of background text) is left out where it is as it started.
+
+    Args:
+        state: the memories' tensors by the model's names, on any device.
+        config: the configuration that the memories started from.
+        adapter: the adapter's name, which is part of the tensors' names.
+    """
     found = dict(state)
-    for key in [key for key in state if key.endswith(TABLE)]:
+    for key in [key for key in state if key.endswith(f"smf_memory.{adapter}.values")]:
         place = key.removesuffix("values")
-        values, updates = found.pop(key), found.pop(f"{place}row_updates")
+        values, updates = found.pop(key).cpu(), found.pop(f"{place}row_updates").cpu()
         start = _start(config, place, values.shape[1])
         differs = values.float().view(torch.int32) != start["values"].float().view(torch.int32)
         rows = (differs.any(1) | (updates > 0)).nonzero().squeeze(1)
@@ -82,9 +93,8 @@ def touched(state: Mapping[str, Tensor], config: SparseMemoryConfig) -> dict[str
         }
         for name, tensor in start.items():
             kept = found.get(f"{place}{name}")
-            same = kept is not None and torch.equal(kept.float(), tensor.float())
-            if name in BACKGROUND or same:
-                found.pop(f"{place}{name}", None)
+            if kept is not None and torch.equal(kept.float().cpu(), tensor.float()):
+                del found[f"{place}{name}"]
     return found
 
 

@@ -32,7 +32,7 @@ from .rules import get_rule
 from .sites import MLPSite, decoder_layers, default_layers, find_mlps
 from .step_callers import watch_step_callers
 from .text_part import known_positions, text_part
-from .touched import filled
+from .touched import filled, touched
 
 
 class SparseMemoryModel(BaseTuner):
@@ -208,12 +208,36 @@ class SparseMemoryModel(BaseTuner):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The model's own forward; PEFT does not show its inputs to the method above.
 
+        Of MPT it hands `adapter_names` on to here.
+
         Raises:
             ValueError: more or fewer rows than `adapter_names`.
         """
+        if "adapter_names" in kwargs:
+            with self._enable_peft_forward_hooks(adapter_names=kwargs.pop("adapter_names")):
+                return self.forward(*args, **kwargs)
         if self.row_adapters is not None:
             check_rows(self.row_adapters, args, kwargs)
         return super().forward(*args, **kwargs)
+
+    @classmethod
+    def _get_adapter_state_dict(
+        cls,
+        model: nn.Module,
+        config: Any,
+        adapter_name: str,
+        state_dict: dict,
+        unwanted_adapter_names: list[str],
+    ) -> dict:
+        """What PEFT saves of an adapter: whole tables, or touched rows alone (`save_rows`)."""
+        state = super()._get_adapter_state_dict(
+            model=model,
+            config=config,
+            adapter_name=adapter_name,
+            state_dict=state_dict,
+            unwanted_adapter_names=unwanted_adapter_names,
+        )
+        return touched(state, config, adapter_name) if config.save_rows == "touched" else state
 
     @classmethod
     def _remap_adapter_state_dict_for_load(

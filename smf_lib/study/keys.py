@@ -333,8 +333,9 @@ def _precision(study: Any) -> str:
 def _memory_settings(config: SparseMemoryConfig) -> dict:
     """The settings of a memory that are its own, without those of every PEFT configuration.
 
-    What is None is left out, so that a new setting that changes nothing changes no key; and so is
-    `values_dtype` where tables are in float32, as all were before there was a choice.
+    What is None is left out, so that a new setting that changes nothing changes no key; and so are
+    `values_dtype` where tables are in float32, as all were before there was a choice, and
+    `save_rows`, which changes how a folder is written and no number.
     """
     inherited = {f.name for f in dataclasses.fields(type(config).__mro__[1])} | {"target_modules"}
     return {
@@ -344,6 +345,7 @@ def _memory_settings(config: SparseMemoryConfig) -> dict:
         and name not in inherited
         and not name.startswith("_")
         and (name, value) != ("values_dtype", "float32")
+        and name != "save_rows"
     }
 
 

@@ -12,6 +12,7 @@ from accelerate.utils.fsdp_utils import get_parameters_from_modules
 from helpers_models import bits, memory_config, memory_model, tables, tiny_model, tokens
 from helpers_text import word_tokenizer
 from peft import get_peft_model
+from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from smf_lib import RowAdamW, SparseMemoryCallback, collect_background, memories
@@ -195,11 +196,19 @@ def test_rows_have_a_rate_of_their_own_that_the_scheduler_scales(tmp_path):
         assert torch.equal(bits(one.values), bits(other.values))
 
 
-@pytest.mark.parametrize("values_dtype", ["float32", "bfloat16"])
-def test_training_that_goes_on_from_a_checkpoint_equals_one_that_was_not_stopped(
-    values_dtype, tmp_path
-):
-    whole, parts, last = (without_background(values_dtype=values_dtype) for _ in range(3))
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {},
+        {"values_dtype": "bfloat16"},
+        {"save_rows": "touched"},
+        {"save_rows": "touched", "values_dtype": "bfloat16", "initial_values": "random"},
+        {"save_rows": "touched", "trainable": "memory", "share_values": True},
+    ],
+    ids=str,
+)
+def test_training_that_goes_on_from_a_checkpoint_equals_one_that_was_not_stopped(kind, tmp_path):
+    whole, parts, last = (without_background(**kind) for _ in range(3))
     settings = {"lr_scheduler_type": "linear", "save_strategy": "steps", "save_steps": 2}
     train(trainer(tmp_path / "whole", whole, **settings), background=BACKGROUND, learning_rate=0.1)
     first = trainer(tmp_path / "parts", parts, **settings)
@@ -213,9 +222,11 @@ def test_training_that_goes_on_from_a_checkpoint_equals_one_that_was_not_stopped
     goes_on = trainer(tmp_path / "parts", last, **settings)
     goes_on.add_callback(SparseMemoryCallback(goes_on, background=BACKGROUND, learning_rate=0.1))
     goes_on.train(resume_from_checkpoint=True)
-    for one, other in zip(tables(whole), tables(goes_on.model)):
-        assert torch.equal(one.background_counts, other.background_counts)
-        assert torch.equal(bits(one.values), bits(other.values))
+    (saved,) = (tmp_path / "parts").glob("checkpoint-2")
+    names = {name.rpartition(".")[2] for name in load_file(saved / "adapter_model.safetensors")}
+    assert ("rows" in names) == ("save_rows" in kind) != ("values" in names)
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(bits(tensor), bits(goes_on.model.state_dict()[name])), name
 
 
 @pytest.mark.parametrize("kind", ["texts", "text rows", "token rows"])
@@ -358,9 +369,9 @@ def test_an_optimizer_that_does_not_train_rows_is_refused_before_the_first_step(
         train(made)
 
 
-def sharding_trainer(folder, **settings):
+def sharding_trainer(folder, save_rows="all", **settings):
     """A Trainer as accelerate makes it where FSDP is asked for."""
-    made = trainer(folder, memory_model())
+    made = trainer(folder, memory_model(save_rows=save_rows))
     by_trainer = {"fsdp_version": 2, "cpu_ram_efficient_loading": False}
     plugin = FullyShardedDataParallelPlugin(**by_trainer | settings)
     made.accelerator.state.fsdp_plugin = plugin  # the next arguments of a Trainer reset the state
@@ -377,6 +388,15 @@ def test_what_would_share_out_the_tables_is_refused_at_once(tmp_path):
         made, _ = sharding_trainer(tmp_path, **{setting: value})
         with pytest.raises(ValueError, match=f"{setting}={value} of FSDP cannot train a memory"):
             SparseMemoryCallback(made)
+
+
+def test_touched_rows_in_sharded_checkpoints_are_refused(tmp_path):
+    made, _ = sharding_trainer(tmp_path, "touched", state_dict_type="SHARDED_STATE_DICT")
+    with pytest.raises(ValueError, match="save_rows='touched' cannot be resumed from sharded"):
+        SparseMemoryCallback(made)
+    for save_rows, kind in (("touched", "FULL_STATE_DICT"), ("all", "SHARDED_STATE_DICT")):
+        made, _ = sharding_trainer(tmp_path, save_rows, state_dict_type=kind)
+        SparseMemoryCallback(made)
 
 
 @pytest.mark.parametrize("given", [None, "lm_head", []], ids=str)

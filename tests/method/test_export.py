@@ -192,3 +192,24 @@ def test_what_cannot_be_written_is_refused_and_leaves_nothing(tmp_path):
         with pytest.raises(ValueError, match=says):
             export(model, place)
     assert list(tmp_path.iterdir()) == []
+
+
+class Packed(torch.Tensor):
+    """A tensor that says it is of floating point and holds something else, as torchao's do."""
+
+
+def packed_bytes(weight):
+    return torch.zeros(weight.numel() // 2, 1, dtype=torch.uint8)  # as bitsandbytes' 4 bits
+
+
+@pytest.mark.parametrize(
+    "quantise", [packed_bytes, torch.Tensor.char, lambda weight: weight.as_subclass(Packed)]
+)
+@pytest.mark.parametrize("place", ["mlp.up_proj", "self_attn.q_proj"])
+def test_a_quantised_base_is_refused(quantise, place, tmp_path):
+    model = memory_model()
+    layer = model.get_base_model().model.layers[0].get_submodule(place)
+    layer.weight = torch.nn.Parameter(quantise(layer.weight.detach()), requires_grad=False)
+    with pytest.raises(ValueError, match=rf"cannot write .*{place}.* it is quantised"):
+        export(model, tmp_path / "exported")
+    assert list(tmp_path.iterdir()) == []

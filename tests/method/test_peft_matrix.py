@@ -1,7 +1,7 @@
 """What PEFT's own tests ask of each method (its `tests/testing_common.py`), of every architecture.
 
-Some of its questions stand elsewhere for all architectures: nothing changes on insertion, when the
-adapter is off and after `unload` (test_sites.py).
+Some of its questions stand elsewhere for the promised architectures: nothing changes on insertion,
+when the adapter is off and after `unload` (test_sites.py).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers_models import (
     ARCHITECTURES,
+    FURTHER,
     adamw,
     memory_config,
     memory_model,
@@ -19,14 +20,16 @@ from helpers_models import (
     train_step,
 )
 from peft import (
+    AutoPeftModelForCausalLM,
     PeftModel,
     get_peft_model_state_dict,
     inject_adapter_in_model,
     set_peft_model_state_dict,
 )
+from transformers import AutoModelForCausalLM
 
 IDS = tokens(2, 9)
-every = pytest.mark.parametrize("architecture", ARCHITECTURES)
+every = pytest.mark.parametrize("architecture", ARCHITECTURES | FURTHER)
 
 
 @torch.no_grad()
@@ -53,6 +56,11 @@ def test_saved_and_loaded_in_each_way_it_gives_the_same_bits(architecture, tmp_p
         loaded = PeftModel.from_pretrained(tiny_model(architecture), tmp_path, **settings)
         assert torch.equal(logits(loaded.eval()), expected)
         assert any(p.requires_grad for p in loaded.parameters()) == ("is_trainable" in settings)
+    model.save_pretrained(tmp_path / "pickled", safe_serialization=False)
+    names = {path.name for path in (tmp_path / "pickled").iterdir()}
+    assert names == {"README.md", "adapter_config.json", "adapter_model.bin"}
+    loaded = PeftModel.from_pretrained(tiny_model(architecture), tmp_path / "pickled")
+    assert torch.equal(logits(loaded.eval()), expected)
     state = get_peft_model_state_dict(model)
     fresh = memory_model(architecture)
     assert not set_peft_model_state_dict(fresh, state).unexpected_keys
@@ -90,6 +98,49 @@ def test_several_adapters_are_kept_apart(architecture, tmp_path):
 
 
 @every
+def test_it_is_loaded_onto_a_base_that_a_device_map_placed(architecture, tmp_path):
+    tiny_model(architecture).save_pretrained(tmp_path / "base")
+
+    def base(**settings):
+        return AutoModelForCausalLM.from_pretrained(tmp_path / "base", **settings)
+
+    model = memory_model(model=base())
+    train_step(model, adamw(model, 0.1), IDS)
+    expected = logits(model.eval())
+    assert not torch.equal(expected, logits(base()))
+    model.save_pretrained(tmp_path / "adapter")
+    for settings in ({}, {"device_map": {"": "cpu"}}):
+        placed = base(device_map="cpu")
+        loaded = PeftModel.from_pretrained(placed, tmp_path / "adapter", **settings)
+        assert torch.equal(logits(loaded), expected)
+    both = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter", device_map="cpu")
+    assert torch.equal(logits(both), expected)
+
+
+@every
+def test_rows_of_a_batch_have_adapters_of_their_own(architecture):
+    model = trained(architecture)
+    model.add_adapter("other", memory_config(seed=1, layers=[2, 3]))
+    model.set_adapter("other")
+    train_step(model, adamw(model, 0.1), IDS)
+    model.eval()
+    alone = {"other": logits(model)}
+    with model.disable_adapter():
+        alone["__base__"] = logits(model)
+    model.set_adapter("default")
+    alone["default"] = logits(model)
+    names = list(alone)
+    for first in names:
+        for second in names:
+            with torch.no_grad():
+                mixed = model(input_ids=IDS, adapter_names=[first, second]).logits
+            wanted = torch.stack([alone[first][0], alone[second][1]])
+            torch.testing.assert_close(mixed, wanted, rtol=1e-4, atol=1e-5)
+    for first, second in (("default", "other"), ("default", "__base__"), ("other", "__base__")):
+        assert not torch.allclose(alone[first], alone[second], rtol=1e-4, atol=1e-5)
+
+
+@every
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_checkpointed_training_equals_plain(architecture, reentrant):
     plain, checkpointed = memory_model(architecture), memory_model(architecture)
@@ -111,7 +162,9 @@ def test_text_is_written_from_ids_and_read_from_embeddings(architecture):
         written, model.generate(input_ids=IDS, **settings)
     )
     with torch.no_grad():
-        read = model(inputs_embeds=model.get_input_embeddings()(IDS)).logits
+        embedded = model.get_input_embeddings()(IDS)
+        own = model.base_model if architecture == "Mpt" else model  # PEFT hands MPT no embeddings
+        read = own(inputs_embeds=embedded).logits
     assert torch.equal(read, logits(model))
     half = memory_model(model=tiny_model(architecture).bfloat16())
     assert half.generate(IDS, **settings).shape == (2, 12)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,10 +17,14 @@ from helpers_models import (
     tokens,
     train_step,
 )
-from peft import PeftModel, get_peft_model
-from transformers import AutoModelForSequenceClassification, LlamaConfig
+from peft import PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig
 
 from smf_lib import RowAdamW, RowPatch, SparseMemoryConfig, register_rule
+from smf_lib.study.keys import _memory_settings
+
+FIRST = Path(__file__).resolve().parents[1] / "data" / "first_format"
 
 
 def optimizer(model):
@@ -94,6 +99,40 @@ def test_a_folder_has_a_format_version_and_one_without_is_read_as_the_first(tmp_
     path.write_text(json.dumps(settings | {"format_version": 2}))
     with pytest.raises(ValueError, match="format_version=2 .* install the smf_lib that wrote it"):
         PeftModel.from_pretrained(tiny_model(), tmp_path)
+
+
+@pytest.mark.parametrize("save_rows", ["all", "touched"])
+def test_what_the_first_code_saved_loads_to_its_numbers_trains_on_and_is_saved_again(
+    save_rows, tmp_path
+):
+    """The folder's README says by which code it was made, and how."""
+
+    def loaded(adapter, **settings):
+        base = AutoModelForCausalLM.from_pretrained(FIRST / "base")
+        return PeftModel.from_pretrained(base, adapter, **settings).eval()
+
+    expected = load_file(FIRST / "expected.safetensors")
+    ids = expected["input_ids"]
+    assert "format_version" not in json.loads((FIRST / "adapter/adapter_config.json").read_text())
+    model = loaded(FIRST / "adapter", is_trainable=True)
+    saved = load_file(FIRST / "adapter/adapter_model.safetensors")
+    assert sum(int((t > 0).sum()) for name, t in saved.items() if "row_updates" in name) > 6
+    assert_same_bits(get_peft_model_state_dict(model), saved)
+    near = {"rtol": 1e-4, "atol": 1e-5}  # other processors add up in another order
+    with torch.no_grad():
+        torch.testing.assert_close(model(input_ids=ids).logits, expected["with_memory"], **near)
+        with model.disable_adapter():
+            torch.testing.assert_close(model(input_ids=ids).logits, expected["without"], **near)
+    losses = [train_step(model, steps, ids) for steps in [optimizer(model)] * 3]
+    assert losses[2] < losses[0]
+    model.peft_config["default"].save_rows = save_rows
+    model.save_pretrained(tmp_path)
+    assert_same_bits(loaded(tmp_path).state_dict(), model.state_dict())
+
+
+def assert_same_bits(state, expected):
+    assert state.keys() == expected.keys()
+    assert [n for n, t in expected.items() if not torch.equal(bits(state[n]), bits(t))] == []
 
 
 def test_a_memory_of_ones_own_rule_loads_where_the_rule_is_unknown(tmp_path):
@@ -205,3 +244,5 @@ def test_settings_of_the_saved_folder_are_no_part_of_a_key():
     config = SparseMemoryConfig()
     for name in ("modules_to_save", "trainable_token_indices", "format_version"):
         assert getattr(config, name) is None
+    settings = [_memory_settings(SparseMemoryConfig(save_rows=rows)) for rows in ("all", "touched")]
+    assert settings[0] == settings[1] and "save_rows" not in settings[0]

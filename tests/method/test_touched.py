@@ -1,12 +1,21 @@
 """A saved folder with touched rows alone: small, exact, read by PEFT, strict."""
 
 import json
+from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
-from helpers_models import bits, memory_config, tiny_model
+from helpers_models import bits, memory_config, memory_model, tiny_model
 from helpers_patches import fresh, train
-from peft import LoraConfig, PeftModel, get_peft_model
+from huggingface_hub import HfApi
+from peft import (
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
 from safetensors.torch import load_file, save_file
 
 from smf_lib import RowPatch, save_touched
@@ -19,17 +28,17 @@ def loaded(folder, **settings):
     return PeftModel.from_pretrained(tiny_model(), folder, **settings)
 
 
-def same(one, other):
+def same(one, other, beside=()):
     names = one.state_dict()
     differing = [
         name
         for name, tensor in other.state_dict().items()
-        if not name.endswith(BACKGROUND) and not torch.equal(bits(tensor), bits(names[name]))
+        if not name.endswith(beside) and not torch.equal(bits(tensor), bits(names[name]))
     ]
     return names.keys() == other.state_dict().keys() and differing == []
 
 
-@pytest.mark.parametrize(
+every = pytest.mark.parametrize(
     "settings",
     [
         {},
@@ -37,13 +46,99 @@ def same(one, other):
         {"share_values": True, "gated": True},
         {"trainable": "memory", "initial_scale": 0.01},
         {"initial_values": "random", "values_dtype": "bfloat16"},
+        {"modules_to_save": ["lm_head"], "trainable_token_indices": [5]},
     ],
     ids=lambda settings: "-".join(settings) or "default",
 )
+
+
+def only_rows(folder):
+    """Whether the folder's file has touched rows and no table."""
+    ends = {name.rpartition(".")[2] for name in load_file(folder / WEIGHTS)}
+    return {"rows", "row_values"} <= ends and not {"values", "row_updates"} & ends
+
+
+@every
+@pytest.mark.parametrize("adapter", ["default", "other"])
+def test_save_pretrained_writes_touched_rows_where_the_configuration_says_so(
+    settings, adapter, tmp_path
+):
+    model = memory_model(adapter_name=adapter, save_rows="touched", rule="tfidf", **settings)
+    train(model)
+    model.save_pretrained(tmp_path)
+    folder = tmp_path if adapter == "default" else tmp_path / adapter
+    assert only_rows(folder)
+    read = loaded(folder, adapter_name=adapter, is_trainable=True)
+    assert read.peft_config[adapter].save_rows == "touched" and same(read, model)
+    train(read, seed=1)  # the background is there, too
+    read.save_pretrained(tmp_path / "again")
+    assert only_rows(tmp_path / "again" / folder.relative_to(tmp_path))
+    card = (folder / "README.md").read_text("utf-8")
+    table = next(m for m in memories(model).values() if m.table is m)
+    assert f"| 1 | {int((table.row_updates > 0).sum())} of 64 |" in card
+
+
+@every
+def test_the_state_that_peft_gives_goes_into_a_new_model_and_an_injected_one(settings):
+    model = train(fresh(save_rows="touched", **settings))
+    state = get_peft_model_state_dict(model)
+    assert not [name for name in state if name.endswith("smf_memory.values")]
+    again = fresh(**settings)
+    assert not set_peft_model_state_dict(again, state).unexpected_keys
+    assert same(again, model)
+    bare = tiny_model()
+    bare.add_adapter(memory_config(save_rows="touched", **settings))
+    state = {name.removeprefix("base_model.model."): tensor for name, tensor in state.items()}
+    set_peft_model_state_dict(bare, state)
+    assert same(bare, model.get_base_model())
+    assert state.keys() == get_peft_model_state_dict(bare).keys()
+
+
+def test_one_adapter_of_two_may_be_saved_whole(tmp_path):
+    model = fresh(save_rows="touched")
+    model.add_adapter("whole", memory_config(seed=1))
+    for name in ("default", "whole"):
+        model.set_adapter(name)
+        train(model)
+    model.save_pretrained(tmp_path)
+    assert only_rows(tmp_path) and not only_rows(tmp_path / "whole")
+    read = loaded(tmp_path)
+    read.load_adapter(tmp_path / "whole", "whole")
+    assert same(read, model)
+
+
+def test_the_pickled_file_has_touched_rows_too(tmp_path):
+    model = train(fresh(save_rows="touched"))
+    model.save_pretrained(tmp_path, safe_serialization=False)
+    assert not (tmp_path / WEIGHTS).exists()
+    state = torch.load(tmp_path / "adapter_model.bin", weights_only=True)
+    assert not [name for name in state if name.endswith("smf_memory.values")]
+    assert same(loaded(tmp_path), model)
+
+
+def test_what_is_pushed_to_the_hub_are_touched_rows(tmp_path, monkeypatch):
+    pushed = {}
+
+    def create_commit(self, repo_id, operations, **settings):
+        for operation in operations:
+            place = tmp_path / operation.path_in_repo
+            place.write_bytes(Path(operation.path_or_fileobj).read_bytes())
+        pushed[repo_id] = sorted(operation.path_in_repo for operation in operations)
+
+    monkeypatch.setattr(HfApi, "create_repo", lambda self, repo_id, **_: Mock(repo_id=repo_id))
+    monkeypatch.setattr(HfApi, "create_commit", create_commit)
+    model = train(fresh(save_rows="touched"))
+    model.push_to_hub("someone/memory")
+    assert pushed == {"someone/memory": ["README.md", "adapter_config.json", WEIGHTS]}
+    assert only_rows(tmp_path) and same(loaded(tmp_path), model)
+
+
+@every
 @pytest.mark.parametrize("lean", [False, True])
 def test_peft_reads_the_folder_to_the_same_bits(settings, lean, tmp_path):
     model = train(fresh(**settings))
     assert save_touched(model, tmp_path / "saved") == tmp_path / "saved"
+    assert model.peft_config["default"].save_rows == "all"
     assert same(loaded(tmp_path / "saved", low_cpu_mem_usage=lean), model)
 
 
@@ -72,6 +167,9 @@ def test_a_patch_is_made_of_what_was_read_as_of_what_was_saved(tmp_path):
     for name, table in patch.tables.items():
         assert torch.equal(table.rows, again.tables[name].rows)
         assert torch.equal(bits(table.after), bits(again.tables[name].after))
+    other = fresh()
+    again.apply(other)  # how a folder is written is no part of what a memory is
+    assert same(other, model)
 
 
 def test_background_reads_are_left_out_and_collected_again(tmp_path):
@@ -79,6 +177,7 @@ def test_background_reads_are_left_out_and_collected_again(tmp_path):
     collect_background(model, [[3, 4, 5], [6, 7]])
     save_touched(train(model), tmp_path / "saved")
     found = loaded(tmp_path / "saved", is_trainable=True)
+    assert same(found, model, BACKGROUND) and not same(found, model)
     assert all(memory.background is None for memory in memories(found).values())
     with pytest.raises(ValueError, match="collect_background"):
         train(found)

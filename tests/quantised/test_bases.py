@@ -9,7 +9,7 @@ from peft import PeftModel, get_peft_model, prepare_model_for_kbit_training
 from torchao.quantization import Int8WeightOnlyConfig
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TorchAoConfig
 
-from smf_lib import SparseMemoryConfig, collect_background
+from smf_lib import SparseMemoryConfig, collect_background, export
 from smf_lib.method.background import memories
 
 IDS = torch.arange(3, VOCABULARY).repeat(2)[:96].view(8, 12)
@@ -88,6 +88,13 @@ def test_a_memory_beside_a_quantised_mlp_learns_is_saved_and_taken_out(base, tmp
     with model.disable_adapter():
         assert torch.equal(logits(model), before)
     assert torch.equal(logits(model.unload()), before)
+
+
+def test_with_its_base_quantised_a_memory_is_not_exported(base, tmp_path):
+    model = with_memory(base())
+    with pytest.raises(ValueError, match="weights that export cannot write .* it is quantised"):
+        export(model, tmp_path / "exported")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_prepared_for_training_with_checkpoints_it_learns_the_same(base):

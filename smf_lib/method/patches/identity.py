@@ -42,6 +42,7 @@ TRAINING_SETTINGS = {
     "values_dtype",
     "modules_to_save",
     "trainable_token_indices",
+    "save_rows",
     "target_modules",
     "format_version",
 }
