@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ..settings import ChoiceSettings
 
 COLUMNS = {"question", "options", "answer"}
+SECOND_HALF = "the second half of the file"
 Splits: TypeAlias = tuple[list, list, list, str]
 
 
@@ -40,15 +41,18 @@ class ChoiceQuestion(ExamQuestion):
 def build_choice(settings: ChoiceSettings, root: str | Path) -> Exam:
     """The exam that the settings describe.
 
-    One or more files are one pool of questions: in an order that depends on the seed and on what
-    the questions are, the test split is taken from the front, validation after it, and the
-    training split from the end. A folder or a Hub id has splits: those named are taken, and
-    validation, unless it is named, from the front of the shuffled training questions, whose end is
-    trained on.
+    One or more files are one pool of questions, in an order that depends on the seed and on what
+    the questions are. Its first half is for testing, from the front; validation is taken from the
+    front of the second half, and the training split from its end. Only where all that is left is
+    trained on, or nothing is for validation, does training go on in the first half. A folder or a
+    Hub id has splits: those named are taken, and validation, unless it is named, from the front of
+    the shuffled training questions, whose end is trained on. So the size of one split moves no
+    other.
 
     Raises:
         ValueError: rows cannot be had or lack a column, an answer is no option, or there are fewer
-            questions than asked for; the message names the field of the profile.
+            questions than asked for where a split has its place; the message names the field of
+            the profile.
     """
     sources = [settings.source] if isinstance(settings.source, str) else settings.source
     places = [Path(locate(source, root)) for source in sources]
@@ -88,10 +92,13 @@ def _from_pool(settings: ChoiceSettings, sources: list[str], places: list[Path])
     pool, dropped = _questions(", ".join(sources), rows)
     pool, repeated = without_repeats(pool)
     pool = _shuffled(pool, settings.seed)
-    test = take("test_rows", pool, settings.test_rows, "the file")
-    rest = pool[len(test) :]
-    validation = take("validation_rows", rest, settings.validation_rows, "the file")
-    train = rest[len(validation) :][::-1]
+    first, second = pool[: len(pool) // 2], pool[len(pool) // 2 :]
+    test = take("test_rows", first, settings.test_rows, "the first half of the file")
+    validation = take("validation_rows", second, settings.validation_rows, SECOND_HALF)
+    train = second[len(validation) :][::-1]
+    if validation:  # training that passed over it would move with its size
+        take("train_rows", train, settings.train_rows, SECOND_HALF)
+    train += first[len(test) :][::-1]
     return train, validation, test, _notes(settings, dropped, repeated, 0)
 
 
