@@ -1,8 +1,10 @@
 """The registry of exams, and exams from questions of one's own."""
 
 import json
+import math
 
 import pytest
+from datasets import Dataset
 from helpers_hub import medmcqa_row, write_rows
 from hypothesis import given
 from hypothesis import strategies as st
@@ -189,12 +191,35 @@ def test_a_folder_gives_its_splits_and_nothing_tested_is_trained_on(tmp_path, ro
         ({"options": ["a", " "]}, "an empty option"),
         ({"options": ["a", "A "]}, "two equal options"),
         ({"answer": None}, "no answer"),
+        ({"question": math.nan}, "no text"),
+        ({"answer": math.nan}, "no answer"),
     ],
 )
 def test_a_row_without_one_right_option_is_left_out_and_counted(tmp_path, rows, fields, reason):
-    exam = choice(jsonl(tmp_path / "a.jsonl", [row(99) | fields, *rows]), test_rows=9)
+    changed = row(99) | fields
+    if changed["question"] != changed["question"]:  # a column of JSON is of one type
+        rows = [one | {"question": float(n)} for n, one in enumerate(rows)]
+    exam = choice(jsonl(tmp_path / "a.jsonl", [changed, *rows]), test_rows=9)
     assert exam.notes.endswith(f"; rows left out: 1 {reason}")
     assert exam.sha256 == choice(jsonl(tmp_path / "b.jsonl", rows), test_rows=9).sha256
+
+
+def test_missing_numbers_are_no_texts(tmp_path, datasets_cache):
+    """NaN is a number to Python: neither an explanation nor an id."""
+    rows = [row(n, id=math.nan, explanation=math.nan) for n in range(12)]
+    bare = choice(jsonl(tmp_path / "bare.jsonl", [row(n) for n in range(12)]), test_rows=4)
+    Dataset.from_list(rows).to_parquet(str(tmp_path / "a.parquet"))
+    assert choice(str(tmp_path / "a.parquet"), test_rows=4).sha256 == bare.sha256
+
+
+def test_a_file_that_counts_from_one_is_refused(tmp_path, datasets_cache):
+    """Though no row has the last option right, by which it would be out of range."""
+    rows = [row(n, answer=1 + n % 2) for n in range(36)]
+    source = jsonl(tmp_path / "a.jsonl", rows)
+    with pytest.raises(ValueError, match=r"none of 36 rows of .* has answer=0, as if the file"):
+        choice(source, test_rows=9)
+    named = [r | {"answer": r["options"][r["answer"]]} for r in rows]
+    assert choice(jsonl(tmp_path / "b.jsonl", named), test_rows=9)
 
 
 @pytest.mark.parametrize("answer", [3, -1, 1.5, True])

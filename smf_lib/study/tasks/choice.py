@@ -3,15 +3,14 @@
 A row has the columns `question`, `options` (a list of 2 to 10 texts; in CSV a JSON list) and
 `answer` (the right option's index from 0, or its text), and may have `id` and `explanation`. Rows
 without one of them, with an empty option or with two equal options are left out and counted in the
-exam's `notes`; an answer that is no option is an error, since a file that counts from 1 would make
-all other answers wrong without a word.
+exam's `notes`; an answer that is no option is an error, and so is a file of many answers none of
+which is 0, since a file that counts from 1 would make all answers wrong without a word.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import random
 from collections import Counter
 from collections.abc import Iterable
@@ -20,7 +19,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..names import first_line
-from .exam import Exam, ExamQuestion, fault, make_exam, question_key, take, without_repeats
+from .exam import (
+    Exam,
+    ExamQuestion,
+    as_text,
+    counts_from_one,
+    fault,
+    make_exam,
+    question_key,
+    take,
+    without_repeats,
+)
 from .hub import EXTENSIONS, check_cache, load_rows, locate, read_files
 
 if TYPE_CHECKING:
@@ -143,12 +152,11 @@ def _questions(place: str, rows: Iterable[dict]) -> tuple[list[ChoiceQuestion], 
     """The questions of rows, and how many rows were left out for which reason."""
     found: list[ChoiceQuestion] = []
     dropped: Counter[str] = Counter()
+    by_index = 0
     for number, row in enumerate(rows):
         options = _options(row["options"])
-        text = str(row["question"] or "").strip()
-        answer = row["answer"]
-        missing = answer is None or (isinstance(answer, float) and math.isnan(answer))
-        reason = fault(text, options, 0) or ("no answer" if missing else None)
+        text, answer = as_text(row["question"]), row["answer"]
+        reason = fault(text, options, 0) or (None if as_text(answer) else "no answer")
         if reason:
             dropped[reason] += 1
             continue
@@ -159,9 +167,15 @@ def _questions(place: str, rows: Iterable[dict]) -> tuple[list[ChoiceQuestion], 
                 f"exam.source: row {number} of {place} has answer={answer!r} and the options "
                 f"{options}; give the right option's index from 0, or its text"
             )
-        name = str(row.get("id") or _name(text, options))
-        explanation = str(row.get("explanation") or "").strip()
+        name = as_text(row.get("id")) or _name(text, options)
+        explanation = as_text(row.get("explanation"))
         found.append(ChoiceQuestion(name, text, options, index, explanation))
+        by_index += not isinstance(answer, str)
+    if by_index == len(found) and counts_from_one(found):
+        raise ValueError(
+            f"exam.source: none of {len(found)} rows of {place} has answer=0, as if the file "
+            "counted from 1; give the right option's index from 0, or its text"
+        )
     return found, dropped
 
 
