@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import io
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedTokenizerBase
@@ -20,8 +21,10 @@ from .evaluation.harness import find_task
 from .evaluation.lm import Generation
 from .evaluation.protocols import TRIVIA_TOKENS
 from .metrics import metric_names
+from .task_rows import check_rows
 from .tasks.exam import prompt
 from .tasks.formats import FORMATS, encode_text
+from .tasks.hub import locate
 
 if TYPE_CHECKING:
     from .materials import Materials
@@ -49,7 +52,8 @@ class Reading:
 def check_readings(study: Materials, tokenizer: PreTrainedTokenizerBase, longest: float) -> None:
     """Raise ValueError for the first text of a study that has more tokens than the model takes.
 
-    It is raised as well for a task of lm-eval that asks for more than greedy decoding.
+    It is raised as well for a task of lm-eval that asks for more than greedy decoding, and for one
+    of the user's own with a row that asks nothing or has no right answer.
 
     longest: positions of the model.
     """
@@ -109,6 +113,8 @@ def _knowledge(study: Materials, sign: str = "") -> Iterator[Reading]:
 
 def _lm_eval_task(study: Materials, named: str) -> Iterator[Reading]:
     task = find_task(named, study.root)
+    if Path(locate(named, study.root)).is_file():  # one's own: rows of others cannot be mended
+        check_rows(named, task)
     with contextlib.redirect_stderr(io.StringIO()):  # lm-eval draws a bar
         task.build_all_requests()
     for request in task.instances:

@@ -1,8 +1,17 @@
 """What every exam has: splits, the majority baseline, and the text of a question."""
 
+import math
+
 import pytest
 
-from smf_lib.study.tasks.exam import Exam, ExamQuestion, continuation, prompt
+from smf_lib.study.tasks.exam import (
+    Exam,
+    ExamQuestion,
+    as_text,
+    continuation,
+    counts_from_one,
+    prompt,
+)
 
 
 def question(answer, *options):
@@ -30,3 +39,19 @@ def test_majority_shares_the_credit_of_a_tie():
 def test_prompt_and_continuation_join_without_a_stray_blank():
     text = prompt(question(0, "one", "two")) + continuation("one")
     assert text == "Question: Which?\nAnswer: one"
+
+
+@pytest.mark.parametrize(
+    "cell, text", [(None, ""), (math.nan, ""), (" a ", "a"), (0, "0"), (1.5, "1.5"), ("nan", "nan")]
+)
+def test_a_missing_cell_says_nothing(cell, text):
+    assert as_text(cell) == text
+
+
+@pytest.mark.parametrize("options, many", [(2, 24), (4, 48), (10, 120)])
+def test_many_answers_without_a_first_option_count_from_one(options, many):
+    texts = [f"option {place}" for place in range(options)]
+    asked = [question(1 + n % (options - 1), *texts) for n in range(many)]
+    assert counts_from_one(asked)
+    assert not counts_from_one(asked[1:])  # so few may have none by chance
+    assert not counts_from_one([*asked, question(0, *texts)])

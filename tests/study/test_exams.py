@@ -1,14 +1,18 @@
 """The registry of exams, and exams from questions of one's own."""
 
 import json
+import math
 
 import pytest
+from datasets import Dataset
+from helpers_hub import medmcqa_row, write_rows
 from hypothesis import given
 from hypothesis import strategies as st
 
 from smf_lib.study.exams import EXAMS, build_exam, register_exam
 from smf_lib.study.settings import ChoiceSettings, ExamSettings, OwnExamSettings, Settings
-from smf_lib.study.tasks.exam import ExamQuestion, fault, make_exam
+from smf_lib.study.tasks import icd10
+from smf_lib.study.tasks.exam import SPLITS, ExamQuestion, fault, make_exam
 from smf_lib.study.tasks.formats import FORMATS, LETTERS
 from smf_lib.study.tasks.icd10 import build_icd10
 
@@ -62,16 +66,73 @@ def test_the_place_of_a_question_depends_on_no_row_and_the_test_on_no_other_spli
     assert [q.id for q in drawn.test] != [q.id for q in one.test]
 
 
-def test_the_size_of_one_split_moves_no_other(tmp_path, rows):
-    jsonl(tmp_path / "mine" / "train.jsonl", rows[:20])
-    jsonl(tmp_path / "mine" / "test.jsonl", rows[20:])
-    for source, tested in (("mine", None), (jsonl(tmp_path / "a.jsonl", rows), 9)):
-        few, more = (
-            choice(source, tmp_path, train_rows=5, validation_rows=size, test_rows=tested)
-            for size in (2, 6)
-        )
-        assert (few.train, few.test) == (more.train, more.test)
-        assert few.validation == more.validation[:2]
+SIZES = {  # (fewer, more) questions to train on, for validation and for the test
+    "icd10": ((20, 50), (8, 24), (12, 40)),
+    "airports": ((20, 50), (8, 24), (12, 40)),
+    "cities": ((160, 240), (4, 8), (8, 16)),
+    "medmcqa": ((5, 9), (4, 12), (6, 12)),
+    "one file": ((4, 8), (3, 7), (5, 18)),
+    "a file without validation": ((4, 18), (0, 0), (5, 18)),
+    "a folder": ((5, 9), (0, 6), (6, 16)),
+    "a folder of three": ((5, 9), (2, 6), (4, 8)),
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, datasets_cache):
+    """A function of the name of an exam and of its rows."""
+    root = tmp_path_factory.mktemp("exams")
+    rows = [row(number, 2 + number % 9) for number in range(36)]
+    jsonl(root / "file.jsonl", rows)
+    for folder, starts in {"two": (0, 20, 36), "three": (0, 20, 28, 36)}.items():
+        for name, start, end in zip(("train", "test", "dev"), starts, starts[1:]):
+            jsonl(root / folder / f"{name}.jsonl", rows[start:end])
+    write_rows(
+        root / "medmcqa",
+        train=[medmcqa_row(n) for n in range(40)],
+        validation=[medmcqa_row(n) for n in range(100, 116)],
+    )
+    fields = {
+        "medmcqa": {"name": "medmcqa", "source": "medmcqa"},
+        "one file": {"name": "choice", "source": "file.jsonl"},
+        "a folder": {"name": "choice", "source": "two"},
+        "a folder of three": {"name": "choice", "source": "three", "validation_split": "dev"},
+    }
+    fields["a file without validation"] = fields["one file"]
+    titles = icd10.titles()
+
+    def make(exam, train, validation, test):
+        sizes = {"train_rows": train, "validation_rows": validation, "test_rows": test}
+        given = fields.get(exam, {"name": exam})
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(icd10, "titles", lambda: titles)  # read once
+            return build_exam(EXAMS.find(given["name"]).settings(**given, **sizes), root)
+
+    return make
+
+
+@pytest.mark.parametrize("exam", SIZES)
+def test_the_size_of_one_split_moves_no_other(made, exam):
+    few, more = zip(*SIZES[exam])
+    one_more = [few[:n] + more[n : n + 1] + few[n + 1 :] for n in range(3)]
+    exams = [made(exam, *sizes) for sizes in (few, *one_more)]
+    for split, sizes in zip(SPLITS, SIZES[exam]):
+        found = [one.split(split) for one in exams]
+        longest = max(found, key=len)
+        assert {len(questions) for questions in found} == set(sizes)
+        if (exam, split) == ("cities", "train"):  # in one wording all facts, then in the next
+            assert all(q in longest for questions in found for q in questions)
+        else:
+            assert all(questions == longest[: len(questions)] for questions in found)
+    validation, test = ({q.id for e in exams for q in e.split(s)} for s in SPLITS[1:])
+    assert not validation & test
+
+
+def test_all_that_is_left_is_trained_on(tmp_path, rows):
+    source = jsonl(tmp_path / "a.jsonl", rows)
+    whole = choice(source, test_rows=9, validation_rows=5)
+    assert (len(whole.train), len(whole.validation), len(whole.test)) == (22, 5, 9)
+    assert whole.train[:13] == choice(source, test_rows=9, validation_rows=5, train_rows=13).train
 
 
 def test_csv_parquet_and_several_files_give_the_same_exam(tmp_path, rows):
@@ -130,12 +191,35 @@ def test_a_folder_gives_its_splits_and_nothing_tested_is_trained_on(tmp_path, ro
         ({"options": ["a", " "]}, "an empty option"),
         ({"options": ["a", "A "]}, "two equal options"),
         ({"answer": None}, "no answer"),
+        ({"question": math.nan}, "no text"),
+        ({"answer": math.nan}, "no answer"),
     ],
 )
 def test_a_row_without_one_right_option_is_left_out_and_counted(tmp_path, rows, fields, reason):
-    exam = choice(jsonl(tmp_path / "a.jsonl", [row(99) | fields, *rows]), test_rows=9)
+    changed = row(99) | fields
+    if changed["question"] != changed["question"]:  # a column of JSON is of one type
+        rows = [one | {"question": float(n)} for n, one in enumerate(rows)]
+    exam = choice(jsonl(tmp_path / "a.jsonl", [changed, *rows]), test_rows=9)
     assert exam.notes.endswith(f"; rows left out: 1 {reason}")
     assert exam.sha256 == choice(jsonl(tmp_path / "b.jsonl", rows), test_rows=9).sha256
+
+
+def test_missing_numbers_are_no_texts(tmp_path, datasets_cache):
+    """NaN is a number to Python: neither an explanation nor an id."""
+    rows = [row(n, id=math.nan, explanation=math.nan) for n in range(12)]
+    bare = choice(jsonl(tmp_path / "bare.jsonl", [row(n) for n in range(12)]), test_rows=4)
+    Dataset.from_list(rows).to_parquet(str(tmp_path / "a.parquet"))
+    assert choice(str(tmp_path / "a.parquet"), test_rows=4).sha256 == bare.sha256
+
+
+def test_a_file_that_counts_from_one_is_refused(tmp_path, datasets_cache):
+    """Though no row has the last option right, by which it would be out of range."""
+    rows = [row(n, answer=1 + n % 2) for n in range(36)]
+    source = jsonl(tmp_path / "a.jsonl", rows)
+    with pytest.raises(ValueError, match=r"none of 36 rows of .* has answer=0, as if the file"):
+        choice(source, test_rows=9)
+    named = [r | {"answer": r["options"][r["answer"]]} for r in rows]
+    assert choice(jsonl(tmp_path / "b.jsonl", named), test_rows=9)
 
 
 @pytest.mark.parametrize("answer", [3, -1, 1.5, True])
@@ -159,10 +243,14 @@ def test_a_text_that_is_no_option_is_refused(tmp_path, datasets_cache):
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"test_rows": 37}, r"exam.test_rows=37 is more than the 36"),
-        ({"test_rows": 30, "validation_rows": 9}, r"exam.validation_rows=9 is more than the 6"),
-        ({"test_rows": 30, "train_rows": 7}, r"exam.train_rows=7 is more than the 6"),
-        ({"test_rows": 36}, "no question is left to train on"),
+        ({"test_rows": 19}, r"exam.test_rows=19 is more than the 18 .* 'the first half of the"),
+        ({"test_rows": 1, "validation_rows": 19}, r"exam.validation_rows=19 is more than the 18"),
+        (
+            {"test_rows": 9, "validation_rows": 9, "train_rows": 10},
+            r"exam.train_rows=10 is more than the 9 .* 'the second half of the file'",
+        ),
+        ({"test_rows": 15, "train_rows": 22}, r"exam.train_rows=22 is more than the 21"),
+        ({"test_rows": 18, "validation_rows": 18}, "no question is left to train on"),
         ({}, "exam.test_rows=None: say how many"),
     ],
 )

@@ -150,6 +150,8 @@ TOKENIZERS = {
     "begins and ends": {"before": "<s>", "after": "</s>"},
     "joins": {"merges": [(":", "Ġ")]},
     "joins and ends": {"merges": [(":", "Ġ"), (":Ġ", "Z")], "after": "</s>"},
+    "joins a line break": {"merges": [("c", "Ċ")], "before": "<s>", "after": "</s>"},
+    "joins a line break behind a blank": {"merges": [("c", "\n")], "blank": "always"},
 }
 
 
@@ -173,14 +175,24 @@ def scored(tokenizer, text_format, asked):
 
 @pytest.mark.parametrize("text_format", FORMATS.values(), ids=FORMATS)
 @pytest.mark.parametrize("answer", range(4))
-def test_a_training_row_has_the_tokens_that_are_scored(other, text_format, answer):
-    asked = question(answer, explanation="")
+@pytest.mark.parametrize("explanation", ["", "It is light.", "\nc\n"])
+def test_a_training_row_has_the_tokens_that_are_scored(other, text_format, answer, explanation):
+    asked = question(answer, explanation=explanation)
     row = text_format.encode(asked, other, 1024)
     context, continuation = scored(other, text_format, asked)[answer]
-    ended = [other.eos_token_id] if text_format.name == "cloze" else []
-    assert row["input_ids"] == context + continuation + ended
+    ids, length = row["input_ids"], len(context + continuation)
+    assert ids[:length] == context + continuation
     if text_format.name == "cloze":
-        assert row["labels"] == [IGNORED] * len(context) + continuation + ended
+        assert ids[length:] == [other.eos_token_id]
+        assert row["labels"] == [IGNORED] * len(context) + ids[len(context) :]
+        return
+    after = f"\nExplanation: {explanation}" if explanation else ""
+    whole = text_format.prompt(asked) + text_format.continuations(asked)[answer] + after
+    assert row["labels"] == ids and other.eos_token_id not in ids
+    assert other.decode(ids, skip_special_tokens=True) == whole
+    assert bool(ids[length:]) == bool(explanation)
+    if not explanation:
+        assert ids == context + continuation
 
 
 @pytest.mark.parametrize("text_format", FORMATS.values(), ids=FORMATS)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 import types
 from collections import Counter
@@ -25,6 +26,7 @@ from smf_lib.study.evaluation.harness import (
 from smf_lib.study.evaluation.lm import SharedContextLM
 from smf_lib.study.evaluation.measuring import measure_metric
 from smf_lib.study.keys import metric_key
+from smf_lib.study.lengths import readings
 from smf_lib.study.materials import Materials
 from smf_lib.study.metrics import METRICS, describe_data, metric_names
 from smf_lib.study.models import load_model, tiny_random_model
@@ -153,6 +155,56 @@ def test_a_task_that_cannot_be_had_or_is_no_mean_is_refused(task_file, tmp_path)
         find_task(named, tmp_path)
     with pytest.raises(ValueError, match="name two tasks alike; rename a file"):
         EvaluationSettings(lm_eval_tasks=["a/x.yaml", "b/x.yaml"])
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"question": None}, "question=None"),
+        ({"question": ""}, "question=''"),
+        ({"options": ["one", "", "three", "four"]}, "the choices"),
+        ({"options": []}, r"the choices \[\]"),
+        ({"answer": None}, "the answer None, which is none of its 4 choices"),
+        ({"answer": 4}, "the answer 4, which is none of its 4 choices"),
+        ({"answer": -1}, "the answer -1, which is none of its 4 choices"),
+    ],
+)
+def test_a_row_of_ones_own_that_asks_nothing_or_has_no_answer_is_refused(
+    task_file, tmp_path, change, message
+):
+    """lm-eval would ask "Question None" and count the row as wrong."""
+    named, place = task_file(), tmp_path / "rows.jsonl"
+    rows = [json.loads(line) for line in place.open()]
+    rows[3] |= change
+    place.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    evaluation = EvaluationSettings(lm_eval_tasks=[named])
+    profile = load_profile("smoke").model_copy(update={"evaluation": evaluation})
+    with pytest.raises(ValueError, match=rf"lm_eval_tasks: row 3 of '{named}' has {message}"):
+        list(readings(Materials(profile, tmp_path)))
+
+
+@pytest.mark.parametrize("output", ["generate_until", "loglikelihood"])
+def test_a_row_of_ones_own_without_a_target_is_refused(task_file, tmp_path, output):
+    named, place = task_file(), tmp_path / "rows.jsonl"
+    file, metric = tmp_path / named, {"loglikelihood": "acc"}.get(output, "exact_match")
+    text = (
+        file.read_text()
+        .replace("multiple_choice", output)
+        .replace("metric: acc", f"metric: {metric}")
+    )
+    file.write_text(re.sub("doc_to_choice.*", "generation_kwargs: {until: ['.']}", text))
+    evaluation = EvaluationSettings(lm_eval_tasks=[named])
+    profile = load_profile("smoke").model_copy(update={"evaluation": evaluation})
+    rows = [json.loads(line) | {"answer": "one"} for line in place.open()]
+    for answer in ("one", "", None):
+        rows[3]["answer"] = answer
+        place.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        study = Materials(profile, tmp_path)
+        if answer:
+            assert list(readings(study))
+            continue
+        with pytest.raises(ValueError, match=rf"row 3 of '{named}' has the answer {answer!r}"):
+            list(readings(study))
 
 
 @pytest.mark.parametrize("name, rows, chance", [("minimal_pairs", 360, 2), ("endings", 120, 4)])

@@ -2,6 +2,7 @@
 
 import errno
 import gzip
+import json
 import logging
 import os
 import resource
@@ -129,11 +130,119 @@ def test_shards_as_the_hub_keeps_them(tmp_path, datasets_cache, config):
     assert load(split="test+train[:1]").to_list() == [*rows[:2], rows[0]]
 
 
-def test_what_save_to_disk_left(tmp_path, datasets_cache):
+ROWS = [dolly_row(number) for number in range(7)]
+CARD = """---
+configs:
+- config_name: one
+  data_files:
+  - split: train
+    path: one/train-*
+  - split: test
+    path: one/test-*
+- config_name: two
+  data_files:
+  - split: train
+    path: of-all.parquet
+---
+A card.
+"""
+SINGLE = "---\nconfigs:\n- config_name: own\n  data_files: [{split: test, path: b/*.jsonl}]\n---\n"
+TYPED = """---
+dataset_info:
+  features:
+  - {name: prompt, dtype: string}
+  - {name: category, dtype: {class_label: {names: {'0': other, '1': open_qa}}}}
+  - {name: response, dtype: string}
+---
+"""
+LAYOUTS = {
+    "oasst1": {
+        "data/train-00000-of-00001-b42a775f407cee45.parquet": ROWS[:4],
+        "data/validation-00000-of-00001-134b8fd0c89408b6.parquet": ROWS[4:],
+        "2023-04-12_oasst_ready.messages.jsonl.gz": ROWS[:1],
+        "2023-04-12_oasst_all.trees.jsonl.gz": ROWS[:2],
+        "README.md": "---\nlicense: apache-2.0\n---\n",
+    },
+    "dolly": {"databricks-dolly-15k.jsonl": ROWS, "README.md": "no head"},
+    "a card of two configurations": {
+        "README.md": CARD,
+        "one/train-00000-of-00002.parquet": ROWS[:2],
+        "one/train-00001-of-00002.parquet": ROWS[2:5],
+        "one/test-00000-of-00001.parquet": ROWS[5:],
+        "of-all.parquet": ROWS,
+    },
+    "a card of one configuration": {"README.md": SINGLE, "a/train.jsonl": [], "b/x.jsonl": ROWS},
+    "a card of types": {"README.md": TYPED, "train.jsonl": ROWS},
+    "shards in the root": {
+        "train-00000-of-00002.parquet": ROWS[:3],
+        "train-00001-of-00002.parquet": ROWS[3:],
+    },
+    "a folder a split": {
+        "train/a.jsonl": ROWS[:2],
+        "train/b.jsonl": ROWS[2:5],
+        "test/c.jsonl": ROWS,
+    },
+    "keywords": {"my_train-set.jsonl": ROWS[:2], "the.dev.jsonl": ROWS[2:], "notes.json": ROWS},
+    "several names": {"easy.jsonl.gz": ROWS[:3], "hard.jsonl.gz": ROWS[3:]},
+    "tabs": {"train.tsv": "prompt\tresponse\nWhat?\tThis.\nWho?\tShe.\n"},
+}
+
+
+def laid_out(folder, files):
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = content if isinstance(content, str) else "".join(map(json_line, content))
+        if name.endswith(".parquet"):
+            datasets.Dataset.from_list(content).to_parquet(str(path))
+        else:
+            path.write_bytes(gzip.compress(lines.encode()) if ".gz" in name else lines.encode())
+    return str(folder)
+
+
+def json_line(row):
+    return json.dumps(row) + "\n"
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_copy_of_a_repository_has_the_splits_that_the_hubs_client_finds(
+    tmp_path, datasets_cache, layout
+):
+    folder = laid_out(tmp_path / "copy", LAYOUTS[layout])
+    names = datasets.get_dataset_config_names(folder)
+    assert len(names) == (2 if "two" in layout else 1)
+    for name in names:
+        wanted = datasets.load_dataset(folder, name)
+        for split, rows in wanted.items():
+            config = name if len(names) > 1 else None
+            found = load_rows("f", folder, split, set(), "/", config=config)
+            assert rows.num_rows and found.to_list() == rows.to_list()
+            assert found.features == rows.features
+
+
+def test_a_configuration_that_a_card_lacks_is_refused(tmp_path, datasets_cache):
+    folder = laid_out(tmp_path / "copy", LAYOUTS["a card of two configurations"])
+    for config in (None, "three"):
+        with pytest.raises(ValueError, match=r"README has the configurations one, two; name one"):
+            load_rows("f", folder, "train", set(), "/", config=config)
+
+
+@pytest.mark.parametrize("split", ["dev", "easy", "easy+dev[:1]"])
+def test_a_split_may_have_a_name_of_its_own(tmp_path, datasets_cache, split):
+    """One that `datasets` has no word for, or another word."""
+    files = {"train.jsonl": ROWS[:1], "easy.jsonl": ROWS[1:3], "dev.jsonl": ROWS[3:]}
+    folder = laid_out(tmp_path / "own", files)
+    wanted = {"dev": ROWS[3:], "easy": ROWS[1:3], "easy+dev[:1]": ROWS[1:4]}[split]
+    assert load_rows("f", folder, split, set(), "/").to_list() == wanted
+    assert load_rows("f", folder, "validation", set(), "/").to_list() == ROWS[3:]
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_what_save_to_disk_left(tmp_path, datasets_cache, shards):
     rows = [dolly_row(number) for number in range(4)]
     splits = {"train": rows, "test": rows[:1]}
     made = datasets.DatasetDict({n: datasets.Dataset.from_list(r) for n, r in splits.items()})
-    made.save_to_disk(str(tmp_path / "saved"), num_shards={"train": 2, "test": 1})
+    made.save_to_disk(str(tmp_path / "saved"), num_shards={"train": shards, "test": 1})
     for split, wanted in splits.items():
         assert load_rows("f", "saved", split, {"response"}, tmp_path).to_list() == wanted
     assert load_rows("f", "saved", "train[:50%]", set(), tmp_path).to_list() == rows[:2]
@@ -157,7 +266,7 @@ def test_compressed_files(tmp_path, datasets_cache, extension):
         ({}, "train", r"holds 0 data files"),
         ({"README.md": "x"}, "train", r"holds 0 data files"),
         ({"train.jsonl": "{}", "test.csv": "a"}, "train", r"holds 2 data files of 2 formats"),
-        ({"train.jsonl": "{}", "train.csv": "a"}, "train", r"holds 2 data files of 2 formats"),
+        ({"train.jsonl": "{}", "train.csv": "a"}, "train", r"holds two data files of one split"),
         ({"train.jsonl": "{}", "train.json": "{}"}, "train", r"holds two data files of one split"),
         ({"train.jsonl": "{"}, "train", r"no rows of split 'train'"),
     ],

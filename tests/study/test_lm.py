@@ -122,6 +122,11 @@ BY_COLUMN = {  # models whose attention goes by where a token stands, not by its
     "Bloom": {"n_layer": 2, "n_head": 4, "hidden_size": 32},
     "Mpt": {"n_layers": 2, "n_heads": 4, "d_model": 32, "max_seq_len": 64},
     "Falcon": {**_SMALL, "alibi": True},
+    "Llama4Text": {
+        **_SMALL, "intermediate_size": 48, "intermediate_size_mlp": 48, "num_key_value_heads": 2,
+        "head_dim": 8, "num_local_experts": 2, "attention_chunk_size": 4,
+        "max_position_embeddings": 64,
+    },
 }  # fmt: skip
 
 
@@ -319,12 +324,69 @@ def test_a_recurrent_model_is_refused():
         RowReader(model)
 
 
-@pytest.mark.parametrize("kind", ["conv", "linear_attention"])
+@pytest.mark.parametrize("kind", ["conv", "linear_attention", "hybrid", "hybrid_sliding"])
 def test_layers_that_keep_another_state_are_refused_by_their_kind(kind):
     model = tiny_model()
     model.config.layer_types = ["full_attention", kind]
     with pytest.raises(ValueError, match="keeps a recurrent state"):
         RowReader(model)
+
+
+_ENCODER = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+NO_CACHE = (
+    "has no key-value cache; evaluation needs a model whose layers all have a key-value cache"
+)
+UNREADABLE = {
+    "OpenAIGPT": ({"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}, NO_CACHE),
+    "XLM": ({"emb_dim": 32, "n_layers": 2, "n_heads": 4}, NO_CACHE),
+    "XLNet": ({"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48}, NO_CACHE),
+    "Reformer": (
+        {
+            "hidden_size": 32, "num_attention_heads": 4, "attention_head_size": 8,
+            "attn_layers": ["local", "local"], "local_attn_chunk_length": 4,
+            "feed_forward_size": 48, "axial_pos_shape": [8, 8], "axial_pos_embds_dim": [16, 16],
+            "is_decoder": True, "max_position_embeddings": 64,
+        },
+        NO_CACHE,
+    ),
+    "Bert": (_ENCODER, "attends to both sides of a token; evaluation needs a model that attends"),
+    "Electra": (_ENCODER, "attends to both sides of a token"),
+    "Roberta": (_ENCODER | {"is_decoder": True}, "counts positions from its padding token"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("architecture", UNREADABLE)
+def test_a_model_that_cannot_be_read_piece_by_piece_is_refused(architecture, device):
+    settings, reason = UNREADABLE[architecture]
+    with torch.device(device):
+        model = tiny_model(architecture, **settings)
+    with pytest.raises(ValueError, match=f"^model={type(model).__name__} {reason}"):
+        RowReader(model)
+
+
+@pytest.mark.parametrize("architecture", UNREADABLE)
+def test_it_is_refused_when_a_study_is_loaded(architecture, tmp_path):
+    settings, reason = UNREADABLE[architecture]
+    tokenizer = word_tokenizer()
+    vocabulary = {"vocab_size": len(tokenizer)}
+    tiny_model(architecture, **settings | vocabulary).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    profile = tmp_path / "mine.yaml"
+    profile.write_text("extends: smoke\nname: mine\nmodel: {source: model}\n")
+    with pytest.raises(ValueError, match=f"^model=.* {reason}"):
+        Study.load(profile, tmp_path)
+
+
+@pytest.mark.parametrize("architecture", ["GPTNeoX", "GPTNeoXJapanese", "Bert"])
+def test_a_decoder_is_read_whatever_its_configuration_says(architecture):
+    """GPT-NeoX has `is_decoder=False`, and BERT may be one."""
+    settings = _SMALL | {"max_position_embeddings": 64, "initializer_range": 0.5}
+    if architecture == "Bert":
+        settings["is_decoder"] = True
+    model = tiny_model(architecture, **settings)
+    scores = loglikelihoods(SharedContextLM(model, word_tokenizer()))
+    assert_close(scores, one_by_one(model, word_tokenizer()), 1e-3)
 
 
 def test_a_recurrent_model_is_refused_before_anything_is_trained(tmp_path, monkeypatch):

@@ -66,34 +66,46 @@ def test_a_label_that_is_not_0_to_3_is_refused(tmp_path, datasets_cache, split, 
         exam(written(tmp_path, **{split: rows}), single_choice=False)
 
 
+@pytest.mark.parametrize("split, field", [("train", "train"), ("validation", "test")])
+def test_labels_that_count_from_one_are_refused(tmp_path, datasets_cache, split, field):
+    """Though no row has the last option right, which would be 4."""
+    rows = [medmcqa_row(n, cop=1 + n % 3) for n in range(48)]
+    message = rf"^exam.{field}_split='{split}': none of 48 rows .* has cop=0.*subtract 1 from each"
+    with pytest.raises(ValueError, match=message):
+        exam(written(tmp_path, **{split: rows}), single_choice=False)
+
+
 def test_the_hidden_test_split_of_the_hub_is_refused(hub):
     with pytest.raises(ValueError, match=r"exam.test_split: row 0 has cop=-1"):
         build_medmcqa(MedMCQASettings(name="medmcqa", test_split="test"), "/nowhere")
 
 
-def test_equal_or_empty_options_have_no_single_answer(tmp_path, datasets_cache):
+def test_equal_options_have_no_single_answer(tmp_path, datasets_cache):
     unclear = [
         medmcqa_row(201, opb="Fever of type 201"),
         medmcqa_row(202, opd=" RASH 202"),
-        medmcqa_row(204, opc=""),
         medmcqa_row(205, opc="Cough 205."),
     ]
     folder = written(tmp_path, validation=[*unclear, medmcqa_row(206)])
     made = exam(folder, order="file")
     assert ids(made.test) == ["id-205", "id-206"]
-    assert "(3 with equal options and 0 repeats or also in training left out)" in made.notes
+    assert "(2 with equal options and 0 repeats or also in training left out)" in made.notes
 
 
-@pytest.mark.parametrize("column", ["question", "opa", "opd"])
+@pytest.mark.parametrize("cell", [None, "", "  "])
+@pytest.mark.parametrize(
+    "column, reason",
+    [("question", "no text"), ("opa", "an empty option"), ("opd", "an empty option")],
+)
 def test_a_row_without_a_question_or_an_option_is_left_out_and_counted(
-    tmp_path, datasets_cache, column
+    tmp_path, datasets_cache, column, reason, cell
 ):
-    train = [medmcqa_row(n, **{column: None} if n == 1 else {}) for n in range(4)]
-    test = [medmcqa_row(n, **{column: None} if n == 101 else {}) for n in range(100, 104)]
+    train = [medmcqa_row(n, **{column: cell} if n == 1 else {}) for n in range(4)]
+    test = [medmcqa_row(n, **{column: cell} if n == 101 else {}) for n in range(100, 104)]
     made = exam(written(tmp_path, train, test), single_choice=False, order="file")
     assert sorted(ids(made.train)) == ["id-0", "id-2", "id-3"]
     assert ids(made.test) == ["id-100", "id-102", "id-103"]
-    assert "; 2 rows without a question or an option left out" in made.notes
+    assert made.notes.endswith(f"; rows left out: 2 {reason}") and "(0 with equal" in made.notes
     assert not any("None" in (q.question, *q.options) for q in made.train + made.test)
 
 

@@ -84,8 +84,7 @@ class RowReader:
             padding would shift what they attend to (`attends_by_column`).
 
     Raises:
-        ValueError: the model keeps a recurrent state, which cannot be cut and padded like a
-            key-value cache.
+        ValueError: a model that cannot be read piece by piece (`check_readable`).
     """
 
     def __init__(self, model: nn.Module):
@@ -148,17 +147,33 @@ class RowReader:
 
 
 # kinds of layers whose state is no cache of keys and values
-RECURRENT = {"conv", "hybrid", "linear_attention", "mamba", "mamba2", "recurrent"}
+RECURRENT = {
+    "conv", "hybrid", "hybrid_sliding", "linear_attention", "mamba", "mamba2", "recurrent",
+}  # fmt: skip
 
 
 def check_readable(model: nn.Module) -> None:
-    """Raise ValueError for a model (with or without weights) that `RowReader` cannot read."""
-    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
+    """Raise ValueError for a model (with or without weights) that `RowReader` cannot read.
+
+    That is one with a recurrent state, which cannot be cut and padded like a key-value cache; one
+    without such a cache, which would read each piece as a text of its own; an encoder, to which
+    what comes later would change what came before; and one of RoBERTa's kind, whose first position
+    is not 0.
+    """
+    config = model.config
+    kinds = set(getattr(config.get_text_config(), "layer_types", None) or ())
+    needed = "a model whose layers all have a key-value cache"
     if getattr(model, "_is_stateful", False) or kinds & RECURRENT:
-        raise ValueError(
-            f"model={type(model).__name__} keeps a recurrent state; evaluation needs a model "
-            "whose layers all have a key-value cache"
-        )
+        reason = "keeps a recurrent state"
+    elif "past_key_values" not in inspect.signature(model.forward).parameters:
+        reason = "has no key-value cache"
+    elif hasattr(config, "add_cross_attention") and getattr(config, "is_decoder", True) is False:
+        reason, needed = "attends to both sides of a token", "a model that attends to what was read"
+    elif any(hasattr(part, "create_position_ids_from_input_ids") for part in model.modules()):
+        reason, needed = "counts positions from its padding token", "one that counts them from 0"
+    else:
+        return
+    raise ValueError(f"model={type(model).__name__} {reason}; evaluation needs {needed}")
 
 
 def attends_by_column(model: nn.Module) -> bool:

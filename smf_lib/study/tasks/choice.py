@@ -3,15 +3,14 @@
 A row has the columns `question`, `options` (a list of 2 to 10 texts; in CSV a JSON list) and
 `answer` (the right option's index from 0, or its text), and may have `id` and `explanation`. Rows
 without one of them, with an empty option or with two equal options are left out and counted in the
-exam's `notes`; an answer that is no option is an error, since a file that counts from 1 would make
-all other answers wrong without a word.
+exam's `notes`; an answer that is no option is an error, and so is a file of many answers none of
+which is 0, since a file that counts from 1 would make all answers wrong without a word.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import random
 from collections import Counter
 from collections.abc import Iterable
@@ -20,13 +19,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..names import first_line
-from .exam import Exam, ExamQuestion, fault, make_exam, question_key, take, without_repeats
+from .exam import (
+    Exam,
+    ExamQuestion,
+    as_text,
+    counts_from_one,
+    fault,
+    make_exam,
+    question_key,
+    take,
+    without_repeats,
+)
 from .hub import EXTENSIONS, check_cache, load_rows, locate, read_files
 
 if TYPE_CHECKING:
     from ..settings import ChoiceSettings
 
 COLUMNS = {"question", "options", "answer"}
+SECOND_HALF = "the second half of the file"
 Splits: TypeAlias = tuple[list, list, list, str]
 
 
@@ -40,15 +50,18 @@ class ChoiceQuestion(ExamQuestion):
 def build_choice(settings: ChoiceSettings, root: str | Path) -> Exam:
     """The exam that the settings describe.
 
-    One or more files are one pool of questions: in an order that depends on the seed and on what
-    the questions are, the test split is taken from the front, validation after it, and the
-    training split from the end. A folder or a Hub id has splits: those named are taken, and
-    validation, unless it is named, from the front of the shuffled training questions, whose end is
-    trained on.
+    One or more files are one pool of questions, in an order that depends on the seed and on what
+    the questions are. Its first half is for testing, from the front; validation is taken from the
+    front of the second half, and the training split from its end. Only where all that is left is
+    trained on, or nothing is for validation, does training go on in the first half. A folder or a
+    Hub id has splits: those named are taken, and validation, unless it is named, from the front of
+    the shuffled training questions, whose end is trained on. So the size of one split moves no
+    other.
 
     Raises:
         ValueError: rows cannot be had or lack a column, an answer is no option, or there are fewer
-            questions than asked for; the message names the field of the profile.
+            questions than asked for where a split has its place; the message names the field of
+            the profile.
     """
     sources = [settings.source] if isinstance(settings.source, str) else settings.source
     places = [Path(locate(source, root)) for source in sources]
@@ -88,10 +101,13 @@ def _from_pool(settings: ChoiceSettings, sources: list[str], places: list[Path])
     pool, dropped = _questions(", ".join(sources), rows)
     pool, repeated = without_repeats(pool)
     pool = _shuffled(pool, settings.seed)
-    test = take("test_rows", pool, settings.test_rows, "the file")
-    rest = pool[len(test) :]
-    validation = take("validation_rows", rest, settings.validation_rows, "the file")
-    train = rest[len(validation) :][::-1]
+    first, second = pool[: len(pool) // 2], pool[len(pool) // 2 :]
+    test = take("test_rows", first, settings.test_rows, "the first half of the file")
+    validation = take("validation_rows", second, settings.validation_rows, SECOND_HALF)
+    train = second[len(validation) :][::-1]
+    if validation:  # training that passed over it would move with its size
+        take("train_rows", train, settings.train_rows, SECOND_HALF)
+    train += first[len(test) :][::-1]
     return train, validation, test, _notes(settings, dropped, repeated, 0)
 
 
@@ -136,12 +152,11 @@ def _questions(place: str, rows: Iterable[dict]) -> tuple[list[ChoiceQuestion], 
     """The questions of rows, and how many rows were left out for which reason."""
     found: list[ChoiceQuestion] = []
     dropped: Counter[str] = Counter()
+    by_index = 0
     for number, row in enumerate(rows):
         options = _options(row["options"])
-        text = str(row["question"] or "").strip()
-        answer = row["answer"]
-        missing = answer is None or (isinstance(answer, float) and math.isnan(answer))
-        reason = fault(text, options, 0) or ("no answer" if missing else None)
+        text, answer = as_text(row["question"]), row["answer"]
+        reason = fault(text, options, 0) or (None if as_text(answer) else "no answer")
         if reason:
             dropped[reason] += 1
             continue
@@ -152,9 +167,15 @@ def _questions(place: str, rows: Iterable[dict]) -> tuple[list[ChoiceQuestion], 
                 f"exam.source: row {number} of {place} has answer={answer!r} and the options "
                 f"{options}; give the right option's index from 0, or its text"
             )
-        name = str(row.get("id") or _name(text, options))
-        explanation = str(row.get("explanation") or "").strip()
+        name = as_text(row.get("id")) or _name(text, options)
+        explanation = as_text(row.get("explanation"))
         found.append(ChoiceQuestion(name, text, options, index, explanation))
+        by_index += not isinstance(answer, str)
+    if by_index == len(found) and counts_from_one(found):
+        raise ValueError(
+            f"exam.source: none of {len(found)} rows of {place} has answer=0, as if the file "
+            "counted from 1; give the right option's index from 0, or its text"
+        )
     return found, dropped
 
 

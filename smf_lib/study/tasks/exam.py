@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 
 MOST_OPTIONS = 10  # of any question; fewest are two
+EXPECTED_FIRST = 12  # right first options that chance gives; with that many, none is no chance
 SPLITS = ("train", "validation", "test")
+EQUAL_OPTIONS = "two equal options"
 
 
 @dataclass(frozen=True)
@@ -106,10 +109,25 @@ def fault(question: object, options: object, answer: object) -> str | None:
     if not all(isinstance(option, str) and option.strip() for option in options):
         return "an empty option"
     if len({option.strip().casefold() for option in options}) < len(options):
-        return "two equal options"
+        return EQUAL_OPTIONS
     if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < len(options):
         return f"answer={answer!r} is not the index of an option"
     return None
+
+
+def as_text(value: object) -> str:
+    """What a cell of a table says, without blanks around it; "" if it is missing (None or NaN)."""
+    missing = value is None or (isinstance(value, float) and math.isnan(value))
+    return "" if missing else str(value).strip()
+
+
+def counts_from_one(questions: Sequence[ExamQuestion]) -> bool:
+    """Whether answers look like indices from 1: of many questions the first option is never right.
+
+    Where no question has the last option right, none is out of range, and nothing else tells.
+    """
+    expected = math.fsum(1 / len(question.options) for question in questions)
+    return expected >= EXPECTED_FIRST and all(question.answer > 0 for question in questions)
 
 
 def question_key(question: ExamQuestion) -> tuple:

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from .exam import ExamQuestion, continuation, prompt
 
+BLANK = "\u2581"  # as SentencePiece writes it
 IGNORED = -100  # label of a token that bears no loss
 LETTERS = "ABCDEFGHIJ"  # of a question's options, as many as it has
 
@@ -55,8 +56,8 @@ class Lettered:
 
     Trained on is the whole text, with the explanation where the question has one; every token
     bears loss, and no end-of-text token follows. The words are those of the paper's released code.
-    With an explanation the whole is tokenized as one text, as there: a tokenizer that joins the
-    answer's full stop with the line break after it sees another last token than in scoring.
+    Its tokens too, but where a tokenizer joins the answer's end with the line break after it: here
+    the answer keeps the tokens that are scored (`encode_after`).
     """
 
     name = "lettered"
@@ -83,8 +84,8 @@ class Lettered:
         _check_length(question, len(ids), max_length)
         explanation = getattr(question, "explanation", "")
         if explanation:
-            ids = encode_text(tokenizer, f"{text}{right}\nExplanation: {explanation}")[:max_length]
-        return training_row(ids, ids)
+            ids += encode_after(tokenizer, text + right, f"\nExplanation: {explanation}", ids)
+        return training_row(ids[:max_length], ids[:max_length])
 
 
 FORMATS = {"cloze": Cloze(), "lettered": Lettered()}
@@ -119,6 +120,23 @@ def encode_pair(
     limit = min(len(alone), len(whole))
     cut = next((i for i in range(limit) if alone[i] != whole[i]), limit)
     return whole[:cut], whole[cut:]
+
+
+def encode_after(
+    tokenizer: PreTrainedTokenizerBase, text: str, more: str, ids: list[int]
+) -> list[int]:
+    """Token ids of what goes on after a text, whose own ids stay as they are.
+
+    They are cut out of one tokenization of both, or, where a token would reach over the boundary,
+    they are those of `more` alone, without the blank that SentencePiece puts before every text.
+
+    ids: of the text.
+    """
+    whole = encode_text(tokenizer, text + more)
+    if whole[: len(ids)] == ids:
+        return whole[len(ids) :]
+    pieces = tokenizer.tokenize(more)
+    return tokenizer.convert_tokens_to_ids(pieces[1:] if pieces[0] == BLANK else pieces)
 
 
 def training_row(ids: list[int], labels: list[int]) -> dict:

@@ -2,15 +2,14 @@
 
 Pal, Umapathi and Sankarasubbu 2022 (arXiv 2203.14371). Rows come in the columns of
 `openlifescienceai/medmcqa` on the Hub. Four things are dealt with here, and counted in the exam's
-`notes`: a label outside 0 to 3 (the hidden test split has -1) is an error and never an answer; a
-row without a question or an option asks nothing; a question of two equal options has no single
-answer; and a test question whose words and options stand in the training rows as well would test
-memory of the letter.
+`notes`: a label outside 0 to 3 (the hidden test split has -1) is an error and never an answer, and
+so are labels that count from 1; a row without a question or an option asks nothing; a question of
+two equal options has no single answer, so it is trained on alone; and a test question whose words
+and options stand in the training rows as well would test memory of the letter.
 """
 
 from __future__ import annotations
 
-import math
 import random
 from collections import Counter
 from collections.abc import Iterable
@@ -18,7 +17,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .exam import Exam, ExamQuestion, content_sha256, question_key, take, without_repeats
+from .exam import (
+    EQUAL_OPTIONS,
+    Exam,
+    ExamQuestion,
+    as_text,
+    content_sha256,
+    counts_from_one,
+    fault,
+    question_key,
+    take,
+    without_repeats,
+)
 from .hub import load_rows
 
 if TYPE_CHECKING:
@@ -64,8 +74,9 @@ def build_medmcqa(settings: MedMCQASettings, root: str | Path) -> MedMCQA:
     held out are passed over.
 
     Raises:
-        ValueError: rows cannot be had (see `hub.load_rows`), a label is not 0 to 3, or a split has
-            fewer questions than asked for; the message names the field of the profile.
+        ValueError: rows cannot be had (see `hub.load_rows`), a label is not 0 to 3, labels count
+            from 1, or a split has fewer questions than asked for; the message names the field of
+            the profile.
     """
 
     def read(field: str, split: str) -> list[ExamQuestion]:
@@ -73,6 +84,12 @@ def build_medmcqa(settings: MedMCQASettings, root: str | Path) -> MedMCQA:
             "exam.source", settings.source, split, COLUMNS, root, revision=settings.revision
         )
         found, without = _questions(field, rows, settings.single_choice)
+        if counts_from_one(found):
+            raise ValueError(
+                f"exam.{field}={split!r}: none of {len(found)} rows of {settings.source!r} has "
+                "cop=0, as if its labels counted from 1, by which every answer would be the option "
+                "after the right one; labels are 0 to 3, so subtract 1 from each"
+            )
         if not found:
             kind = "single-choice question" if settings.single_choice else "question"
             raise ValueError(
@@ -80,10 +97,10 @@ def build_medmcqa(settings: MedMCQASettings, root: str | Path) -> MedMCQA:
                 "options; name another split or source"
                 + (", or set exam.single_choice to false" if settings.single_choice else "")
             )
-        missing.append(without)
+        dropped.update(without)
         return found
 
-    missing: list[int] = []
+    dropped: Counter[str] = Counter()
     pool, test = read("train_split", settings.train_split), read("test_split", settings.test_split)
     train, repeated = without_repeats(pool)
     test, ambiguous = _clear(test)
@@ -103,15 +120,12 @@ def build_medmcqa(settings: MedMCQASettings, root: str | Path) -> MedMCQA:
     validation = _clear(held_out)[0]
     train = take("train_rows", train, settings.train_rows, settings.train_split)
     test = take("test_rows", test, settings.test_rows, settings.test_split)
+    left_out = ", ".join(f"{number} {reason}" for reason, number in dropped.items())
     notes = (
         f"{settings.source}: trained on {len(train)} of {len(pool)} rows of {settings.train_split}"
         f" ({repeated} repeats left out), tested on {len(test)} rows of {settings.test_split} "
         f"({ambiguous} with equal options and {seen} repeats or also in training left out)"
-        + (
-            f"; {sum(missing)} rows without a question or an option left out"
-            if any(missing)
-            else ""
-        )
+        + (f"; rows left out: {left_out}" if dropped else "")
         + ("; single-choice questions only" if settings.single_choice else "")
     )
     sha = content_sha256(train, validation, test)
@@ -120,10 +134,13 @@ def build_medmcqa(settings: MedMCQASettings, root: str | Path) -> MedMCQA:
 
 def _questions(
     field: str, rows: Iterable[dict], single_choice: bool
-) -> tuple[list[ExamQuestion], int]:
-    """The questions of rows; and how many rows lack the question or an option."""
+) -> tuple[list[ExamQuestion], Counter[str]]:
+    """The questions of rows; and how many rows were left out for which reason.
+
+    Those of equal options are kept: recorded studies were trained on them.
+    """
     found: list[ExamQuestion] = []
-    missing = 0
+    dropped: Counter[str] = Counter()
     for number, row in enumerate(rows):
         if single_choice and row.get("choice_type") != "single":
             continue
@@ -133,21 +150,20 @@ def _questions(
                 f"exam.{field}: row {number} has cop={label!r}; labels are 0 to 3, so name a "
                 "split with answers (the test split on the Hub hides them)"
             )
-        texts = [row["question"], *(row[name] for name in OPTION_COLUMNS)]
-        if any(text is None or (isinstance(text, float) and math.isnan(text)) for text in texts):
-            missing += 1
+        question, *options = (as_text(row[name]) for name in ("question", *OPTION_COLUMNS))
+        reason = fault(question, options, label)
+        if reason and reason != EQUAL_OPTIONS:
+            dropped[reason] += 1
             continue
-        question, *options = (str(text).strip() for text in texts)
-        explanation = row.get("exp")
-        explanation = explanation.strip() if isinstance(explanation, str) else ""
-        name = str(row.get("id") or f"{field}-{number}")
+        name = as_text(row.get("id")) or f"{field}-{number}"
+        explanation = as_text(row.get("exp"))
         found.append(MedMCQAQuestion(name, question, options, label, explanation))
-    return found, missing
+    return found, dropped
 
 
 def _clear(questions: list) -> tuple[list, int]:
-    """The questions whose options all differ and are not empty; and how many do not."""
-    kept = [q for q in questions if len({o.casefold() for o in q.options if o}) == len(q.options)]
+    """The questions whose options all differ; and how many do not."""
+    kept = [q for q in questions if fault(q.question, q.options, q.answer) is None]
     return kept, len(questions) - len(kept)
 
 
