@@ -237,6 +237,12 @@ def test_a_split_may_have_a_name_of_its_own(tmp_path, datasets_cache, split):
     assert load_rows("f", folder, "validation", set(), "/").to_list() == ROWS[3:]
 
 
+def test_a_script_beside_the_data_is_not_asked(tmp_path, datasets_cache):
+    """`datasets` takes none any more, but older copies of repositories hold one."""
+    folder = laid_out(tmp_path / "copy", {"copy.py": "import nothing", "train.jsonl": ROWS})
+    assert load_rows("f", folder, "train", set(), "/").to_list() == ROWS
+
+
 @pytest.mark.parametrize("shards", [1, 3])
 def test_what_save_to_disk_left(tmp_path, datasets_cache, shards):
     rows = [dolly_row(number) for number in range(4)]

@@ -163,7 +163,7 @@ def _resolved(
     with _quiet_retries():
         try:
             names = datasets.get_dataset_config_names(str(folder))
-        except (FileNotFoundError, ValueError):  # no data, or of several formats
+        except (FileNotFoundError, ValueError, RuntimeError):  # no data, several formats, a script
             return "", {}, {}
         if names == ["default"] and config and (folder / config).is_dir():
             return _resolved(folder / config, None)
