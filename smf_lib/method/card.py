@@ -70,8 +70,8 @@ base = AutoModelForCausalLM.from_pretrained("{base}")
 model = PeftModel.from_pretrained(base, "the path or name of this folder")
 ```
 
-Where PEFT says `KeyError: 'SPARSE_MEMORY'`, the package is missing, or Python started without it:
-then `import smf_lib` first.
+{_alone(folder)}Where PEFT says `KeyError: 'SPARSE_MEMORY'`, the package is missing, or Python
+started without it: then `import smf_lib` first.
 """
 
 
@@ -80,6 +80,19 @@ def _layers(config: Any) -> str:
     if len(numbers) == 1:
         return f"layer {numbers[0]}"
     return f"layers {', '.join(numbers[:-1])} and {numbers[-1]}" if numbers else "some layers"
+
+
+def _alone(folder: Path) -> str:
+    """How to load a folder that holds touched rows alone, if it is one."""
+    if not (folder / WEIGHTS).is_file():
+        return ""
+    with safe_open(folder / WEIGHTS, "pt") as weights:
+        if not any(name.endswith(".row_counts") for name in weights.keys()):  # noqa: SIM118
+            return ""
+    return (
+        "The folder holds the touched rows alone. Load it by PEFT, as above: transformers' own\n"
+        "`load_adapter` and `pipeline` go on without the rows.\n\n"
+    )
 
 
 def _touched(folder: Path, rows: int) -> str:

@@ -87,7 +87,9 @@ class SparseMemoryConfig(PeftConfig):
         save_rows: which rows of a table `save_pretrained`, `push_to_hub` and checkpoints of a
             Trainer hold. "all": the whole table. "touched": the rows that training changed, and of
             all else what is not as the seed makes it; PEFT's ways to load make the rest again, to
-            the same bits, or refuse where the seed makes other numbers than it did.
+            the same bits, or refuse where the seed makes other numbers than it did. (The ways of
+            transformers itself, `model.load_adapter`, `AutoModel.from_pretrained` of the folder and
+            `pipeline`, do not: they report missing weights and go on without the rows.)
         target_modules: leave it out; filled in from `layers` when the memory is inserted.
         format_version: leave it out; the version of the saved folder's layout, which
             `save_pretrained` fills in. None, in folders that were saved before there was one, is 1.

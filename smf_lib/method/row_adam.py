@@ -152,23 +152,24 @@ def check_row_step(optimizer: torch.optim.Optimizer) -> None:
             )
 
 
+RATES = ("lr", "initial_lr", "max_lr")  # of a group; the others are what schedulers put there
 RATES_SEEN: WeakSet[torch.optim.Optimizer] = WeakSet()
 
 
 def warn_of_rate(optimizer: torch.optim.Optimizer, groups: list[dict]) -> None:
     """Warn, once for an optimizer, of a learning rate that is too low for memory rows under Adam.
 
-    A rate that a scheduler changes counts as it began. Of one that is a tensor of a device that
-    Python would wait for, nothing is said.
+    A rate that a scheduler of torch or transformers changes counts as the largest that it said in
+    the group. Of one that is a tensor of a device that Python would wait for, nothing is said.
 
     groups: the parameter groups of the optimizer that hold tables.
     """
     if optimizer in RATES_SEEN:
         return
     RATES_SEEN.add(optimizer)
-    rates = [group.get("initial_lr", group["lr"]) for group in groups if "betas" in group]
-    known = [float(rate) for rate in rates if not isinstance(rate, Tensor) or not waits(rate)]
-    rate = min(known, default=LEAST_RATE)
+    said = [[g[n] for n in RATES if n in g] for g in groups if "betas" in g]
+    known = [r for r in said if not any(isinstance(rate, Tensor) and waits(rate) for rate in r)]
+    rate = min((max(map(float, rates)) for rates in known), default=LEAST_RATE)
     if rate < LEAST_RATE:
         warnings.warn(
             f"learning_rate={rate:g} teaches memory rows next to nothing: Adam moves a value by "

@@ -283,7 +283,8 @@ class SparseMemoryModel(BaseTuner):
     @property
     def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
         """What DDP must not synchronise, by the names that it has in PEFT's wrapper."""
-        return [f"base_model.model.{name}" for name in self.model._ddp_params_and_buffers_to_ignore]
+        names = getattr(self.model, "_ddp_params_and_buffers_to_ignore", ())
+        return [f"base_model.model.{name}" for name in names]
 
 
 def _keep_from_ddp(model: nn.Module) -> None:
@@ -299,7 +300,10 @@ def _keep_from_ddp(model: nn.Module) -> None:
             if module.rule is not None:
                 own.append("values")
             names += [f"{name}.{n}" for n in own]
-    model._ddp_params_and_buffers_to_ignore = names  # type: ignore[assignment]
+    if names:
+        model._ddp_params_and_buffers_to_ignore = names  # type: ignore[assignment]
+    elif said:
+        del model._ddp_params_and_buffers_to_ignore
 
 
 def _refuse_saved_mlps(names: Sequence[str], sites: list[MLPSite]) -> None:

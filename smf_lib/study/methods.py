@@ -173,6 +173,11 @@ class MethodSettings(Settings):
                 f"{', '.join(sorted(fields))}"
             )
         settings = dict(self.settings)
+        if "save_rows" in settings:
+            raise ValueError(
+                f"settings.save_rows={settings['save_rows']!r} is not for a study, which keeps "
+                "whole tables; leave it out, and save touched rows by smf_lib.save_touched"
+            )
         if self.peft_type == SPARSE_MEMORY:
             general = {} if max_grad_norm is None else {"max_grad_norm": max_grad_norm}
             settings = {**general, **memory.model_dump(), **settings}

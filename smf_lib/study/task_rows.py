@@ -43,7 +43,7 @@ def _fault(task: Any, row: dict) -> str | None:
     if task.config.output_type != "multiple_choice":
         answers = target if isinstance(target, list) else [target]
         return None if any(map(as_text, answers)) else f"the answer {target!r}"
-    choices = task.doc_to_choice(row)
+    choices = task.doc_to_choice(row) or []
     empty = [choice for choice in choices if not as_text(choice)]
     if empty or not choices:
         return f"the choices {choices!r}"

@@ -143,6 +143,12 @@ class Engine:
                 module.set_deepspeed_parallelism(use_data_before_expert_parallel)
 
 
+def test_a_model_whose_memories_were_taken_out_says_nothing_to_ddp():
+    model = memory_model()
+    assert model._ddp_params_and_buffers_to_ignore
+    assert not hasattr(model.unload(), "_ddp_params_and_buffers_to_ignore")
+
+
 @pytest.mark.parametrize("make", [memory_model, by_transformers])
 def test_deepspeed_is_refused_when_it_takes_the_model(make):
     Engine(tiny_model())

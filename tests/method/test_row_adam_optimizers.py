@@ -284,6 +284,12 @@ def test_rows_under_sgd_keep_no_moments_and_count_their_steps():
     assert chosen[0] != chosen[1] != chosen[2]
 
 
+def one_cycle(optimizer, most):
+    """An optimizer whose rate a scheduler of torch's sets: far below `most` at first."""
+    torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=most, total_steps=10)
+    return optimizer
+
+
 LOW_RATES = {
     "RowAdamW": (lambda p: RowAdamW(p, lr=9e-4), True),
     "AdamW": (lambda p: ADAMW(p, lr=1e-4), True),
@@ -295,6 +301,8 @@ LOW_RATES = {
         True,
     ),
     "not low": (lambda p: RowAdamW(p, lr=1e-3), False),
+    "of one cycle": (lambda p: one_cycle(RowAdamW(p, lr=1e-4), 1e-2), False),
+    "of one low cycle": (lambda p: one_cycle(RowAdamW(p, lr=1e-4), 9e-4), True),
     "gradient descent": (lambda p: RowSGD(p, lr=1e-4), False),
 }
 

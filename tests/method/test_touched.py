@@ -76,6 +76,7 @@ def test_save_pretrained_writes_touched_rows_where_the_configuration_says_so(
     card = (folder / "README.md").read_text("utf-8")
     table = next(m for m in memories(model).values() if m.table is m)
     assert f"| 1 | {int((table.row_updates > 0).sum())} of 64 |" in card
+    assert "holds the touched rows alone. Load it by PEFT" in card
 
 
 @every

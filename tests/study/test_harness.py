@@ -164,6 +164,7 @@ def test_a_task_that_cannot_be_had_or_is_no_mean_is_refused(task_file, tmp_path)
         ({"question": ""}, "question=''"),
         ({"options": ["one", "", "three", "four"]}, "the choices"),
         ({"options": []}, r"the choices \[\]"),
+        ({"options": None}, r"the choices \[\]"),
         ({"answer": None}, "the answer None, which is none of its 4 choices"),
         ({"answer": 4}, "the answer 4, which is none of its 4 choices"),
         ({"answer": -1}, "the answer -1, which is none of its 4 choices"),

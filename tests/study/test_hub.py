@@ -274,9 +274,29 @@ def test_compressed_files(tmp_path, datasets_cache, extension):
         ({"train.jsonl": "{}", "test.csv": "a"}, "train", r"holds 2 data files of 2 formats"),
         ({"train.jsonl": "{}", "train.csv": "a"}, "train", r"holds two data files of one split"),
         ({"train.jsonl": "{}", "train.json": "{}"}, "train", r"holds two data files of one split"),
+        (
+            {"test.jsonl": "{}", "test-hard.jsonl": "{}"},
+            "test",
+            r"test.jsonl is the split test, and test-hard.jsonl would be read with it",
+        ),
+        (
+            {"README.md": "---\na: {b\n---\n", "train.jsonl": "{}"},
+            "train",
+            r"the head of its README.md is no YAML",
+        ),
         ({"train.jsonl": "{"}, "train", r"no rows of split 'train'"),
     ],
-    ids=["split", "empty", "no data", "mixed", "mixed, one split", "twice", "damaged"],
+    ids=[
+        "split",
+        "empty",
+        "no data",
+        "mixed",
+        "mixed, one split",
+        "twice",
+        "two of a word",
+        "head",
+        "damaged",
+    ],
 )
 def test_what_is_wrong_with_a_folder_is_said(tmp_path, datasets_cache, files, split, message):
     folder = tmp_path / "mine"

@@ -126,6 +126,10 @@ def test_a_profile_cannot_have_the_name_of_the_shared_folder(tmp_path):
             r"methods.lora: settings has unknown fields \['rank'\] for LORA; allowed are .*\br\b",
         ),
         (
+            lambda c: c["methods"]["smf-kl"]["settings"].update(save_rows="touched"),
+            r"methods.smf-kl.settings.save_rows='touched' is not for a study, .*save_touched",
+        ),
+        (
             lambda c: c["methods"]["smf-kl"]["settings"].update(rule="k1"),
             r"methods.smf-kl: rule='k1' is unknown; choose one of .*kl",
         ),

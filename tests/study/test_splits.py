@@ -30,7 +30,7 @@ APART = {
 # The exception: they were recorded where a few thousand rows of MedMCQA were at hand, most of them
 # of its validation split, so they train on one half of it and test on the other, while the Hub's
 # profiles test on all of it. What they test on is kept apart all the same. See `book/limits.md`.
-TRAINED_ON_HALF = {"medmcqa-qwen-coder", "medmcqa-smollm2"}
+TRAINED_ON_HALF = {"medmcqa-qwen-coder", "medmcqa-qwen-coder-sweep", "medmcqa-smollm2"}
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ from .ordering import SCORES, gained
 def rates_table(records: Sequence[Record]) -> pd.DataFrame:
     """One row a method and rate: right answers (%), and gains over the base model (points).
 
-    Empty without a base model beside a trained one. The second score, that of the letter alone, has
+    Without gains where no base model is on record. The second score, that of the letter alone, has
     a column where it was measured.
     """
     base, swept = _swept(records)

@@ -17,6 +17,7 @@ from typing import Any
 
 import datasets
 import pandas as pd
+import yaml
 
 from ..files import is_closed, is_full, origins
 from ..names import first_line
@@ -155,14 +156,18 @@ def _resolved(
     There are no files where it finds none, as in what `save_to_disk` left.
 
     Raises:
-        ValueError: a README of other configurations, or of several where none is named; two files
-            with the name of one split.
+        ValueError: a README whose head is no YAML, or of other configurations, or of several where
+            none is named; two files of one split that are no shards of it.
     """
     if any(folder.glob("*/state.json")):
         return "", {}, {}
     with _quiet_retries():
         try:
             names = datasets.get_dataset_config_names(str(folder))
+        except yaml.YAMLError as error:
+            raise ValueError(
+                f"the head of its README.md is no YAML ({first_line(error)}); mend or remove it"
+            ) from error
         except (FileNotFoundError, ValueError, RuntimeError):  # no data, several formats, a script
             return "", {}, {}
         if names == ["default"] and config and (folder / config).is_dir():
@@ -174,6 +179,8 @@ def _resolved(
         builder = datasets.load_dataset_builder(str(folder), config)
     found = {str(name): list(map(str, paths)) for name, paths in builder.config.data_files.items()}
     _check_names({Path(path) for paths in found.values() for path in paths})
+    if names == ["default"]:
+        _check_alone(found)
     plain: Any = type(builder.config)()
     options = {
         field.name: getattr(builder.config, field.name)
@@ -192,6 +199,21 @@ def _check_names(paths: set[Path]) -> None:
         times = Counter(_stem(path) for path in folder.iterdir() if _kind(path))
         if any(times[_stem(path)] > 1 for path in paths if path.parent == folder):
             raise ValueError("it holds two data files of one split")
+
+
+def _check_alone(files: dict[str, list[str]]) -> None:
+    """Raise ValueError where a file has the name of a split and others go by it too.
+
+    `datasets` reads `test-hard.jsonl` beside `test.jsonl` as rows of the split `test`.
+    """
+    for split, paths in files.items():
+        names = {_stem(Path(path)): Path(path).name for path in paths}
+        if split in names and len(paths) > 1:
+            others = ", ".join(sorted({*names.values()} - {names[split]})) or "others"
+            raise ValueError(
+                f"{names[split]} is the split {split}, and {others} would be read with it; move "
+                "what is not meant elsewhere, or give the parts of a split a folder of its name"
+            )
 
 
 def read_files(
