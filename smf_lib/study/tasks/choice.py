@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ..settings import ChoiceSettings
 
 COLUMNS = {"question", "options", "answer"}
-SECOND_HALF = "the second half of the file"
+FIRST_HALF, SECOND_HALF = "the first half of the file", "the second half of the file"
 Splits: TypeAlias = tuple[list, list, list, str]
 
 
@@ -102,8 +102,10 @@ def _from_pool(settings: ChoiceSettings, sources: list[str], places: list[Path])
     pool, repeated = without_repeats(pool)
     pool = _shuffled(pool, settings.seed)
     first, second = pool[: len(pool) // 2], pool[len(pool) // 2 :]
-    test = take("test_rows", first, settings.test_rows, "the first half of the file")
-    validation = take("validation_rows", second, settings.validation_rows, SECOND_HALF)
+    test = take("test_rows", first, settings.test_rows, FIRST_HALF, may_be_all=False)
+    validation = take(
+        "validation_rows", second, settings.validation_rows, SECOND_HALF, may_be_all=False
+    )
     train = second[len(validation) :][::-1]
     if validation:  # training that passed over it would move with its size
         take("train_rows", train, settings.train_rows, SECOND_HALF)
@@ -126,7 +128,7 @@ def _from_splits(settings: ChoiceSettings, source: str, root: str | Path) -> Spl
     train, test = _shuffled(train, settings.seed), _shuffled(test, settings.seed)
     wanted = settings.validation_rows
     if settings.validation_split is None:
-        validation = take("validation_rows", train, wanted, settings.train_split)
+        validation = take("validation_rows", train, wanted, settings.train_split, may_be_all=False)
         train = train[len(validation) :][::-1]
     else:
         found, more = read(settings.validation_split)

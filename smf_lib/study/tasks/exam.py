@@ -151,12 +151,17 @@ def without_repeats(questions: list, others: Iterable = ()) -> tuple[list, int]:
     return kept, len(questions) - len(kept)
 
 
-def take(field: str, questions: list, wanted: int | None, split: str) -> list:
-    """The first `wanted` questions (None: all). Raises ValueError if there are fewer."""
+def take(
+    field: str, questions: list, wanted: int | None, split: str, *, may_be_all: bool = True
+) -> list:
+    """The first `wanted` questions (None: all). Raises ValueError if there are fewer.
+
+    may_be_all: whether the profile's field may be null.
+    """
     if wanted is not None and wanted > len(questions):
         raise ValueError(
             f"exam.{field}={wanted} is more than the {len(questions)} questions that {split!r} "
-            f"has left; lower exam.{field}, or set it to null for all of them"
+            f"has left; lower exam.{field}" + ", or set it to null for all of them" * may_be_all
         )
     return questions[:wanted]
 

@@ -110,7 +110,7 @@ def build_medmcqa(settings: MedMCQASettings, root: str | Path) -> MedMCQA:
         test = _shuffled(test, settings.seed)
     wanted = settings.validation_rows
     line = _line(train)
-    held_out = take("validation_rows", line[::-1], wanted, settings.train_split)
+    held_out = take("validation_rows", line[::-1], wanted, settings.train_split, may_be_all=False)
     if len(held_out) == len(line):
         raise ValueError(f"exam.validation_rows={wanted} leaves no question to train on; lower it")
     if settings.train_seed is not None:
