@@ -334,6 +334,10 @@ LAYERS = {
 }
 
 
+def _with_range(ratio: dict[str, float]) -> str:
+    return f"{ratio['median']:.2f} [{ratio['least']:.2f}, {ratio['most']:.2f}]"
+
+
 @styled
 def engine_beside_bounds(record: Benchmark) -> Figure:
     """Time of a step beside other methods and the floor, of a layer beside torch's own ways."""
@@ -367,18 +371,18 @@ def engine_beside_bounds(record: Benchmark) -> Figure:
         ax.spines.bottom.set_visible(False)
         ax.tick_params(axis="y", length=0)
     against = listed(
-        f"{ratio['median']:.2f} of {STEPS[name][0]}" for name, ratio in step["smf_against"].items()
+        f"{_with_range(ratio)} of {STEPS[name][0]}" for name, ratio in step["smf_against"].items()
     )
     grown, sparse_adam, copied = (
-        layer[name]["median"]
+        _with_range(layer[name])
         for name in ("smf_growth", "smf_against_sparse_adam", "smf_against_rows_copied")
     )
     caption = (
-        f"The engine beside its bounds ({_machine(record)}; medians of steps taken in turn, random "
-        f"weights). A step of sparse memory takes, as a ratio of times, {against}. The layer "
-        f"alone, at {count(many)} rows, takes {grown:.2f} times what it takes at {count(few)}, "
-        f"{sparse_adam:.2f} of SparseAdam and {copied:.1f} times as long as a copy of every row as "
-        "often as it is read."
+        f"The engine beside its bounds ({_machine(record)}; medians of steps taken in turn, with "
+        "the least and the most of any round; random weights). A step of sparse memory takes, as a "
+        f"ratio of times, {against}. The layer alone, at {count(many)} rows, takes {grown} times "
+        f"what it takes at {count(few)}, {sparse_adam} of SparseAdam and {copied} times as long as "
+        "a copy of every row as often as it is read."
     )
     return Figure(figure, caption, f"Bars of time; {'; '.join(said)}.")
 
