@@ -49,6 +49,7 @@ TRAINING = (
     "study/tasks/formats.py",
     "study/training/[!b]*.py",
 )
+PRECISIONS = ("bf16", "fp32")  # what `resolve_precision` gives
 WRITING = ("study/precision.py", "study/tasks/own_text.py")
 Parts = dict[
     str, Callable[[], str]
@@ -205,15 +206,31 @@ def changed_parts(keys: KeysPart, study: Any, spec: RunSpec) -> list[str]:
     Not compared are a precision that the profile leaves to the machine ("auto"), metrics that the
     record or today's profile does not have, and data or a model that cannot be found here.
     """
+    left_open = study.profile.training.precision == "auto"
+    if left_open:
+        study = _in_precision_of(study, keys)
     found = _changed(_training_parts(study, spec), keys.training.parts)
     for name in metric_names(study.profile):
         if name in keys.metrics:
             kept = dict(keys.metrics[name].parts)
             kept.pop("training")
             found += _changed(_metric_parts(study, name), kept)
-    if study.profile.training.precision == "auto":
+    if left_open:
         found = [part for part in found if part != "precision"]
     return list(dict.fromkeys(found))
+
+
+def _in_precision_of(study: Any, keys: KeysPart) -> Any:
+    """The study with the precision of a record, in which the run that it goes on from was, too."""
+    for precision in PRECISIONS:
+        if short_hash(precision) == keys.training.parts.get("precision"):
+            views = study.__dict__.setdefault("in_precision", {})
+            if precision not in views:
+                training = study.profile.training.model_copy(update={"precision": precision})
+                profile = study.profile.model_copy(update={"training": training})
+                views[precision] = dataclasses.replace(study, profile=profile)
+            return views[precision]
+    return study
 
 
 def _changed(today: Parts, kept: Mapping[str, str]) -> list[str]:

@@ -10,12 +10,13 @@ from helpers_hub import medmcqa_row, write_rows
 
 from smf_lib.method.rules import RULES
 from smf_lib.study import code
+from smf_lib.study.files import find_root
 from smf_lib.study.kept import what_is_left
 from smf_lib.study.keys import changed_parts, memory_key, record_state, run_keys
 from smf_lib.study.materials import Materials
 from smf_lib.study.models import tiny_random_model
 from smf_lib.study.profiles import PROFILE_DIR, load_profile
-from smf_lib.study.records.results import read_record, write_record
+from smf_lib.study.records.results import read_record, read_records, write_record
 from smf_lib.study.study import Study, run
 
 METRICS = {"exam_accuracy", "prose_perplexity", "knowledge_accuracy", "self_kl", "prose_kl"}
@@ -265,6 +266,20 @@ def test_the_precision_that_a_machine_chooses_is_not_compared(recorded, monkeypa
     monkeypatch.setattr("smf_lib.study.keys.resolve_precision", lambda precision: "bf16")
     assert record_state(record_of(recorded), materials(recorded)) == "current"
     assert left(recorded).why == "the precision of this machine is another"
+
+
+@pytest.mark.parametrize("here", ["bf16", "fp32"])
+def test_a_run_that_goes_on_from_another_is_compared_in_the_precision_of_its_record(
+    here, monkeypatch
+):
+    """The recorded sequence was made in bfloat16, which not every machine has."""
+    monkeypatch.setattr(
+        "smf_lib.study.keys.resolve_precision", lambda said: here if said == "auto" else said
+    )
+    records = read_records(find_root() / "results/sequence/reference")
+    study = Materials(load_profile("sequence"), find_root())
+    assert any("-" in record.method for record in records)
+    assert {record_state(record, study) for record in records} == {"current"}
 
 
 def test_a_record_without_keys_says_so(recorded):
