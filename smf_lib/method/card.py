@@ -14,6 +14,10 @@ from .sites import layer_number
 CARD, WEIGHTS = "README.md", "adapter_model.safetensors"
 BEGIN, END = "<!-- sparse memory: begin -->", "<!-- sparse memory: end -->"
 BLANK = "# Model Card for Model ID"  # how PEFT's card begins while nobody has written it
+ALONE = """The folder holds the touched rows alone. Load it by PEFT, as below: transformers' own
+`load_adapter` and `pipeline` go on without the rows.
+
+"""
 HEAD = re.compile(r"\A---\n.*?^---\n", re.MULTILINE | re.DOTALL)
 
 
@@ -70,7 +74,7 @@ base = AutoModelForCausalLM.from_pretrained("{base}")
 model = PeftModel.from_pretrained(base, "the path or name of this folder")
 ```
 
-{_alone(folder)}Where PEFT says `KeyError: 'SPARSE_MEMORY'`, the package is missing, or Python
+Where PEFT says `KeyError: 'SPARSE_MEMORY'`, the package is missing, or Python
 started without it: then `import smf_lib` first.
 """
 
@@ -82,28 +86,21 @@ def _layers(config: Any) -> str:
     return f"layers {', '.join(numbers[:-1])} and {numbers[-1]}" if numbers else "some layers"
 
 
-def _alone(folder: Path) -> str:
-    """How to load a folder that holds touched rows alone, if it is one."""
-    if not (folder / WEIGHTS).is_file():
-        return ""
-    with safe_open(folder / WEIGHTS, "pt") as weights:
-        if not any(name.endswith(".row_counts") for name in weights.keys()):  # noqa: SIM118
-            return ""
-    return (
-        "The folder holds the touched rows alone. Load it by PEFT, as above: transformers' own\n"
-        "`load_adapter` and `pipeline` go on without the rows.\n\n"
-    )
-
-
 def _touched(folder: Path, rows: int) -> str:
-    """A table of the rows that training changed, if the weights are there to be read."""
+    """A table of the rows that training changed, if the weights are there to be read.
+
+    Below it how a folder is loaded that holds these rows alone.
+    """
     if not (folder / WEIGHTS).is_file():
         return ""
     with safe_open(folder / WEIGHTS, "pt") as weights:
+        names = list(weights.keys())
         changed = {
             layer_number(name): int((weights.get_tensor(name) > 0).sum())
-            for name in weights.keys()  # noqa: SIM118  (it is no dictionary)
+            for name in names
             if name.endswith((".row_updates", ".row_counts"))  # whole tables, touched rows alone
         }
+    alone = any(name.endswith(".row_counts") for name in names)
     lines = [f"| {layer} | {n:,} of {rows:,} |" for layer, n in sorted(changed.items())]
-    return "\n".join(["| layer | rows that training changed |", "| --- | --- |", *lines, "\n"])
+    table = ["| layer | rows that training changed |", "| --- | --- |", *lines, "\n"]
+    return "\n".join(table) + ALONE * alone

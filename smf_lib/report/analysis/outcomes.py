@@ -14,6 +14,7 @@ from .arms import METHOD, REFERENCES, Arm, arm_name, base_of, group_arms
 from .effects import are_paired, change, contrast, drift_beside
 from .floors import floors_sentence
 from .interval import Interval, Verdict
+from .step_cost import with_range
 
 DRIFTED = {
     Verdict.LESS: "drifted less by",
@@ -59,10 +60,7 @@ def cost_came_out(records: Sequence[Record], steps: dict[str, Any] | None) -> li
     told = []
     for batch, found in (steps or {"results": {}})["results"].items():
         ratios = {"LoRA": found["smf_against_lora"], "full finetuning": found["smf_against_full"]}
-        parts = [
-            f"{ratio['median']:.2f} [{ratio['least']:.2f}, {ratio['most']:.2f}] of one of {name}"
-            for name, ratio in ratios.items()
-        ]
+        parts = [f"{with_range(ratio)} of one of {name}" for name, ratio in ratios.items()]
         told.append(
             f"**A step of sparse memory ({batch}) takes {listed(parts)}** (median ratio; in "
             "brackets the least and the most of any round)."

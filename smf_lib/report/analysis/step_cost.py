@@ -41,6 +41,11 @@ def read_benchmark(results: Path, name: str) -> Benchmark | None:
     return record
 
 
+def with_range(ratio: dict[str, float]) -> str:
+    """`0.55 [0.50, 0.61]`: the median of a ratio, the least and the most of any round."""
+    return f"{ratio['median']:.2f} [{ratio['least']:.2f}, {ratio['most']:.2f}]"
+
+
 def multiplications(settings: dict[str, Any], batch: str) -> dict[str, tuple[float, float, float]]:
     """Multiply-adds a token of one step by method: forward, backward to activations, to weights.
 

@@ -9,7 +9,7 @@ from statistics import mean
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from ..analysis.step_cost import METHODS, Benchmark, multiplications, read_benchmark
+from ..analysis.step_cost import METHODS, Benchmark, multiplications, read_benchmark, with_range
 from ..text import count, duration, listed, size
 from .axes import beside
 from .style import COLOURS, GREY, Figure, new_figure, styled, text_colour
@@ -334,18 +334,11 @@ LAYERS = {
 }
 
 
-def _with_range(ratio: dict[str, float]) -> str:
-    return f"{ratio['median']:.2f} [{ratio['least']:.2f}, {ratio['most']:.2f}]"
-
-
 @styled
 def engine_beside_bounds(record: Benchmark) -> Figure:
     """Time of a step beside other methods and the floor, of a layer beside torch's own ways."""
-    step, layer, settings = (
-        record["results"]["step"],
-        record["results"]["layer"],
-        record["settings"],
-    )
+    step, layer = record["results"]["step"], record["results"]["layer"]
+    settings = record["settings"]
     few, many = settings["rows"]
     panels = [(f"a step, {settings['sequences']} x {settings['length']} tokens", step, "", STEPS)]
     panels += [
@@ -371,10 +364,10 @@ def engine_beside_bounds(record: Benchmark) -> Figure:
         ax.spines.bottom.set_visible(False)
         ax.tick_params(axis="y", length=0)
     against = listed(
-        f"{_with_range(ratio)} of {STEPS[name][0]}" for name, ratio in step["smf_against"].items()
+        f"{with_range(ratio)} of {STEPS[name][0]}" for name, ratio in step["smf_against"].items()
     )
     grown, sparse_adam, copied = (
-        _with_range(layer[name])
+        with_range(layer[name])
         for name in ("smf_growth", "smf_against_sparse_adam", "smf_against_rows_copied")
     )
     caption = (

@@ -91,7 +91,7 @@ def setting_caption(records: Sequence[Record], metric: MetricName | None = None)
     metric: name what this was scored on only; by default everything, and the rows of the exam.
     """
     arms = list(arms_of(records).values())
-    trained = [arm for arm in arms if not arm.is_base and _stage(arm) == "exam"]
+    trained = [arm for arm in arms if not arm.is_base and stage_of(arm) == "exam"]
     models = [f"{a.first.model.name} ({count(a.first.model.parameters)} parameters)" for a in arms]
     parts = [f"Study {listed(arm.where for arm in arms)}: {listed(models)}"]
     if trained:
@@ -111,7 +111,8 @@ def setting_caption(records: Sequence[Record], metric: MetricName | None = None)
     return " ".join([text, *precision_notes(arms), *notes])
 
 
-def _stage(arm: Arm) -> str:
+def stage_of(arm: Arm) -> str:
+    """What an arm was trained on: `exam`, or in stage 1 alone `retrofit`."""
     return arm.first.settings["method"].get("stage", "exam")
 
 

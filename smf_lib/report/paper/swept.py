@@ -24,7 +24,7 @@ from ..analysis.interval import Interval, Verdict
 from ..analysis.tables import number
 from ..measures import EXAM
 from ..text import listed, rate_text
-from .arms import lettered
+from .arms import lettered, stage_of
 from .ordering import SCORES, gained
 
 
@@ -108,7 +108,7 @@ def _swept(records: Sequence[Record]) -> tuple[Arm | None, list[list[Arm]]]:
     base = next((arm for arm in arms if arm.is_base), None)
     swept: dict[str, list[Arm]] = {}
     for arm in arms:
-        if not arm.is_base and arm.first.settings["method"].get("stage", "exam") == "exam":
+        if not arm.is_base and stage_of(arm) == "exam":
             swept.setdefault(arm.first.method, []).append(arm)
     return base, [sorted(arms, key=lambda arm: arm.rate) for arms in swept.values()]
 
